@@ -86,11 +86,14 @@ def attend(
     """
     _check_content(queries, keys, values, causal)
     prefix_length = 0
-    if prefix_keys is not None or prefix_values is not None:
-        prefix_length = _check_prefix(keys, values, prefix_keys, prefix_values)
-    if prefix_length:
+    if prefix_keys is not None and prefix_values is not None:
+        _check_prefix(keys, values, prefix_keys, prefix_values)
+        prefix_length = prefix_keys.shape[-2]
         keys = _prepend(prefix_keys, keys)  # (..., p + n, d)
         values = _prepend(prefix_values, values)  # (..., p + n, e)
+    elif prefix_keys is not None or prefix_values is not None:
+        missing = "prefix_keys" if prefix_keys is None else "prefix_values"
+        raise ValueError(f"a prefix needs keys and values; {missing} is missing")
     if keys.shape[-2] == 0:
         raise ValueError(f"nothing to attend to: keys {_shape(keys)} and no prefix")
 
@@ -127,9 +130,7 @@ def causal_mask(
     """
     with torch.inference_mode(False):  # a cached inference tensor would break later training
         offset = prefix_length + n_keys - n_queries
-        everything = torch.ones(
-            n_queries, prefix_length + n_keys, dtype=torch.bool, device=device
-        )
+        everything = torch.ones(n_queries, prefix_length + n_keys, dtype=torch.bool, device=device)
         return everything.triu(diagonal=offset + 1)
 
 
@@ -166,13 +167,7 @@ def _check_content(queries: Tensor, keys: Tensor, values: Tensor, causal: bool) 
             raise ValueError(f"leading dimensions do not broadcast; received {received}") from None
 
 
-def _check_prefix(
-    keys: Tensor, values: Tensor, prefix_keys: Tensor | None, prefix_values: Tensor | None
-) -> int:
-    """The prefix length, or a ValueError that says what does not fit."""
-    if prefix_keys is None or prefix_values is None:
-        missing = "prefix_keys" if prefix_keys is None else "prefix_values"
-        raise ValueError(f"a prefix needs keys and values; {missing} is missing")
+def _check_prefix(keys: Tensor, values: Tensor, prefix_keys: Tensor, prefix_values: Tensor) -> None:
     received = (
         f"prefix_keys {_shape(prefix_keys)}, prefix_values {_shape(prefix_values)} "
         f"for keys {_shape(keys)}, values {_shape(values)}"
@@ -197,4 +192,3 @@ def _check_prefix(
                 raise ValueError(
                     f"the prefix {name} do not broadcast to the content; received {received}"
                 ) from None
-    return prefix_keys.shape[-2]
