@@ -352,9 +352,7 @@ def box(claim: Claim, archived: Claim | None = None) -> str:
         figures.append(("archived full-size run", f"{archived.summary()}; {archived.verdict}"))
     if claim.details.get("published") is not None:
         figures.insert(0, ("published", _quantity(claim, claim.details["published"])))
-    rows = "".join(
-        f"<dt>{label}</dt><dd>{html.escape(text)}</dd>" for label, text in figures
-    )
+    rows = "".join(f"<dt>{label}</dt><dd>{html.escape(text)}</dd>" for label, text in figures)
     return (
         f'<aside class="claim claim-{verdict_class}" id="{claim.anchor}"'
         f' aria-label="Claim: {html.escape(claim.id)}">'
