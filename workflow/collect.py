@@ -1,0 +1,157 @@
+"""Which claims did this build check, and may the site be published?
+
+``python -m workflow.collect --profile quick`` reads the claims out of the executed notebooks,
+finds the tests that show each of them can fail (``@pytest.mark.claim(id)``), and writes
+``_build/quick/claims.json``. ``--gate`` then compares with ``config/verdicts.yml``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import ast
+import json
+import sys
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import nbformat
+import yaml
+
+from promptlib.claims import MIME_TYPE, Claim
+from workflow.profile_config import CONFIG, Profile, load_profile
+from workflow.sources import ROOT, BuildError, write_if_changed
+
+VERDICTS = CONFIG / "verdicts.yml"
+
+
+def claims_of(notebook: nbformat.NotebookNode) -> list[Claim]:
+    """The claims that an executed notebook shows, in order."""
+    return [
+        Claim.from_json(output["data"][MIME_TYPE])
+        for cell in notebook.cells
+        if cell.cell_type == "code"
+        for output in cell.outputs
+        if MIME_TYPE in output.get("data", {})
+    ]
+
+
+def tests_of_claims(folder: Path) -> dict[str, list[str]]:
+    """Test ids by claim id, from the ``claim`` marks in a folder of tests."""
+    found: dict[str, list[str]] = {}
+    for path in sorted(folder.rglob("test_*.py")):
+        tree = ast.parse(path.read_text(encoding="utf-8"))
+        for node in tree.body:
+            if isinstance(node, ast.FunctionDef):
+                for mark in node.decorator_list:
+                    for claim_id in _marked(mark):
+                        where = path.relative_to(folder.parent).as_posix()
+                        found.setdefault(claim_id, []).append(f"{where}::{node.name}")
+    return found
+
+
+def collect(profile: Profile) -> dict[str, Any]:
+    """All claims of the profile's executed notebooks, as ``claims.json`` holds them."""
+    tests = tests_of_claims(ROOT / "tests")
+    records = []
+    for plan in profile.notebooks:
+        path = ROOT / "_build" / profile.name / "executed" / f"{plan.source.name}.ipynb"
+        for claim in claims_of(nbformat.read(path, as_version=4)):
+            records.append(
+                {
+                    **claim.to_json(),
+                    "summary": claim.summary(),
+                    "notebook": plan.source.name,
+                    "anchor": claim.anchor,
+                    "tests": tests.get(claim.id, []),
+                }
+            )
+    return {"profile": profile.name, "claims": records}
+
+
+def gate(profile: str, records: Iterable[Mapping[str, Any]], recorded: Mapping[str, Any]) -> list[str]:
+    """Why the site may not be published; empty when it may.
+
+    Parameters
+    ----------
+    profile
+        Whose recorded verdicts of outcomes count.
+    records
+        The ``claims`` of ``claims.json``.
+    recorded
+        ``config/verdicts.yml``: kind by claim id, and verdict by profile for outcomes.
+    """
+    records = list(records)
+    counts = Counter(record["id"] for record in records)
+    problems = [f"{name} is claimed {count} times" for name, count in counts.items() if count > 1]
+    problems += [f"{name} is recorded, and no notebook claims it" for name in recorded if name not in counts]
+    for record in records:
+        name, verdict = record["id"], record["verdict"]
+        if verdict == "fails":
+            problems.append(f"{name} fails: {record['summary']}")
+        if not record["tests"]:
+            problems.append(f"{name} has no test marked @pytest.mark.claim({name!r})")
+        if name not in recorded:
+            problems.append(f"{name} ({record['kind']}, {verdict}) is not in config/verdicts.yml")
+            continue
+        entry = recorded[name]
+        if entry["kind"] != record["kind"]:
+            problems.append(f"{name} is recorded as {entry['kind']}, claimed as {record['kind']}")
+        elif record["kind"] == "outcome" and entry.get(profile) != verdict:
+            problems.append(
+                f"{name}: recorded {entry.get(profile)!r} for {profile}, now {verdict!r} "
+                f"({record['summary']})"
+            )
+    return problems
+
+
+def summary(records: Iterable[Mapping[str, Any]]) -> str:
+    """Counts by verdict, in one line."""
+    counts = Counter(record["verdict"] for record in records)
+    total = sum(counts.values())
+    return f"{total} claims: " + ", ".join(f"{n} {verdict}" for verdict, n in counts.most_common())
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Command line; see the module's docstring."""
+    parser = argparse.ArgumentParser(prog="python -m workflow.collect", description=__doc__)
+    parser.add_argument("--profile", required=True)
+    parser.add_argument("--gate", action="store_true")
+    options = parser.parse_args(arguments)
+    target = ROOT / "_build" / options.profile / "claims.json"
+    try:
+        content = collect(load_profile(options.profile))
+    except BuildError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    write_if_changed(target, json.dumps(content, indent=1, ensure_ascii=False).encode() + b"\n")
+    print(summary(content["claims"]))
+    if not options.gate:
+        return 0
+    recorded = yaml.safe_load(VERDICTS.read_text(encoding="utf-8")) or {}
+    problems = gate(options.profile, content["claims"], recorded)
+    for problem in problems:
+        print(f"gate: {problem}", file=sys.stderr)
+    if problems:
+        print(
+            "error: the gate is closed; mend what broke, or, where the new verdict is the truth, "
+            "record it in config/verdicts.yml",
+            file=sys.stderr,
+        )
+    return int(bool(problems))
+
+
+def _marked(mark: ast.expr) -> list[str]:
+    """The ids in ``pytest.mark.claim(…)``, else nothing."""
+    if (
+        isinstance(mark, ast.Call)
+        and isinstance(mark.func, ast.Attribute)
+        and mark.func.attr == "claim"
+    ):
+        return [argument.value for argument in mark.args if isinstance(argument, ast.Constant)]
+    return []
+
+
+if __name__ == "__main__":
+    sys.exit(main())

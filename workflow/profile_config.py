@@ -1,0 +1,128 @@
+"""Which notebooks, with which parameters and training runs, make up this profile?
+
+A profile is a file ``config/<name>.yml``:
+
+    notebooks:
+      <wing>/<notebook>:
+        parameters: {<name>: <value>}        # in place of the defaults in the notebook
+        runs: <module>:<function>            # optional: plan of the training runs it shows
+
+The plan is called with those of the notebook's parameters that it takes by name and returns the
+:class:`promptlib.runs.Run` objects, so that a notebook and the workflow always mean the same runs.
+"""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import yaml
+
+from promptlib.runs import Run
+from workflow.sources import ROOT, BuildError, Source, names, suggestion
+
+CONFIG = ROOT / "config"
+NOT_PROFILES = {"verdicts"}
+
+
+@dataclass(frozen=True)
+class NotebookPlan:
+    """A notebook of a profile: its source, every parameter, and the plan of its runs."""
+
+    source: Source
+    parameters: Mapping[str, Any]
+    plan: str | None = None
+
+    @cached_property
+    def runs(self) -> tuple[Run, ...]:
+        """The notebook's training runs, each after the runs it needs."""
+        if self.plan is None:
+            return ()
+        module_name, _, function_name = self.plan.partition(":")
+        try:
+            plan = getattr(importlib.import_module(module_name), function_name)
+        except (ImportError, AttributeError, ValueError) as error:
+            raise BuildError(f"{self.source.name}: no plan {self.plan!r}: {error}") from error
+        accepted = inspect.signature(plan).parameters
+        arguments = {name: value for name, value in self.parameters.items() if name in accepted}
+        try:
+            planned = plan(**arguments)
+        except (TypeError, ValueError) as error:
+            raise BuildError(f"{self.source.name}: {error}") from error
+        ordered: dict[str, Run] = {}
+        for run in planned:
+            _add(run, ordered)
+        return tuple(ordered.values())
+
+
+@dataclass(frozen=True)
+class Profile:
+    """A named set of notebooks with their parameters."""
+
+    name: str
+    notebooks: tuple[NotebookPlan, ...]
+
+    @cached_property
+    def runs(self) -> dict[str, Run]:
+        """All runs by name, each after the runs it needs."""
+        return {run.name: run for plan in self.notebooks for run in plan.runs}
+
+    def notebook(self, name: str) -> NotebookPlan:
+        return next(plan for plan in self.notebooks if plan.source.name == name)
+
+
+def profile_names() -> list[str]:
+    """Names of the profiles in ``config``."""
+    return sorted(path.stem for path in CONFIG.glob("*.yml") if path.stem not in NOT_PROFILES)
+
+
+def load_profile(name: str) -> Profile:
+    """Read and check a profile.
+
+    Raises
+    ------
+    BuildError
+        For an unknown profile, notebook, key or parameter, or a value of the wrong type.
+    """
+    if name not in profile_names():
+        raise BuildError(
+            f"there is no profile {name!r}{suggestion(name, profile_names())}; "
+            f"there are: {', '.join(profile_names())} (files in config/)"
+        )
+    where = f"config/{name}.yml"
+    try:
+        content = yaml.safe_load((CONFIG / f"{name}.yml").read_text(encoding="utf-8"))
+    except yaml.YAMLError as error:
+        raise BuildError(f"{where} is not valid YAML: {error}") from error
+    if not isinstance(content, dict) or not isinstance(content.get("notebooks"), dict):
+        raise BuildError(f"{where}: expected a mapping with the key 'notebooks'")
+    _refuse_unknown(where, content, ("notebooks",))
+    missing = sorted(set(names()) - set(content["notebooks"]))
+    if missing:
+        raise BuildError(f"{where} does not say how to run {', '.join(missing)}")
+    plans = []
+    for notebook, entry in content["notebooks"].items():
+        entry = entry or {}
+        _refuse_unknown(f"{where}, {notebook}", entry, ("parameters", "runs"))
+        source = Source(notebook)
+        parameters = source.check_parameters(entry.get("parameters") or {}, where)
+        plans.append(NotebookPlan(source, parameters, entry.get("runs")))
+    return Profile(name, tuple(plans))
+
+
+def _add(run: Run, ordered: dict[str, Run]) -> None:
+    for needed in run.needs:
+        _add(needed, ordered)
+    ordered[run.name] = run
+
+
+def _refuse_unknown(where: str, entry: Mapping[str, Any], known: tuple[str, ...]) -> None:
+    for key in entry:
+        if key not in known:
+            raise BuildError(
+                f"{where}: unknown key {key!r}{suggestion(key, known)}; known: {', '.join(known)}"
+            )
