@@ -1,4 +1,4 @@
-"""Each kind of claim can fail, refuses input that checks nothing, and survives the journey to the site."""
+"""Each kind of claim can fail, refuses input that checks nothing, and reaches the site whole."""
 
 import json
 import math
@@ -90,7 +90,7 @@ def test_outcome_verdicts(values, options, verdict):
 
 
 def test_t_interval_of_three_values():
-    # t quantile 0.975 with 2 degrees of freedom is 4.302653; the standard error of (1, 2, 3) is 1/√3
+    # the 0.975 quantile of t with 2 degrees of freedom, times the standard error of (1, 2, 3)
     assert claims.t_half_width([1, 2, 3]) == pytest.approx(4.302653 / math.sqrt(3), rel=1e-6)
     assert claims.t_half_width([1]) is None
 

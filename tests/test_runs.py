@@ -1,4 +1,4 @@
-"""The run store: named by what decides a run, whole or absent, trained once, mended when damaged."""
+"""The run store: a run is named by what decides it, whole or absent, trained once, mended."""
 
 import json
 import multiprocessing
@@ -206,6 +206,7 @@ def test_bad_runs_are_refused():
 def test_planning_and_packages_do_not_load_torch():
     command = (
         "import sys, promptlib.runs, promptlib.claims, promptlib.prompt_attention,"
-        "promptlib.prefix_tuning, promptlib.prefix_tuning.new_task; sys.exit('torch' in sys.modules)"
+        "promptlib.prefix_tuning, promptlib.prefix_tuning.new_task;"
+        "sys.exit('torch' in sys.modules)"
     )
     subprocess.run([sys.executable, "-c", command], check=True)

@@ -37,7 +37,7 @@ def claims_of(notebook: nbformat.NotebookNode) -> list[Claim]:
     ]
 
 
-def tests_of_claims(folder: Path) -> dict[str, list[str]]:
+def claim_tests(folder: Path) -> dict[str, list[str]]:
     """Test ids by claim id, from the ``claim`` marks in a folder of tests."""
     found: dict[str, list[str]] = {}
     for path in sorted(folder.rglob("test_*.py")):
@@ -53,7 +53,7 @@ def tests_of_claims(folder: Path) -> dict[str, list[str]]:
 
 def collect(profile: Profile) -> dict[str, Any]:
     """All claims of the profile's executed notebooks, as ``claims.json`` holds them."""
-    tests = tests_of_claims(ROOT / "tests")
+    tests = claim_tests(ROOT / "tests")
     records = []
     for plan in profile.notebooks:
         path = ROOT / "_build" / profile.name / "executed" / f"{plan.source.name}.ipynb"
@@ -70,7 +70,9 @@ def collect(profile: Profile) -> dict[str, Any]:
     return {"profile": profile.name, "claims": records}
 
 
-def gate(profile: str, records: Iterable[Mapping[str, Any]], recorded: Mapping[str, Any]) -> list[str]:
+def gate(
+    profile: str, records: Iterable[Mapping[str, Any]], recorded: Mapping[str, Any]
+) -> list[str]:
     """Why the site may not be published; empty when it may.
 
     Parameters
@@ -85,7 +87,9 @@ def gate(profile: str, records: Iterable[Mapping[str, Any]], recorded: Mapping[s
     records = list(records)
     counts = Counter(record["id"] for record in records)
     problems = [f"{name} is claimed {count} times" for name, count in counts.items() if count > 1]
-    problems += [f"{name} is recorded, and no notebook claims it" for name in recorded if name not in counts]
+    problems += [
+        f"{name} is recorded, and no notebook claims it" for name in recorded if name not in counts
+    ]
     for record in records:
         name, verdict = record["id"], record["verdict"]
         if verdict == "fails":

@@ -1,14 +1,15 @@
 """Execute one notebook through papermill and keep what it cost.
 
 ``python -m workflow.execute prefix_tuning/new_task --profile quick`` writes
-``_build/quick/executed/prefix_tuning/new_task.ipynb`` and ``….measured.json`` (seconds, and the peak
-memory of the kernel). With ``--set seeds=5`` parameters are changed for this once, and the result
-goes to ``_build/reruns``. A notebook that fails leaves its partial notebook under ``failed``.
+``_build/quick/executed/prefix_tuning/new_task.ipynb`` and ``….measured.json`` (seconds, and the
+peak memory of the kernel). With ``--set seeds=5`` parameters are changed for this once, and the
+result goes to ``_build/reruns``. A notebook that fails leaves its partial one under ``failed``.
 """
 
 from __future__ import annotations
 
 import argparse
+import ast
 import json
 import os
 import resource
@@ -21,7 +22,6 @@ from typing import Any
 import jupytext
 import nbformat
 import papermill
-import yaml
 from papermill.exceptions import PapermillExecutionError
 
 from workflow.profile_config import load_profile
@@ -77,13 +77,16 @@ def stable(notebook: nbformat.NotebookNode) -> nbformat.NotebookNode:
 
 
 def parse_settings(settings: list[str]) -> dict[str, Any]:
-    """``["seeds=5", "rates=[0.1, 0.2]"]`` as parameters; values are YAML."""
+    """``["seeds=5", "rates=[1e-3, 0.2]", "label=x"]`` as parameters: Python literals, else text."""
     parameters = {}
     for setting in settings:
         name, separator, text = setting.partition("=")
         if not separator:
             raise BuildError(f"expected NAME=VALUE, got {setting!r}")
-        parameters[name.strip()] = yaml.safe_load(text)
+        try:
+            parameters[name.strip()] = ast.literal_eval(text)
+        except (SyntaxError, ValueError):
+            parameters[name.strip()] = text
     return parameters
 
 
@@ -102,7 +105,7 @@ def main(arguments: list[str] | None = None) -> int:
         folder = ROOT / "_build" / options.profile
         if options.settings:
             given = parse_settings(options.settings)
-                source.check_parameters(given, "--set")
+            source.check_parameters(given, "--set")
             parameters |= given
             folder = ROOT / "_build" / "reruns"
         target = folder / "executed" / f"{source.name}.ipynb"

@@ -145,28 +145,34 @@ def suggestion(name: str, known: Any) -> str:
 
 
 def weave(source: Source, executed: nbformat.NotebookNode) -> nbformat.NotebookNode:
-    """The current prose with the outputs of the executed notebook.
+    """The current prose with the outputs (and the injected parameters) of the executed notebook.
 
     Raises
     ------
     BuildError
         If the executed code is not the source's code.
     """
-    ran = [
-        cell
-        for cell in executed.cells
-        if cell.cell_type == "code" and "injected-parameters" not in cell.metadata.get("tags", [])
-    ]
-    if tuple(cell.source for cell in ran) != source.code_cells:
+    ran = [cell for cell in executed.cells if cell.cell_type == "code"]
+    if tuple(cell.source for cell in ran if not _is_injected(cell)) != source.code_cells:
         raise BuildError(f"{source.name} was executed with other code; run make book again")
     woven = nbformat.from_dict(source.notebook)
-    cells = iter(ran)
+    cells = []
     for cell in woven.cells:
+        cells.append(cell)
         if cell.cell_type == "code":
-            done = next(cells)
+            done = ran.pop(0)
             cell.outputs, cell.execution_count = done.outputs, done.execution_count
+            while ran and _is_injected(ran[0]):
+                cells.append(ran.pop(0))
+    woven.cells = cells
+    for number, cell in enumerate(cells):
+        cell["id"] = f"cell-{number}"
     woven.metadata["language_info"] = executed.metadata.get("language_info", {})
     return woven
+
+
+def _is_injected(cell: nbformat.NotebookNode) -> bool:
+    return "injected-parameters" in cell.metadata.get("tags", [])
 
 
 def write_if_changed(path: Path, content: bytes) -> bool:

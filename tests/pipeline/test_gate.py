@@ -1,0 +1,126 @@
+"""The gate: every way in which a claim can break keeps the site from being published."""
+
+import textwrap
+from pathlib import Path
+
+import nbformat
+import pytest
+import yaml
+
+from promptlib import claims
+from workflow.collect import claims_of, gate, summary, claim_tests
+
+ROOT = Path(__file__).resolve().parents[2]
+RECORDED = {
+    "wing/same": {"kind": "identity"},
+    "wing/trained": {"kind": "outcome", "quick": "reproduced"},
+}
+
+
+def records(**changes):
+    both = {
+        "wing/same": {"kind": "identity", "verdict": "holds"},
+        "wing/trained": {"kind": "outcome", "verdict": "reproduced"},
+    }
+    for name, change in changes.items():
+        both[f"wing/{name}"] |= change
+    return [
+        {"id": name, "summary": "…", "tests": ["tests/test_x.py::test_y"]} | record
+        for name, record in both.items()
+    ]
+
+
+def test_the_gate_is_open_when_all_is_as_recorded():
+    assert gate("quick", records(), RECORDED) == []
+
+
+@pytest.mark.parametrize("kind", ["identity", "bound", "estimate"])
+def test_a_failing_claim_closes_the_gate(kind):
+    recorded = RECORDED | {"wing/same": {"kind": kind}}
+    assert gate("quick", records(same={"kind": kind, "verdict": "fails"}), recorded) == [
+        "wing/same fails: …"
+    ]
+
+
+@pytest.mark.parametrize("verdict", ["stronger", "weaker", "not reproduced"])
+def test_a_changed_outcome_closes_the_gate(verdict):
+    (problem,) = gate("quick", records(trained={"verdict": verdict}), RECORDED)
+    assert f"recorded 'reproduced' for quick, now '{verdict}'" in problem
+
+
+def test_an_outcome_needs_a_verdict_for_this_profile():
+    (problem,) = gate("paper", records(), RECORDED)
+    assert "recorded None for paper" in problem
+
+
+def test_lost_new_doubled_and_untested_claims_close_the_gate():
+    whole = records()
+    assert gate("quick", whole[:1], RECORDED) == [
+        "wing/trained is recorded, and no notebook claims it"
+    ]
+    assert gate("quick", [*whole, whole[0]], RECORDED) == ["wing/same is claimed 2 times"]
+    assert gate("quick", whole, {"wing/same": RECORDED["wing/same"]}) == [
+        "wing/trained (outcome, reproduced) is not in config/verdicts.yml"
+    ]
+    assert gate("quick", records(same={"tests": []}), RECORDED) == [
+        "wing/same has no test marked @pytest.mark.claim('wing/same')"
+    ]
+    assert gate("quick", records(same={"kind": "bound"}), RECORDED) == [
+        "wing/same is recorded as identity, claimed as bound"
+    ]
+
+
+def test_an_empty_book_does_not_pass():
+    assert len(gate("quick", [], RECORDED)) == 2
+
+
+def test_claims_are_read_from_outputs_in_order():
+    made = [
+        claims.identity(f"wing/{n}", "s", errors=[0], tolerance=1, source="this book", checks="x.y")
+        for n in ("b", "a")
+    ]
+    cell = nbformat.v4.new_code_cell("…")
+    cell.outputs = [
+        nbformat.v4.new_output("display_data", data=claim._repr_mimebundle_()) for claim in made
+    ]
+    cell.outputs.insert(1, nbformat.v4.new_output("stream", text="noise"))
+    notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_markdown_cell("p"), cell])
+    assert claims_of(notebook) == made
+    assert summary([claim.to_json() for claim in made]) == "2 claims: 2 holds"
+
+
+def test_marks_are_found_without_importing_the_tests(tmp_path):
+    folder = tmp_path / "tests" / "wing"
+    folder.mkdir(parents=True)
+    (folder / "test_one.py").write_text(
+        textwrap.dedent(
+            """
+            import absent_module
+            import pytest
+
+            @pytest.mark.claim("wing/one")
+            @pytest.mark.parametrize("x", [1])
+            def test_a(x): ...
+
+            @pytest.mark.claim("wing/one")
+            def test_b(): ...
+            """
+        )
+    )
+    assert claim_tests(tmp_path / "tests") == {
+        "wing/one": ["tests/wing/test_one.py::test_a", "tests/wing/test_one.py::test_b"]
+    }
+
+
+def test_recorded_verdicts_are_well_formed():
+    recorded = yaml.safe_load((ROOT / "config" / "verdicts.yml").read_text())
+    marked = claim_tests(ROOT / "tests")
+    assert recorded
+    for name, entry in recorded.items():
+        assert entry["kind"] in claims.KINDS, name
+        allowed = {"kind", "quick", "paper"} if entry["kind"] == "outcome" else {"kind"}
+        assert set(entry) <= allowed, name
+        if entry["kind"] == "outcome":
+            verdicts = {entry[profile] for profile in entry if profile != "kind"}
+            assert verdicts <= set(claims.VERDICTS) - {"holds", "fails"}, name
+    assert set(marked) == set(recorded)
