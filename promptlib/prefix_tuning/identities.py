@@ -199,7 +199,7 @@ def statistics_errors(
     def log_normaliser(keys: Tensor) -> Tensor:  # (H, n, 1, 1)
         return (scale * queries @ keys.mT).logsumexp(-1, keepdim=True)
 
-    second_keys, second_values = draw() * case.keys.std(), draw()
+    second_keys, second_values = draw() * case.keys.square().mean().sqrt(), draw()
     gap = log_normaliser(first_keys) - log_normaliser(second_keys)
     second_keys = second_keys + gap * queries / (scale * queries.square().sum(-1, keepdim=True))
     first_output, _ = attend(queries, first_keys, first_values)

@@ -14,6 +14,8 @@ turns the attention row :math:`A` into any positive row :math:`B`. It has
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
@@ -66,6 +68,7 @@ def rank_one_errors(
     key_weight: Tensor,
     wanted: Tensor,
     attend: AttendFunction = library_attend,
+    update: Callable[..., tuple[Tensor, Tensor]] = rank_one_key_update,
 ) -> Tensor:
     """Apply :func:`rank_one_key_update`, attend, and compare with the row wanted.
 
@@ -75,6 +78,8 @@ def rank_one_errors(
     query : Tensor, shape (d_k,)
     key_weight : Tensor, shape (d_k, d)
     wanted : Tensor, shape (n,)
+    update : callable
+        In the place of :func:`rank_one_key_update`.
 
     Returns
     -------
@@ -86,5 +91,5 @@ def rank_one_errors(
         keys = content @ weight.mT
         return attend(query[None], keys, keys)[1][0]
 
-    left, right = rank_one_key_update(content, query, row(key_weight), wanted)
+    left, right = update(content, query, row(key_weight), wanted)
     return (row(key_weight + torch.outer(left, right)) - wanted).abs()

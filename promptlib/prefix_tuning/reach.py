@@ -288,7 +288,6 @@ def largest_share(
 
 def climb(
     queries: Tensor,
-    log_normaliser: Tensor,
     key_weight: Tensor,
     gain: Tensor,
     shift: Tensor,
@@ -298,17 +297,17 @@ def climb(
     steps: int,
     rate: float = 0.3,
 ) -> Tensor:
-    r"""Gradient search for prefix vectors that take more than :func:`largest_share` allows.
+    r"""Gradient search for the prefix vector that attracts most attention from each query.
 
-    Every query has its own search over single vectors ``s``, with the LayerNorm in place: steps of
-    length `rate` on the sphere of directions along the gradient of the prefix logit.
+    It knows nothing of :func:`best_normalised_vector`: it takes steps along the gradient of the
+    prefix logit, with the LayerNorm in place, from random starts.
 
     Parameters
     ----------
     queries : Tensor, shape (n, d_k)
-    log_normaliser : Tensor, shape (n,)
     key_weight : Tensor, shape (d_k, d)
     gain, shift : Tensor, shape (d,)
+        Of the LayerNorm.
     generator : torch.Generator
     restarts, steps : int
         Both at least 1.
@@ -317,8 +316,8 @@ def climb(
 
     Returns
     -------
-    Tensor, shape (n,)
-        The largest share that any restart found.
+    Tensor, shape (n, d)
+        The best normalised vector found for each query.
     """
     n_queries, (head_width, width) = queries.shape[0], key_weight.shape
     vectors = torch.randn(restarts, n_queries, width, generator=generator, dtype=queries.dtype)
@@ -333,5 +332,5 @@ def climb(
         length = rate * (1 - step / steps) * vectors.norm(dim=-1, keepdim=True)
         slope = slope / slope.norm(dim=-1, keepdim=True).clamp_min(1e-30)
         vectors = (vectors + length * slope).detach()
-    best = prefix_logits(vectors).amax(0)
-    return share_taken(log_normaliser, best[:, None])
+    winner = prefix_logits(vectors).argmax(0)
+    return normalise(vectors[winner, torch.arange(n_queries)])

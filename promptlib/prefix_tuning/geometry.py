@@ -1,0 +1,102 @@
+r"""Where can a prefix send the output of an attention layer?
+
+With one prefix vector of value :math:`\bar v`, to the segment from :math:`t` to :math:`\bar v`;
+with several, to the simplex spanned by :math:`t` and their values. Here are the data of the
+chapter's drawings: a plane on which to look (a linear projection, under which segments stay
+segments), and the outputs as a prefix grows.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from promptlib.attention import attend
+from promptlib.prefix_tuning.layers import AttentionCase
+
+__all__ = ["Plane", "distance_to_segment", "outputs_along", "principal_plane"]
+
+
+@dataclass(frozen=True)
+class Plane:
+    """A two-dimensional look at points of a space of width ``d``.
+
+    Attributes
+    ----------
+    origin : Tensor, shape (d,)
+    axes : Tensor, shape (d, 2)
+        Orthonormal columns.
+    share : float
+        Part of the variance of the points the plane was made for that it shows, in [0, 1].
+    """
+
+    origin: Tensor
+    axes: Tensor
+    share: float
+
+    def __call__(self, points: Tensor) -> Tensor:
+        """Coordinates of points of shape (..., d) in the plane, shape (..., 2)."""
+        return (points - self.origin) @ self.axes
+
+
+def principal_plane(points: Tensor) -> Plane:
+    """The plane through the mean that shows most of the variance of the points.
+
+    Parameters
+    ----------
+    points : Tensor, shape (k, d)
+        At least three, ``d >= 2``.
+
+    Raises
+    ------
+    ValueError
+        If there are fewer than three points or two dimensions.
+    """
+    if points.ndim != 2 or points.shape[0] < 3 or points.shape[1] < 2:
+        raise ValueError(f"a plane needs points of shape (k >= 3, d >= 2), {tuple(points.shape)}")
+    origin = points.mean(0)
+    _, lengths, directions = torch.linalg.svd(points - origin, full_matrices=False)
+    axes = directions[:2].mT
+    largest = axes.abs().argmax(0)  # fixes the sign, which the decomposition leaves open
+    axes = axes * axes[largest, torch.arange(2)].sign()
+    energy = lengths.square()
+    return Plane(origin, axes, float(energy[:2].sum() / energy.sum()))
+
+
+def outputs_along(case: AttentionCase, key_scales: Tensor) -> Tensor:
+    """Outputs as the prefix keys are multiplied by each of several factors, values held fixed.
+
+    Parameters
+    ----------
+    case : AttentionCase
+    key_scales : Tensor, shape (s,)
+
+    Returns
+    -------
+    Tensor, shape (s, H, n, d_k)
+    """
+    prefix_keys = key_scales[:, None, None, None] * case.prefix_keys  # (s, H, p, d_k)
+    outputs, _ = attend(
+        case.queries.expand(len(key_scales), -1, -1, -1),
+        case.keys,
+        case.values,
+        prefix_keys,
+        case.prefix_values,
+        causal=case.causal,
+    )
+    return outputs
+
+
+def distance_to_segment(points: Tensor, start: Tensor, end: Tensor) -> Tensor:
+    """Euclidean distance of points (..., d) from the segments between ``start`` and ``end``.
+
+    Returns
+    -------
+    Tensor, shape (...)
+    """
+    along = end - start
+    length = along.square().sum(-1, keepdim=True).clamp_min(torch.finfo(points.dtype).tiny)
+    position = (((points - start) * along).sum(-1, keepdim=True) / length).clamp(0, 1)
+    return (points - (start + position * along)).norm(dim=-1)
