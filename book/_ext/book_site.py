@@ -1,0 +1,233 @@
+"""How do pages show what this build was made of?
+
+Directives that render ``_data/build.json``, which staging writes, as plain HTML:
+
+``{notebook-header} wing/name``
+    downloads, profile, run time and peak memory, below the title of a notebook;
+``{parameter-table} profile``
+    a caption around the table of parameters that a notebook was run with;
+``{build-table} versions|notebooks|parameters|machine|runs``
+    the generated tables of the reproducibility page.
+
+Whatever differs between two builds of the same commit stands in an element with
+``class="measured"``, so that builds can be compared without it.
+"""
+
+from __future__ import annotations
+
+import html
+import json
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+from docutils import nodes
+from sphinx.application import Sphinx
+from sphinx.errors import ExtensionError
+from sphinx.util.docutils import SphinxDirective
+
+
+class PageHtml(nodes.General, nodes.Element):
+    """HTML made when its page is written, so that it can hold links relative to the page.
+
+    ``render(relative, *arguments)`` makes it, where ``relative`` takes a path from the site's root
+    to an address relative to the page; both have to survive pickling. In contrast to a raw node
+    its text does not enter the search index.
+    """
+
+
+Relative = Callable[[str], str]
+
+
+def page_html(render: Callable[..., str], *arguments: Any) -> PageHtml:
+    """A node for the HTML that ``render`` makes; see :class:`PageHtml`."""
+    node = PageHtml()
+    node["render"], node["arguments"] = render, arguments
+    return node
+
+
+def visit_page_html(translator: Any, node: PageHtml) -> None:
+    """Write the HTML of the node."""
+    depth = translator.builder.current_docname.count("/")
+    translator.body.append(node["render"](lambda path: "../" * depth + path, *node["arguments"]))
+    raise nodes.SkipNode
+
+
+def skip_page_html(translator: Any, node: PageHtml) -> None:
+    """Leave the node out of formats other than HTML."""
+    raise nodes.SkipNode
+
+
+def read_data(app: Sphinx, name: str) -> Any:
+    """One of the JSON files that staging wrote for the extensions."""
+    path = Path(app.srcdir) / "_data" / name
+    if not path.is_file():
+        raise ExtensionError(
+            f"{path} is missing: this book is built from a staged copy; run 'make book'"
+        )
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+class NotebookHeader(SphinxDirective):
+    """Downloads and measurements of the notebook named."""
+
+    required_arguments = 1
+
+    def run(self) -> list[nodes.Node]:
+        """Return the header's node."""
+        build = read_data(self.env.app, "build.json")
+        name = self.arguments[0]
+        record = next((item for item in build["notebooks"] if item["name"] == name), None)
+        if record is None:
+            raise self.error(f"notebook {name!r} is not in build.json")
+        return [page_html(notebook_header, record, build["profile"])]
+
+
+def notebook_header(relative: Relative, record: dict[str, Any], profile: str) -> str:
+    """The line below a notebook's title."""
+    name = html.escape(record["name"])
+    links = " ".join(
+        f'<a class="notebook-download" href="{relative(f"notebooks/{name}.{suffix}")}" download>'
+        f'{label} <span class="suffix">.{suffix}</span></a>'
+        for suffix, label in (("md", "Notebook source"), ("ipynb", "Executed notebook"))
+    )
+    return (
+        f'<div class="notebook-header"><p class="notebook-links">{links}</p>'
+        f'<p class="notebook-run">Executed in the <b>{html.escape(profile)}</b> profile: '
+        f'<span class="measured">{duration(record["seconds"])}, '
+        f"{record['peak_memory_mib']:,.0f} MiB at its peak</span>. "
+        f'<a href="{relative("rerun.html")}">How to rerun it</a></p></div>'
+    )
+
+
+class ParameterTable(SphinxDirective):
+    """A heading and a frame around the table of a notebook's parameters."""
+
+    required_arguments = 1
+    has_content = True
+
+    def run(self) -> list[nodes.Node]:
+        """Return the framed table."""
+        frame = nodes.container(classes=["parameter-table"])
+        frame += nodes.paragraph(
+            "", f"Parameters in the {self.arguments[0]} profile", classes=["parameter-title"]
+        )
+        self.state.nested_parse(self.content, self.content_offset, frame)
+        return [frame]
+
+
+class BuildTable(SphinxDirective):
+    """One of the generated tables of the reproducibility page."""
+
+    required_arguments = 1
+
+    def run(self) -> list[nodes.Node]:
+        """Return the table's node."""
+        kind = self.arguments[0]
+        if kind not in TABLES:
+            raise self.error(f"build-table must be one of {', '.join(TABLES)}; got {kind!r}")
+        build = read_data(self.env.app, "build.json")
+        return [page_html(TABLES[kind], build)]
+
+
+def duration(seconds: float) -> str:
+    """A duration in words: ``8.3 s``, ``2 min 05 s``, ``1 h 10 min``."""
+    if seconds < 60:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    if minutes < 60:
+        return f"{minutes} min {rest:02d} s"
+    return f"{minutes // 60} h {minutes % 60:02d} min"
+
+
+def table(caption: str, head: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
+    """An HTML table; the first cell of a row is its heading. Cells are HTML already."""
+    header = "".join(f'<th scope="col">{cell}</th>' for cell in head)
+    body = ""
+    for first, *rest in rows:
+        body += f'<tr><th scope="row">{first}</th>' + "".join(f"<td>{c}</td>" for c in rest)
+        body += "</tr>\n"
+    return (
+        f'<div class="build-table" role="region" aria-label="{caption}" tabindex="0">'
+        f'<table class="table"><caption>{caption}</caption><thead><tr>{header}</tr></thead>\n'
+        f"<tbody>\n{body}</tbody></table></div>"
+    )
+
+
+def measured(text: str) -> str:
+    """Mark what differs between two builds of the same commit."""
+    return f'<span class="measured">{html.escape(text)}</span>'
+
+
+def _versions(relative: Relative, build: dict[str, Any]) -> str:
+    rows = [[html.escape(name), html.escape(text)] for name, text in build["versions"].items()]
+    return table("Versions", ["Package", "Version"], rows)
+
+
+def _machine(relative: Relative, build: dict[str, Any]) -> str:
+    rows = [[name.capitalize(), measured(text)] for name, text in build["machine"].items()]
+    return table("Machine", ["Part", "This build"], rows)
+
+
+def _notebooks(relative: Relative, build: dict[str, Any]) -> str:
+    rows = [
+        [
+            f'<a href="{relative(item["name"] + ".html")}">{html.escape(item["title"])}</a>',
+            measured(duration(item["seconds"])),
+            measured(f"{item['peak_memory_mib']:,.0f} MiB"),
+        ]
+        for item in build["notebooks"]
+    ]
+    return table("Notebooks", ["Notebook", "Time", "Peak memory"], rows)
+
+
+def _parameters(relative: Relative, build: dict[str, Any]) -> str:
+    rows = [
+        [
+            f'<a href="{relative(item["name"] + ".html")}">{html.escape(item["title"])}</a>',
+            f"<code>{html.escape(parameter['name'])}</code>",
+            f"<code>{html.escape(parameter['used'])}</code>",
+            html.escape(parameter["meaning"]),
+        ]
+        for item in build["notebooks"]
+        for parameter in item["parameters"]
+    ]
+    head = ["Notebook", "Parameter", "This build", "Meaning"]
+    return table("Seeds and parameters", head, rows)
+
+
+def _runs(relative: Relative, build: dict[str, Any]) -> str:
+    if not build["runs"]:
+        return '<p class="build-empty">This build trained no model.</p>'
+    rows = [
+        [
+            html.escape(run["name"]),
+            f"<code>{html.escape(str(run['key'])[:12])}</code>",
+            measured(duration(float(run["seconds"]))),
+        ]
+        for run in build["runs"]
+    ]
+    return table("Training runs", ["Run", "Key", "Training time"], rows)
+
+
+TABLES: dict[str, Callable[[Relative, dict[str, Any]], str]] = {
+    "versions": _versions,
+    "machine": _machine,
+    "notebooks": _notebooks,
+    "parameters": _parameters,
+    "runs": _runs,
+}
+
+
+def setup(app: Sphinx) -> dict[str, Any]:
+    """Register the directives."""
+    app.add_node(
+        PageHtml,
+        html=(visit_page_html, None),
+        latex=(skip_page_html, None),
+        text=(skip_page_html, None),
+    )
+    app.add_directive("notebook-header", NotebookHeader)
+    app.add_directive("parameter-table", ParameterTable)
+    app.add_directive("build-table", BuildTable)
+    return {"version": "1", "parallel_read_safe": True, "parallel_write_safe": True}

@@ -1,0 +1,212 @@
+"""Where can a reader see the code that a claim rests on, without leaving the book?
+
+Every module of the library, and every test file that a claim names, becomes a highlighted page
+``source/<path>.html`` with an anchor at each definition. The role ``{lib}`` links to them:
+``{lib}`promptlib.claims.identity``` leads to the definition.
+"""
+
+from __future__ import annotations
+
+import ast
+import html
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from book_site import Relative, page_html, read_data
+from docutils import nodes
+from pygments import highlight
+from pygments.formatters import HtmlFormatter
+from pygments.lexers import PythonLexer
+from sphinx.application import Sphinx
+from sphinx.util.docutils import SphinxRole
+
+
+@dataclass(frozen=True)
+class Place:
+    """A definition in the sources: path of its file, qualified name (may be empty) and line."""
+
+    path: str
+    name: str
+    line: int
+
+    @property
+    def page(self) -> str:
+        """Address of the definition, from the site's root."""
+        page = page_name(self.path) + ".html"
+        return f"{page}#{self.name}" if self.name else page
+
+
+def page_name(path: str) -> str:
+    """Name of the page that shows the source file ``path``."""
+    return "source/" + path.removesuffix(".py")
+
+
+def definitions(source: str) -> dict[str, int]:
+    """Qualified name -> first line (decorators included) of every definition in a module."""
+
+    def visit(body: Sequence[ast.stmt], prefix: str) -> Iterator[tuple[str, int]]:
+        for node in body:
+            if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
+                first = min([node.lineno, *(item.lineno for item in node.decorator_list)])
+                yield prefix + node.name, first
+                if isinstance(node, ast.ClassDef):
+                    yield from visit(node.body, f"{prefix}{node.name}.")
+            elif isinstance(node, ast.Assign | ast.AnnAssign):
+                targets = node.targets if isinstance(node, ast.Assign) else [node.target]
+                for target in targets:
+                    if isinstance(target, ast.Name):
+                        yield prefix + target.id, node.lineno
+
+    return dict(visit(ast.parse(source).body, ""))
+
+
+class Sources:
+    """The staged Python files, and where their definitions are."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self._definitions: dict[str, dict[str, int]] = {}
+
+    def text(self, path: str) -> str:
+        """The source of a file."""
+        return (self.root / path).read_text(encoding="utf-8")
+
+    def defined(self, path: str) -> dict[str, int]:
+        """The definitions of a file."""
+        if path not in self._definitions:
+            self._definitions[path] = definitions(self.text(path))
+        return self._definitions[path]
+
+    def find(self, dotted: str) -> Place | None:
+        """The definition that a dotted name means; names that a package re-exports are followed."""
+        parts = dotted.split(".")
+        for cut in range(len(parts), 0, -1):
+            base, name = "/".join(parts[:cut]), ".".join(parts[cut:])
+            if (self.root / f"{base}.py").is_file():
+                return self._in_file(f"{base}.py", name)
+            package = f"{base}/__init__.py"
+            if (self.root / package).is_file():
+                return self._in_file(package, name) or self._exported(parts[:cut], name)
+        return None
+
+    def find_test(self, node_id: str) -> Place | None:
+        """The test that a pytest node id (``tests/test_x.py::test_y[case]``) means."""
+        path, *names = node_id.split("[", 1)[0].split("::")
+        if not (self.root / path).is_file():
+            return None
+        return self._in_file(path, ".".join(names))
+
+    def _in_file(self, path: str, name: str) -> Place | None:
+        if not name:
+            return Place(path, "", 1)
+        line = self.defined(path).get(name)
+        return None if line is None else Place(path, name, line)
+
+    def _exported(self, package: list[str], name: str) -> Place | None:
+        first, _, rest = name.partition(".")
+        for node in ast.walk(ast.parse(self.text("/".join([*package, "__init__.py"])))):
+            if not isinstance(node, ast.ImportFrom) or node.module is None:
+                continue
+            for alias in node.names:
+                if (alias.asname or alias.name) == first:
+                    prefix = package[: len(package) - node.level + 1] if node.level else []
+                    target = [*prefix, node.module, alias.name, *([rest] if rest else [])]
+                    return self.find(".".join(target))
+        return None
+
+
+@cache
+def sources(root: str) -> Sources:
+    """The sources staged under ``root``; read once."""
+    return Sources(Path(root))
+
+
+def staged_sources(app: Sphinx) -> Sources:
+    """The sources of this build."""
+    return sources(str(Path(app.srcdir) / "_data" / "sources"))
+
+
+class LibRole(SphinxRole):
+    """``{lib}`promptlib.module.name``` links to the page of that definition."""
+
+    def run(self) -> tuple[list[nodes.Node], list[nodes.system_message]]:
+        """Return the link, or a warning when the name leads nowhere."""
+        place = staged_sources(self.env.app).find(self.text)
+        if place is None:
+            message = self.inliner.reporter.warning(
+                f"{{lib}}`{self.text}` is not defined in the library", line=self.lineno
+            )
+            return [nodes.literal(text=self.text)], [message]
+        return [page_html(lib_link, place.page, self.text)], []
+
+
+def lib_link(relative: Relative, page: str, text: str) -> str:
+    """A link to a definition."""
+    return f'<a class="lib" href="{relative(page)}"><code>{html.escape(text)}</code></a>'
+
+
+def render(source: str, marks: dict[str, int]) -> str:
+    """A source file as HTML: one ``span`` a line, with anchors at lines and definitions.
+
+    Parameters
+    ----------
+    source
+        Python code.
+    marks
+        Name -> line of the definitions that get an anchor.
+    """
+    anchors: dict[int, list[str]] = {}
+    for name, line in marks.items():
+        anchors.setdefault(line, []).append(name)
+    code = highlight(source, PythonLexer(stripnl=False), HtmlFormatter(nowrap=True))
+    lines = []
+    for number, line in enumerate(code.rstrip("\n").split("\n"), start=1):
+        targets = "".join(f'<span id="{name}"></span>' for name in anchors.get(number, []))
+        lines.append(f'{targets}<span class="line" id="L{number}">{line}</span>')
+    body = "\n".join(lines)
+    return (
+        '<div class="highlight-python notranslate"><div class="highlight source-page">'
+        f'<pre tabindex="0">{body}\n</pre></div></div>'
+    )
+
+
+def pages(app: Sphinx) -> Iterator[tuple[str, dict[str, Any], str]]:
+    """The source pages, for Sphinx to write."""
+    found = staged_sources(app)
+    checked: dict[str, dict[str, dict[str, Any]]] = {}
+    for claim in read_data(app, "ledger.json"):
+        places = [found.find(claim["checks"]), *map(found.find_test, claim["tests"])]
+        for place in filter(None, places):
+            checked.setdefault(place.path, {})[claim["id"]] = claim
+    library = {path.relative_to(found.root).as_posix() for path in found.root.rglob("*.py")}
+    for path in sorted(library):
+        if not path.startswith("promptlib/") and path not in checked:
+            continue
+        up = "../" * page_name(path).count("/")
+        links = "".join(
+            f'<li><a href="{up}{claim["notebook"]}.html#{claim["anchor"]}">'
+            f"{html.escape(claim['id'])}</a></li>"
+            for claim in checked.get(path, {}).values()
+        )
+        used = f'<p>Claims that rest on this file:</p><ul class="source-claims">{links}</ul>'
+        yield (
+            page_name(path),
+            {
+                "parents": [],
+                "title": path,
+                "body": f'<section id="source"><h1>{path}</h1>{used if links else ""}'
+                f"{render(found.text(path), found.defined(path))}</section>",
+            },
+            "page.html",
+        )
+
+
+def setup(app: Sphinx) -> dict[str, Any]:
+    """Register the role and the pages."""
+    app.add_role("lib", LibRole())
+    app.connect("html-collect-pages", pages)
+    app.connect("builder-inited", lambda app: sources.cache_clear())
+    return {"version": "1", "parallel_read_safe": True, "parallel_write_safe": True}

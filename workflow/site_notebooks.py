@@ -1,0 +1,315 @@
+"""What does an executed notebook need before it can be a page of the book?
+
+The outputs of an execution, woven into the current prose, carry what belongs to that one execution
+(times, messages on stderr) and lack what a page needs (the parameters as a table, the archived
+figure beside ours, where to download the notebook). :func:`prepare` turns the one into the other
+and refuses a notebook that would make a bad page.
+"""
+
+from __future__ import annotations
+
+import ast
+import io
+import json
+import re
+import tokenize
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from promptlib import claims
+from workflow.sources import BuildError
+
+IMAGE_TYPES = ("image/svg+xml", "image/png", "image/jpeg", "image/gif")
+MIN_ALT = 20
+"""Shortest alternative text that can say what is seen."""
+
+
+@dataclass(frozen=True)
+class Parameter:
+    """One line of the cell tagged ``parameters``, and what this build made of it.
+
+    Attributes
+    ----------
+    name
+        Name of the variable.
+    default
+        Its literal in the notebook's source, as Python code.
+    used
+        The literal that this build used.
+    meaning
+        The comment behind it: unit and range.
+    """
+
+    name: str
+    default: str
+    used: str
+    meaning: str
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A notebook ready to be staged.
+
+    Attributes
+    ----------
+    notebook
+        The notebook as plain JSON data (nbformat 4).
+    title
+        Text of its first heading.
+    parameters
+        The parameters that this build used.
+    claims
+        Ids of the claims that it shows, in order.
+    noise
+        What it wrote to stderr, cell by cell; removed from the page.
+    """
+
+    notebook: dict[str, Any]
+    title: str
+    parameters: tuple[Parameter, ...]
+    claims: tuple[str, ...]
+    noise: tuple[str, ...]
+
+
+def prepare(
+    notebook: Mapping[str, Any],
+    name: str,
+    profile: str,
+    archived: Mapping[str, claims.Claim] | None = None,
+) -> Prepared:
+    """Make an executed notebook ready for the site.
+
+    Parameters
+    ----------
+    notebook
+        Notebook with outputs, in the shape of nbformat 4; left as it is.
+    name
+        Path of the notebook without suffix, such as ``"prefix_tuning/new_task"``.
+    profile
+        Profile that it was executed under.
+    archived
+        The claims that the archived full-size run recorded, by id.
+
+    Raises
+    ------
+    BuildError
+        If a cell failed, a figure has no alternative text, a cell shows two figures, the notebook
+        does not open with a heading, or it has no cell tagged ``parameters``.
+    """
+    content = json.loads(json.dumps(notebook))
+    cells = content["cells"]
+    title = _title(cells, name)
+    parameters = _parameters(cells, name)
+    noise: list[str] = []
+    shown: list[str] = []
+    for number, cell in enumerate(cells, start=1):
+        if cell["cell_type"] != "code":
+            continue
+        where = f"{name}, cell {number}"
+        _refuse_errors(cell, where)
+        noise += _drop_stderr(cell, where)
+        _describe_figures(cell, where)
+        shown += _redraw_claims(cell, archived or {})
+    content["cells"] = _page_cells(cells, name, profile, parameters)
+    return Prepared(content, title, parameters, tuple(shown), tuple(noise))
+
+
+def read_parameters(source: str) -> dict[str, tuple[str, str]]:
+    """The assignments of a parameters cell: name -> (literal as code, comment).
+
+    Parameters
+    ----------
+    source
+        Python code made of ``name = literal  # comment`` lines; the comment may also stand on the
+        lines above.
+
+    Raises
+    ------
+    ValueError
+        If the cell holds anything else than assignments of literals to single names.
+    """
+    comments = {
+        token.start[0]: token.string.lstrip("#").strip()
+        for token in tokenize.generate_tokens(io.StringIO(source).readline)
+        if token.type == tokenize.COMMENT
+    }
+    lines = source.splitlines()
+    found: dict[str, tuple[str, str]] = {}
+    for node in ast.parse(source).body:
+        if isinstance(node, ast.Assign) and len(node.targets) == 1:
+            target, value = node.targets[0], node.value
+        elif isinstance(node, ast.AnnAssign) and node.value is not None:
+            target, value = node.target, node.value
+        else:
+            raise ValueError(f"line {node.lineno} is no assignment: {lines[node.lineno - 1]!r}")
+        if not isinstance(target, ast.Name):
+            raise ValueError(f"line {node.lineno} does not assign to one name")
+        try:
+            ast.literal_eval(value)
+        except ValueError:
+            raise ValueError(f"line {node.lineno}: {target.id} is no plain literal") from None
+        span = range(node.lineno, (node.end_lineno or node.lineno) + 1)
+        beside = [comments[line] for line in span if line in comments]
+        found[target.id] = (ast.unparse(value), " ".join(beside or _above(node.lineno, lines)))
+    return found
+
+
+def _above(line: int, lines: list[str]) -> list[str]:
+    block: list[str] = []
+    for text in reversed(lines[: line - 1]):
+        if not text.strip().startswith("#"):
+            break
+        block.insert(0, text.strip().lstrip("#").strip())
+    return block
+
+
+def _tags(cell: Mapping[str, Any]) -> list[str]:
+    return cell.get("metadata", {}).get("tags", [])
+
+
+def _is_injected(cell: Mapping[str, Any]) -> bool:
+    return "injected-parameters" in _tags(cell)
+
+
+def _source(cell: Mapping[str, Any]) -> str:
+    source = cell.get("source", "")
+    return source if isinstance(source, str) else "".join(source)
+
+
+def _text(value: Any) -> str:
+    return value if isinstance(value, str) else "".join(value)
+
+
+def _title(cells: list[dict[str, Any]], name: str) -> str:
+    if cells and cells[0]["cell_type"] == "markdown":
+        heading = re.match(r"(?:\([^)\n]*\)=\n+)?# +(.+)", _source(cells[0]).lstrip())
+        if heading:
+            return re.sub(r"[*`]", "", heading[1]).strip()
+    raise BuildError(f"{name}: the first cell must open with a heading '# …'")
+
+
+def _parameters(cells: list[dict[str, Any]], name: str) -> tuple[Parameter, ...]:
+    tagged = [cell for cell in cells if "parameters" in _tags(cell)]
+    if len(tagged) != 1:
+        raise BuildError(
+            f"{name}: needs exactly one code cell tagged 'parameters', found {len(tagged)}"
+        )
+    try:
+        defaults = read_parameters(_source(tagged[0]))
+        injected = "\n".join(_source(cell) for cell in cells if _is_injected(cell))
+        used = {key: literal for key, (literal, _) in read_parameters(injected).items()}
+    except (SyntaxError, ValueError) as error:
+        raise BuildError(f"{name}: parameters cell: {error}") from None
+    unknown = sorted(set(used) - set(defaults))
+    if unknown:
+        raise BuildError(
+            f"{name}: executed with parameters that its parameters cell does not name: "
+            + ", ".join(unknown)
+        )
+    return tuple(
+        Parameter(key, default, used.get(key, default), meaning)
+        for key, (default, meaning) in defaults.items()
+    )
+
+
+def _refuse_errors(cell: Mapping[str, Any], where: str) -> None:
+    for output in cell.get("outputs", []):
+        if output["output_type"] == "error":
+            raise BuildError(
+                f"{where} failed with {output.get('ename')}: {output.get('evalue')}; "
+                "run the notebook again before building the site"
+            )
+
+
+def _drop_stderr(cell: dict[str, Any], where: str) -> list[str]:
+    kept, noise = [], []
+    for output in cell.get("outputs", []):
+        if output["output_type"] == "stream" and output.get("name") == "stderr":
+            noise.append(f"{where}: {_text(output['text']).strip()}")
+        else:
+            kept.append(output)
+    cell["outputs"] = kept
+    return noise
+
+
+def _describe_figures(cell: dict[str, Any], where: str) -> None:
+    """Give the cell the alternative text of its figure, where myst-nb looks for it."""
+    figures = [
+        output
+        for output in cell.get("outputs", [])
+        if any(kind in output.get("data", {}) for kind in IMAGE_TYPES)
+    ]
+    if not figures or "remove-output" in _tags(cell) or "remove-cell" in _tags(cell):
+        return
+    if len(figures) > 1:
+        raise BuildError(f"{where} shows {len(figures)} figures; show one figure in a cell")
+    image = cell["metadata"].setdefault("mystnb", {}).setdefault("image", {})
+    alt = " ".join(str(figures[0].get("metadata", {}).get("alt") or image.get("alt", "")).split())
+    if len(alt) < MIN_ALT:
+        raise BuildError(
+            f"{where} shows a figure without alternative text (got {alt!r}); "
+            "use promptlib.plotting.show(figure, alt='what is seen, with its numbers')"
+        )
+    image["alt"] = alt
+
+
+def _redraw_claims(cell: dict[str, Any], archived: Mapping[str, claims.Claim]) -> list[str]:
+    shown = []
+    for output in cell.get("outputs", []):
+        record = output.get("data", {}).pop(claims.MIME_TYPE, None)
+        if record is None:
+            continue
+        claim = claims.Claim.from_json(record)
+        output["data"]["text/html"] = claims.box(claim, archived.get(claim.id))
+        shown.append(claim.id)
+    return shown
+
+
+def _page_cells(
+    cells: list[dict[str, Any]], name: str, profile: str, parameters: tuple[Parameter, ...]
+) -> list[dict[str, Any]]:
+    page: list[dict[str, Any]] = []
+    for position, cell in enumerate(cells):
+        tags = _tags(cell)
+        if _is_injected(cell):
+            continue
+        if position == 0:
+            cell["source"] = _with_header(_source(cell), name)
+        if "parameters" in tags and parameters:
+            if not {"hide-input", "hide-cell", "remove-input", "remove-cell"} & set(tags):
+                cell["metadata"]["tags"] = [*tags, "hide-input"]
+            page += [cell, _markdown(_parameter_table(parameters, profile))]
+        else:
+            page.append(cell)
+    return page
+
+
+def _with_header(source: str, name: str) -> str:
+    heading = re.match(r"\s*(?:\([^)\n]*\)=\n+)?# +.+\n?", source)
+    assert heading is not None  # _title has seen it
+    header = f"```{{notebook-header}} {name}\n```"
+    return f"{heading[0].rstrip()}\n\n{header}\n\n{source[heading.end() :]}"
+
+
+def _markdown(source: str) -> dict[str, Any]:
+    return {"cell_type": "markdown", "metadata": {}, "source": source}
+
+
+def _parameter_table(parameters: tuple[Parameter, ...], profile: str) -> str:
+    changed = any(parameter.used != parameter.default for parameter in parameters)
+    head = ["Parameter", "This build", "In the notebook", "Meaning"]
+    rows = [
+        [
+            f"`{parameter.name}`",
+            f"`{parameter.used}`",
+            f"`{parameter.default}`",
+            re.sub(r"([\\`*_{}\[\]<>$|~])", r"\\\1", parameter.meaning),
+        ]
+        for parameter in parameters
+    ]
+    keep = [0, 1, 2, 3] if changed else [0, 1, 3]
+    lines = [[head[column] for column in keep], ["---"] * len(keep)]
+    lines += [[row[column].replace("\n", " ") for column in keep] for row in rows]
+    table = "\n".join("| " + " | ".join(line) + " |" for line in lines)
+    return f":::{{parameter-table}} {profile}\n{table}\n:::"

@@ -1,0 +1,389 @@
+"""Which files make the site? Gather prose, executed notebooks and claims into one folder.
+
+    python -m workflow.stage --profile quick --executed _build/quick/executed \\
+        --claims _build/quick/claims.json --archive archive --to _build/quick/stage
+
+The staged folder has the shape of the repository (``_config.yml`` beside ``book/``), holds every
+file that the site depends on, and is built by ``workflow/site.py``:
+
+    _config.yml
+    book/            prose, assets and extensions as in the repository
+    book/<wing>/     executed notebooks, ready to be pages
+    book/_data/      build.json, ledger.json, sources/   what the extensions render
+    book/_extra/     claims.json, notebooks/             what the site offers for download
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib.metadata
+import json
+import os
+import platform
+import re
+import shutil
+import sys
+import tomllib
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import nbformat
+import yaml
+
+from promptlib import claims
+from promptlib.runs import RunStore
+from workflow.profile_config import load_profile
+from workflow.site_notebooks import Prepared, prepare
+from workflow.sources import ROOT, BuildError, Source, weave
+
+
+def stage(
+    *,
+    profile: str,
+    executed: Path,
+    claims_file: Path,
+    to: Path,
+    archive: Path | None = None,
+    runs: Sequence[Mapping[str, Any]] = (),
+    root: Path = ROOT,
+) -> list[str]:
+    """Gather everything that the site needs in a fresh folder.
+
+    Parameters
+    ----------
+    profile
+        Name of the profile that the notebooks were executed under.
+    executed
+        Folder of executed notebooks ``<wing>/<name>.ipynb`` with ``<name>.measured.json`` beside.
+    claims_file
+        The collected ``claims.json``.
+    to
+        Folder to write; replaced as a whole when everything has succeeded.
+    archive
+        Folder of archived results; every JSON file in it with a list ``claims`` counts.
+    runs
+        Provenance of the training runs that the notebooks show: ``name``, ``key``, ``config``,
+        ``seconds``.
+    root
+        The repository.
+
+    Returns
+    -------
+    list of str
+        Remarks for the build log: what notebooks wrote to stderr.
+
+    Raises
+    ------
+    BuildError
+        If an input is missing or would make a bad page; ``to`` is then left as it was.
+    """
+    record = _read_json(claims_file, "claims")
+    archived = read_archive(archive)
+    chapters = _chapters(root / "book" / "_toc.yml")
+    partial = to.with_name(to.name + ".partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    book = partial / "book"
+    shutil.copytree(
+        root / "book", book, ignore=shutil.ignore_patterns("__pycache__", ".ipynb_checkpoints")
+    )
+    shutil.copy2(root / "_config.yml", partial / "_config.yml")
+    _copy_sources(root, book / "_data" / "sources")
+
+    remarks: list[str] = []
+    notebooks: list[dict[str, Any]] = []
+    shown: dict[str, str] = {}
+    for name, part in chapters.items():
+        source = _RootedSource(name, root)
+        woven = weave(source, _read_notebook(executed / f"{name}.ipynb", name))
+        prepared = prepare(woven, name, profile, archived)
+        remarks += prepared.noise
+        for claim_id in prepared.claims:
+            if claim_id in shown:
+                raise BuildError(
+                    f"claim {claim_id} is shown twice: in {shown[claim_id]} and {name}"
+                )
+            shown[claim_id] = name
+        _write_json(book / f"{name}.ipynb", prepared.notebook)
+        _offer_download(source, woven, book / "_extra" / "notebooks")
+        notebooks.append(_notebook_record(name, part, prepared, executed))
+    _refuse_strays(executed, chapters)
+    _compare_claims(record, shown, claims_file)
+
+    _write_json(book / "_extra" / "claims.json", record)
+    _write_json(book / "_data" / "ledger.json", _ledger(record, notebooks, archived))
+    _write_json(
+        book / "_data" / "build.json",
+        {
+            "profile": profile,
+            "notebooks": notebooks,
+            "versions": _versions(root / "pyproject.toml"),
+            "machine": machine(),
+            "runs": list(runs),
+        },
+    )
+    _check_pages(book)
+    shutil.rmtree(to, ignore_errors=True)
+    os.replace(partial, to)
+    return remarks
+
+
+def read_archive(folder: Path | None) -> dict[str, claims.Claim]:
+    """The archived claims by id, from every JSON file under ``folder`` that lists claims.
+
+    Raises
+    ------
+    BuildError
+        If a file is no JSON, or two files record the same claim.
+    """
+    found: dict[str, claims.Claim] = {}
+    for path in sorted(folder.rglob("*.json")) if folder is not None and folder.is_dir() else []:
+        try:
+            data = json.loads(path.read_text(encoding="utf-8"))
+        except json.JSONDecodeError as error:
+            raise BuildError(f"{path} is no JSON: {error}") from None
+        if not isinstance(data, dict) or not isinstance(data.get("claims"), list):
+            continue
+        for item in data["claims"]:
+            try:
+                claim = claims.Claim.from_json(item)
+            except KeyError as missing:
+                raise BuildError(f"{path}: an archived claim lacks {missing}") from None
+            if claim.id in found:
+                raise BuildError(f"{path}: claim {claim.id} is archived twice")
+            found[claim.id] = claim
+    return found
+
+
+def machine() -> dict[str, str]:
+    """The machine in words: system, processor, cores, memory."""
+    processor = platform.processor() or platform.machine()
+    cpuinfo = Path("/proc/cpuinfo")
+    if cpuinfo.is_file():
+        model = re.search(r"^model name\s*:\s*(.+)$", cpuinfo.read_text(), flags=re.MULTILINE)
+        processor = model[1].strip() if model else processor
+    usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    described = {
+        "system": f"{platform.system()} {platform.release()} ({platform.machine()})",
+        "processor": processor,
+        "cores": str(usable),
+    }
+    if hasattr(os, "sysconf") and "SC_PHYS_PAGES" in os.sysconf_names:
+        memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+        described["memory"] = f"{memory / 2**30:.1f} GiB"
+    return described
+
+
+def _chapters(toc: Path) -> dict[str, str]:
+    """The notebooks that the table of contents names (``wing/name``), each with its part."""
+    data = yaml.safe_load(toc.read_text(encoding="utf-8"))
+    return {
+        chapter["file"]: part["caption"]
+        for part in data["parts"]
+        for chapter in part["chapters"]
+        if "/" in chapter["file"]
+    }
+
+
+def _read_json(path: Path, key: str) -> dict[str, Any]:
+    if not path.is_file():
+        raise BuildError(f"{path} is missing; collect the {key} of the executed notebooks first")
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"))
+    except json.JSONDecodeError as error:
+        raise BuildError(f"{path} is no JSON: {error}") from None
+    if not isinstance(data, dict) or not isinstance(data.get(key), list):
+        raise BuildError(f"{path} must hold an object with a list '{key}'")
+    return data
+
+
+def _write_json(path: Path, data: Any) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(data, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def _copy_sources(root: Path, to: Path) -> None:
+    for folder in ("promptlib", "tests"):
+        for source in sorted((root / folder).rglob("*.py")):
+            target = to / source.relative_to(root)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(source, target)
+
+
+@dataclass(frozen=True)
+class _RootedSource(Source):
+    """A notebook source of the repository at ``root``."""
+
+    root: Path
+
+    @property
+    def path(self) -> Path:
+        return self.root / "notebooks" / f"{self.name}.md"
+
+
+def _read_notebook(path: Path, name: str) -> nbformat.NotebookNode:
+    if not path.is_file():
+        raise BuildError(
+            f"book/_toc.yml names {name}, but {path} is missing; execute notebooks/{name}.md first"
+        )
+    try:
+        return nbformat.read(path, as_version=4)
+    except (nbformat.reader.NotJSONError, nbformat.ValidationError) as error:
+        raise BuildError(f"{path} is no notebook: {error}") from None
+
+
+def _offer_download(source: Source, woven: nbformat.NotebookNode, to: Path) -> None:
+    """The source as it is, and the notebook with its outputs."""
+    target = to / f"{source.name}.md"
+    target.parent.mkdir(parents=True, exist_ok=True)
+    shutil.copyfile(source.path, target)
+    _write_json(to / f"{source.name}.ipynb", woven)
+
+
+def _notebook_record(name: str, part: str, prepared: Prepared, executed: Path) -> dict[str, Any]:
+    measured = executed / f"{name}.measured.json"
+    if not measured.is_file():
+        raise BuildError(f"{measured} is missing; execute notebooks/{name}.md again")
+    took = json.loads(measured.read_text(encoding="utf-8"))
+    try:
+        seconds, memory = float(took["seconds"]), float(took["peak_memory_mib"])
+    except (KeyError, TypeError, ValueError):
+        raise BuildError(f"{measured} must give numbers 'seconds' and 'peak_memory_mib'") from None
+    return {
+        "name": name,
+        "title": prepared.title,
+        "part": part,
+        "seconds": seconds,
+        "peak_memory_mib": memory,
+        "parameters": [vars(parameter) for parameter in prepared.parameters],
+    }
+
+
+def _refuse_strays(executed: Path, chapters: Iterable[str]) -> None:
+    names = {
+        path.relative_to(executed).with_suffix("").as_posix()
+        for path in executed.rglob("*.ipynb")
+        if not re.search(r"\.(partial|failed)\.ipynb$|-checkpoint\.ipynb$", path.name)
+    }
+    strays = sorted(names - set(chapters))
+    if strays:
+        raise BuildError(
+            "executed, but not in book/_toc.yml: " + ", ".join(strays) + "; add or remove them"
+        )
+
+
+def _compare_claims(record: Mapping[str, Any], shown: Mapping[str, str], path: Path) -> None:
+    listed = {item["id"] for item in record["claims"]}
+    for difference, meaning in (
+        (set(shown) - listed, "shown in a notebook, but not listed there"),
+        (listed - set(shown), "listed there, but shown in no notebook"),
+    ):
+        if difference:
+            raise BuildError(f"{path} is out of date: {', '.join(sorted(difference))} {meaning}")
+
+
+def _ledger(
+    record: Mapping[str, Any],
+    notebooks: list[dict[str, Any]],
+    archived: Mapping[str, claims.Claim],
+) -> list[dict[str, Any]]:
+    """What the ledger page shows of each claim, in the order of the book."""
+    place = {notebook["name"]: (number, notebook) for number, notebook in enumerate(notebooks)}
+    rows = []
+    for item in sorted(record["claims"], key=lambda item: place[item["notebook"]][0]):
+        claim = claims.Claim.from_json(item)
+        notebook = place[item["notebook"]][1]
+        before = archived.get(claim.id)
+        rows.append(
+            {
+                "id": claim.id,
+                "anchor": claim.anchor,
+                "sentence_html": claims.sentence_html(claim.sentence),
+                "kind": claim.kind,
+                "source": claim.source,
+                "verdict": claim.verdict,
+                "published": published(claim),
+                "this_build": claim.summary(),
+                "archived": None if before is None else f"{before.summary()}; {before.verdict}",
+                "notebook": notebook["name"],
+                "chapter": notebook["title"],
+                "part": notebook["part"],
+                "checks": claim.checks,
+                "tests": list(item.get("tests", [])),
+            }
+        )
+    return rows
+
+
+def published(claim: claims.Claim) -> str | None:
+    """The published value in words, or None where none was published."""
+    value = claim.details.get("published")
+    if value is None:
+        return None
+    unit = claim.details.get("unit", "dimensionless")
+    return f"{value:.3g}" if unit == "dimensionless" else f"{value:.2f} {unit}"
+
+
+def _versions(pyproject: Path) -> dict[str, str]:
+    """Python and the direct dependencies as installed."""
+    dependencies = tomllib.loads(pyproject.read_text(encoding="utf-8"))["project"]["dependencies"]
+    found = {"Python": platform.python_version()}
+    for requirement in dependencies:
+        name = re.split(r"[\s=<>!~\[;]", requirement, maxsplit=1)[0]
+        found[name] = importlib.metadata.version(name)
+    return found
+
+
+def _check_pages(book: Path) -> None:
+    data = yaml.safe_load((book / "_toc.yml").read_text(encoding="utf-8"))
+    names = [data["root"]] + [
+        chapter["file"] for part in data["parts"] for chapter in part["chapters"]
+    ]
+    for name in names:
+        if not any((book / f"{name}{suffix}").is_file() for suffix in (".md", ".ipynb")):
+            raise BuildError(f"book/_toc.yml names {name}, but there is no such page")
+
+
+def trained_runs(profile: str) -> list[dict[str, Any]]:
+    """Provenance of the profile's training runs, as the run store keeps it."""
+    store = RunStore.default()
+    found = []
+    for run in load_profile(profile).runs.values():
+        try:
+            found.append({"name": run.name, **store.provenance(run)})
+        except OSError:
+            raise BuildError(
+                f"training run {run.name} is not in the store {store.root}; run 'make book'"
+            ) from None
+    return found
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Command line of :func:`stage`; returns the exit status."""
+    parser = argparse.ArgumentParser(description="Gather everything that the site is built from.")
+    parser.add_argument("--profile", required=True, help="profile of the executed notebooks")
+    parser.add_argument("--executed", required=True, type=Path, help="folder of executed notebooks")
+    parser.add_argument("--claims", required=True, type=Path, help="the collected claims.json")
+    parser.add_argument("--archive", type=Path, help="folder of archived results")
+    parser.add_argument("--to", required=True, type=Path, help="folder to write")
+    options = parser.parse_args(arguments)
+    try:
+        remarks = stage(
+            profile=options.profile,
+            executed=options.executed,
+            claims_file=options.claims,
+            archive=options.archive,
+            runs=trained_runs(options.profile),
+            to=options.to,
+        )
+    except BuildError as error:
+        print(f"stage: {error}", file=sys.stderr)
+        return 1
+    for remark in remarks:
+        print(f"stage: removed from the page (stderr of {remark})", file=sys.stderr)
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
