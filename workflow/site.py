@@ -49,11 +49,7 @@ def build(staged: Path, to: Path) -> None:
     to.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f".{to.name}.partial-", dir=to.parent) as work:
         command = [*JUPYTER_BOOK, str(staged / "book"), "--path-output", work, *OPTIONS]
-        environment = os.environ | {
-            "PYTHONHASHSEED": "0",
-            "NO_COLOR": "1",
-            "SOURCE_DATE_EPOCH": "0",
-        }
+        environment = os.environ | {"PYTHONHASHSEED": "0", "NO_COLOR": "1"}
         done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
         if done.returncode != 0:
             raise BuildError(

@@ -46,6 +46,9 @@ UNUSED = (
 STYLES = "_static/pages.css"
 """The one stylesheet of all pages."""
 
+WIDE = 480
+"""Figures of more pixels than this keep a legible width on a phone and scroll in their frame."""
+
 _SCRIPT = re.compile(r"<script(?P<attributes>[^>]*)>(?P<body>.*?)</script>", re.DOTALL)
 _STYLESHEET = re.compile(r'[ \t]*<link[^>]*\brel="stylesheet"[^>]*>\n?')
 _IMAGE = re.compile(r"<img\b[^>]*>")
@@ -122,8 +125,10 @@ def show_twins(
         size = sizes.get(target)
         if size is not None and _attribute(tag, "width") is None:
             tag = tag.replace("<img", f'<img width="{size[0]}" height="{size[1]}"', 1)
+            tag = _add_class(tag, "wide") if size[0] > WIDE else tag
         twin = tag.replace(f'src="{source}"', f'src="{up}{dark[target]}"')
-        return _add_class(tag, "only-light") + _add_class(twin, "only-dark")
+        both = _add_class(tag, "only-light") + _add_class(twin, "only-dark")
+        return f'<span class="figure-frame">{both}</span>'
 
     return _IMAGE.sub(pair, page)
 

@@ -112,6 +112,8 @@ def prepare(
         _describe_figures(cell, where)
         shown += _redraw_claims(cell, archived or {})
     content["cells"] = _page_cells(cells, name, profile, parameters)
+    for number, cell in enumerate(content["cells"]):
+        cell["id"] = f"cell-{number}"
     return Prepared(content, title, parameters, tuple(shown), tuple(noise))
 
 

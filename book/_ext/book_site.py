@@ -140,8 +140,18 @@ def duration(seconds: float) -> str:
     return f"{minutes // 60} h {minutes % 60:02d} min"
 
 
-def table(caption: str, head: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
-    """An HTML table; the first cell of a row is its heading. Cells are HTML already."""
+def table(
+    caption: str,
+    head: Iterable[str],
+    rows: Iterable[Iterable[str]],
+    show_caption: bool = False,
+) -> str:
+    """An HTML table; the first cell of a row is its heading. Cells are HTML already.
+
+    The caption names the table for screen readers; it is shown where no heading above says it.
+    """
+    hidden = "" if show_caption else ' class="visually-hidden"'
+    caption = html.escape(caption)
     header = "".join(f'<th scope="col">{cell}</th>' for cell in head)
     body = ""
     for first, *rest in rows:
@@ -149,7 +159,8 @@ def table(caption: str, head: Iterable[str], rows: Iterable[Iterable[str]]) -> s
         body += "</tr>\n"
     return (
         f'<div class="build-table" role="region" aria-label="{caption}" tabindex="0">'
-        f'<table class="table"><caption>{caption}</caption><thead><tr>{header}</tr></thead>\n'
+        f'<table class="table"><caption{hidden}>{caption}</caption>'
+        f"<thead><tr>{header}</tr></thead>\n"
         f"<tbody>\n{body}</tbody></table></div>"
     )
 
@@ -182,18 +193,19 @@ def _notebooks(relative: Relative, build: dict[str, Any]) -> str:
 
 
 def _parameters(relative: Relative, build: dict[str, Any]) -> str:
-    rows = [
-        [
-            f'<a href="{relative(item["name"] + ".html")}">{html.escape(item["title"])}</a>',
-            f"<code>{html.escape(parameter['name'])}</code>",
-            f"<code>{html.escape(parameter['used'])}</code>",
-            html.escape(parameter["meaning"]),
+    tables = []
+    for item in build["notebooks"]:
+        rows = [
+            [
+                f"<code>{html.escape(parameter['name'])}</code>",
+                f"<code>{html.escape(parameter['used'])}</code>",
+                html.escape(parameter["meaning"]),
+            ]
+            for parameter in item["parameters"]
         ]
-        for item in build["notebooks"]
-        for parameter in item["parameters"]
-    ]
-    head = ["Notebook", "Parameter", "This build", "Meaning"]
-    return table("Seeds and parameters", head, rows)
+        head = ["Parameter", "This build", "Meaning"]
+        tables.append(table(item["title"], head, rows, show_caption=True))
+    return "\n".join(tables)
 
 
 def _runs(relative: Relative, build: dict[str, Any]) -> str:

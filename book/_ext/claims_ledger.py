@@ -8,6 +8,7 @@ plain form controls that ``assets/book.js`` brings to life; without scripts ever
 from __future__ import annotations
 
 import html
+import re
 from collections import Counter
 from collections.abc import Sequence
 from typing import Any
@@ -16,6 +17,7 @@ from book_site import Relative, page_html, read_data
 from docutils import nodes
 from source_pages import Sources, sources, staged_sources
 from sphinx.application import Sphinx
+from sphinx.environment import BuildEnvironment
 from sphinx.util import logging
 from sphinx.util.docutils import SphinxDirective
 
@@ -23,6 +25,9 @@ VERDICTS = ("holds", "reproduced", "stronger", "weaker", "not reproduced", "fail
 """Verdicts in the order in which the summary names them."""
 FILTERS = ("part", "kind", "verdict")
 """What the reader can narrow the table by."""
+
+HAS_FORMULAS = "claims_ledger_has_formulas"
+"""Mark of a page whose sentences may hold formulas."""
 
 logger = logging.getLogger(__name__)
 
@@ -47,8 +52,7 @@ class ClaimsLedger(SphinxDirective):
                     logger.warning(
                         "claim %s names the test %s, which does not exist", claim["id"], test
                     )
-        # Formulas in the sentences: MathJax is loaded only on pages known to have some.
-        self.env.get_domain("math").data["has_equations"][self.env.docname] = True
+        self.env.metadata[self.env.docname][HAS_FORMULAS] = True
         return [page_html(ledger, claims, str(found.root))]
 
 
@@ -66,6 +70,8 @@ def ledger(relative: Relative, claims: Sequence[dict[str, Any]], root: str) -> s
         "All claims of the book</caption>"
         f'<thead role="rowgroup"><tr role="row">{head}</tr></thead>'
         f'<tbody role="rowgroup">\n{rows}\n</tbody></table>'
+        "<p>The same records for programs: "
+        f'<a href="{relative("claims.json")}">claims.json</a>.</p>'
     )
 
 
@@ -90,9 +96,9 @@ def filters(claims: Sequence[dict[str, Any]]) -> str:
             values.sort(key=VERDICTS.index)
         options = "".join(f"<option>{html.escape(value)}</option>" for value in values)
         fields += (
-            f'<label for="ledger-{key}">{key.capitalize()}</label>'
+            f'<span><label for="ledger-{key}">{key.capitalize()}</label>'
             f'<select id="ledger-{key}" data-key="{key}"><option value="">all</option>'
-            f"{options}</select>"
+            f"{options}</select></span>"
         )
     return (
         '<form class="ledger-filters" aria-label="Filter the claims" hidden>'
@@ -105,7 +111,7 @@ def row(claim: dict[str, Any], found: Sources, relative: Relative) -> str:
     """One claim as a table row."""
 
     def cell(label: str, content: str | None, kind: str) -> str:
-        text = html.escape(content) if content else '<span class="none">none</span>'
+        text = numbers(content) if content else '<span class="none">none</span>'
         return f'<td role="cell" class="{kind}" data-label="{label}">{text}</td>'
 
     place = found.find(claim["checks"])
@@ -114,11 +120,13 @@ def row(claim: dict[str, Any], found: Sources, relative: Relative) -> str:
         f"{html.escape(claim['chapter'])}</a>"
     ]
     if place is not None:
-        links.append(f'<a href="{relative(place.page)}"><code>{claim["checks"]}</code></a>')
+        links.append(
+            f'<a href="{relative(place.page)}"><code>{breakable(claim["checks"])}</code></a>'
+        )
     for test in claim["tests"]:
         place = found.find_test(test)
         if place is not None:
-            name = html.escape(test.split("::")[-1])
+            name = breakable(test.split("::")[-1])
             links.append(f'<a href="{relative(place.page)}"><code>{name}</code></a>')
     chain = '<span aria-hidden="true"> → </span>'.join(links)
     keys = "".join(f' data-{key}="{html.escape(claim[key])}"' for key in FILTERS)
@@ -138,11 +146,29 @@ def row(claim: dict[str, Any], found: Sources, relative: Relative) -> str:
     )
 
 
+def breakable(name: str) -> str:
+    """A dotted or underscored name that may break behind each part."""
+    return re.sub(r"([._])(?=\w)", r"\1<wbr>", html.escape(name))
+
+
+def numbers(text: str) -> str:
+    """Text whose numbers do not break at the sign of their exponent."""
+    return re.sub(r"[\d.]+e-\d+", r'<span class="nowrap">\g<0></span>', html.escape(text))
+
+
 def _slug(verdict: str) -> str:
     return verdict.replace(" ", "-")
+
+
+def load_mathjax(app: Sphinx, env: BuildEnvironment) -> None:
+    """Tell Sphinx which pages hold formulas that it did not parse: MathJax is loaded only there."""
+    for page, metadata in env.metadata.items():
+        if HAS_FORMULAS in metadata:
+            env.get_domain("math").data["has_equations"][page] = True
 
 
 def setup(app: Sphinx) -> dict[str, Any]:
     """Register the directive."""
     app.add_directive("claims-ledger", ClaimsLedger)
+    app.connect("env-updated", load_mathjax)
     return {"version": "1", "parallel_read_safe": True, "parallel_write_safe": True}
