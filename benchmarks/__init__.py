@@ -1,0 +1,1 @@
+"""How fast is the library, against ordinary code and against the machine?"""

@@ -1,0 +1,142 @@
+r"""Low-rank adaptation: the method a prefix is compared with.
+
+A linear layer :math:`Wx + b` becomes :math:`Wx + BAx + b` with :math:`A` of `rank` rows and
+:math:`B` of `rank` columns. :math:`B` starts at zero, so the model starts unchanged. Unlike a
+prefix it changes the weights, and with those of queries and keys the relative attention.
+
+Source: Hu et al., ICLR 2022, with their factor alpha / rank left out: the learning rate stands in
+for it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from promptlib.prefix_tuning.gpt import GPT
+
+INIT_STD = 0.02
+"""Standard deviation of the initial entries of `LoRALinear.down`."""
+
+
+class LoRALinear(nn.Module):
+    """A linear layer and a learned correction of low rank.
+
+    Attributes
+    ----------
+    base : nn.Linear
+        The layer as it was; frozen.
+    down : Parameter, ``(rank, n_in)``
+        The paper's A, from N(0, 0.02²).
+    up : Parameter, ``(n_out, rank)``
+        The paper's B, zero at first.
+    """
+
+    def __init__(
+        self, base: nn.Linear, rank: int, generator: torch.Generator | None = None
+    ) -> None:
+        super().__init__()
+        if not 1 <= rank <= min(base.in_features, base.out_features):
+            raise ValueError(
+                f"expected a rank from 1 to {min(base.in_features, base.out_features)} for a "
+                f"layer {base.in_features} -> {base.out_features}, got {rank}"
+            )
+        self.base = base.requires_grad_(False)
+        noise = torch.randn(rank, base.in_features, generator=generator)
+        self.down = nn.Parameter((INIT_STD * noise).to(base.weight))
+        self.up = nn.Parameter(torch.zeros(base.out_features, rank).to(base.weight))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Apply layer and correction: ``(…, n_in) -> (…, n_out)``."""
+        return self.base(x) + x @ self.down.T @ self.up.T
+
+    @torch.no_grad()
+    def merged(self) -> nn.Linear:
+        """Return one linear layer that does the same."""
+        base = self.base
+        layer = nn.Linear(base.in_features, base.out_features, bias=base.bias is not None)
+        layer = layer.to(base.weight)
+        layer.weight.copy_(base.weight + self.up @ self.down)
+        if base.bias is not None:
+            layer.bias.copy_(base.bias)
+        return layer
+
+
+def add_lora(
+    model: GPT,
+    rank: int,
+    modules: Sequence[str],
+    generator: torch.Generator | None = None,
+) -> list[nn.Parameter]:
+    """Give linear layers of `model` a low-rank correction, in place.
+
+    Parameters
+    ----------
+    model : GPT
+        All of its own parameters are frozen.
+    rank : int
+        At least 1.
+    modules : sequence of str
+        Ends of the names of the layers, whole parts: ``"mlp.expand"``, ``"mlp.contract"``,
+        ``"attention.query"``, ``"attention.key"``, ``"attention.value"``, ``"attention.project"``.
+        In every block.
+    generator : torch.Generator, optional
+        Source of the initial entries.
+
+    Returns
+    -------
+    list of Parameter
+        What there is to learn.
+
+    Raises
+    ------
+    ValueError
+        If a name fits no linear layer, or a layer is corrected already.
+    """
+    layers = {name: module for name, module in model.named_modules()}
+    for name in layers:
+        if isinstance(layers[name], LoRALinear):
+            raise ValueError(f"{name} has a correction already; call remove_lora first")
+    linear = [name for name, module in layers.items() if isinstance(module, nn.Linear)]
+    chosen = []
+    for ending in modules:
+        fitting = [name for name in linear if f".{name}".endswith(f".{ending}")]
+        if not fitting:
+            known = sorted({name.split(".", 2)[-1] for name in linear})
+            raise ValueError(f"no linear layer is called {ending!r}; there are {', '.join(known)}")
+        chosen += [name for name in fitting if name not in chosen]
+    if not chosen:
+        raise ValueError("expected at least 1 module to correct, got none")
+    model.requires_grad_(False)
+    learned: list[nn.Parameter] = []
+    for name in chosen:
+        corrected = LoRALinear(model.get_submodule(name), rank, generator)
+        _replace(model, name, corrected)
+        learned += [corrected.down, corrected.up]
+    return learned
+
+
+def remove_lora(model: GPT, merge: bool = False) -> None:
+    """Take the corrections of `add_lora` away again, in place.
+
+    Parameters
+    ----------
+    model : GPT
+    merge : bool
+        Keep what was learned, as part of the weights; otherwise the model is as it was before.
+    """
+    corrected = [
+        (name, module)
+        for name, module in model.named_modules()
+        if isinstance(module, LoRALinear)
+    ]
+    for name, module in corrected:
+        _replace(model, name, module.merged() if merge else module.base)
+    model.requires_grad_(True)
+
+
+def _replace(model: nn.Module, name: str, module: nn.Module) -> None:
+    parent, _, child = name.rpartition(".")
+    setattr(model.get_submodule(parent), child, module)

@@ -1,0 +1,272 @@
+"""What are the models of Part II asked to do?
+
+Ten digits from 0 to 7 go in, ten symbols come out. A task is a function of the whole sequence,
+written for a batch. The tasks differ in the attention that they need: sorting gathers, adding one
+copies, counting compares.
+
+Source: the tasks of Petrov, Torr and Bibi, ICLR 2024. Two things differ on purpose. The split
+into train and test is a fixed function of the digits (a salted hash would change it from one
+process to the next), and the vocabulary has eleven symbols, so that a count of ten fits.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+Split = Literal["train", "test"]
+
+SEQUENCE_LENGTH = 10
+"""Digits in an input, and symbols in an output."""
+
+N_DIGITS = 8
+"""Inputs are made of the digits 0 to 7."""
+
+MOST_DISTINCT = 5
+"""Half of the samples have at most this many distinct digits."""
+
+VOCABULARY = SEQUENCE_LENGTH + 1
+"""Symbols 0 to 10: a digit can occur ten times."""
+
+TEST_SHARE = 4
+"""One sequence in this many belongs to the test split."""
+
+
+@dataclass(frozen=True)
+class Task:
+    """A function from ten digits to ten symbols, with examples drawn on demand.
+
+    One example by hand, for `SORT_DESCENDING`::
+
+        input   3 1 3 0 7 1 1 5 0 3
+        target  7 5 3 3 3 1 1 1 0 0
+
+    The model reads ``3 1 3 0 7 1 1 5 0 3 7 5 3 3 3 1 1 1 0`` (19 tokens, the last target is
+    never read) and is asked for the next symbol at the last ten of them: after the tenth token, 3,
+    it has to say 7; after that 7, it has to say 5; and so on. The input has five distinct digits,
+    0 1 3 5 7, so it could have come from either face of the coin of `sample`. The code that
+    decides its split is ``3 + 1·8 + 3·8² + 0·8³ + …``, scrambled by `in_test_split`.
+
+    Attributes
+    ----------
+    name : str
+        Name in lower case, as it appears in run configurations.
+    rule : callable
+        Maps digits ``[n, 10]`` to symbols ``[n, 10]``.
+    symbols : int
+        The symbols of inputs and targets are 0 to ``symbols - 1``.
+    """
+
+    name: str
+    rule: Callable[[Tensor], Tensor]
+    symbols: int
+
+    def solve(self, inputs: Tensor) -> Tensor:
+        """Return the right answers ``[n, 10]`` to the digits ``inputs [n, 10]``.
+
+        Raises
+        ------
+        ValueError
+            If `inputs` is not ``[n, 10]`` or holds anything but the digits 0 to 7.
+        """
+        check_digits(inputs)
+        return self.rule(inputs)
+
+    def sample(
+        self, n: int, split: Split, generator: torch.Generator | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Draw `n` examples of one split: inputs ``[n, 10]`` and targets ``[n, 10]``, int64.
+
+        A fair coin for each example decides whether its digits are drawn freely or redrawn until
+        at most `MOST_DISTINCT` of them are distinct; examples of the other split are rejected.
+
+        Raises
+        ------
+        ValueError
+            If `n` is below 1 or `split` is neither "train" nor "test".
+        """
+        inputs = sample_digits(n, split, generator)
+        return inputs, self.solve(inputs)
+
+
+@dataclass(frozen=True)
+class Mixture:
+    """One of several tasks for each example, drawn evenly; nothing in the input tells which.
+
+    No model can answer better than by guessing the task at the first symbol that tells the tasks
+    apart, so four tasks cost about log(4)/10 nats a symbol however long one trains.
+    """
+
+    name: str
+    tasks: tuple[Task, ...]
+
+    @property
+    def symbols(self) -> int:
+        """The largest alphabet among the tasks."""
+        return max(task.symbols for task in self.tasks)
+
+    def solve(self, inputs: Tensor) -> Tensor:
+        """Refuse: an input of a mixture has several right answers.
+
+        Raises
+        ------
+        TypeError
+            Always; solve with one of `tasks`, or use the targets of `sample`.
+        """
+        names = ", ".join(task.name for task in self.tasks)
+        raise TypeError(f"{self.name} has no single answer; solve with one of its tasks: {names}")
+
+    def sample(
+        self, n: int, split: Split, generator: torch.Generator | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Draw `n` examples like `Task.sample`, each solved by a task of its own."""
+        inputs = sample_digits(n, split, generator)
+        answers = torch.stack([task.rule(inputs) for task in self.tasks])
+        choice = torch.randint(len(self.tasks), (n,), generator=generator)
+        return inputs, answers[choice, torch.arange(n)]
+
+
+def _descending(inputs: Tensor) -> Tensor:
+    return inputs.sort(dim=-1, descending=True).values
+
+
+def _ascending(inputs: Tensor) -> Tensor:
+    return inputs.sort(dim=-1).values
+
+
+def _count(inputs: Tensor) -> Tensor:
+    return (inputs.unsqueeze(-1) == inputs.unsqueeze(-2)).sum(dim=-1)
+
+
+SORT_ASCENDING = Task("sort_ascending", _ascending, N_DIGITS)
+SORT_DESCENDING = Task("sort_descending", _descending, N_DIGITS)
+ADD_ONE = Task("add_one", lambda inputs: inputs + 1, N_DIGITS + 1)
+ADD_TWO = Task("add_two", lambda inputs: inputs + 2, N_DIGITS + 2)
+ASCENDING_ADD_ONE = Task("ascending_add_one", lambda x: _ascending(x) + 1, N_DIGITS + 1)
+DOUBLE_HISTOGRAM = Task("double_histogram", _count, SEQUENCE_LENGTH + 1)
+MIXTURE = Mixture("mixture", (SORT_ASCENDING, SORT_DESCENDING, ADD_ONE, ADD_TWO))
+
+_BY_NAME: dict[str, Task | Mixture] = {
+    task.name: task
+    for task in (*MIXTURE.tasks, ASCENDING_ADD_ONE, DOUBLE_HISTOGRAM, MIXTURE)
+}
+
+
+def task_named(name: str) -> Task | Mixture:
+    """Return the task of that name, as run configurations store it.
+
+    Raises
+    ------
+    ValueError
+        If there is none.
+    """
+    try:
+        return _BY_NAME[name]
+    except KeyError:
+        raise ValueError(f"no task is called {name!r}; there are {', '.join(_BY_NAME)}") from None
+
+
+def sample_digits(n: int, split: Split, generator: torch.Generator | None = None) -> Tensor:
+    """Draw the inputs ``[n, 10]`` of `n` examples of one split; see `Task.sample`."""
+    if n < 1:
+        raise ValueError(f"expected at least 1 example, got n={n}")
+    if split not in ("train", "test"):
+        raise ValueError(f"expected split 'train' or 'test', got {split!r}")
+    share = 1 / TEST_SHARE if split == "test" else 1 - 1 / TEST_SHARE
+    accepted: list[Tensor] = []
+    missing = n
+    while missing > 0:
+        digits = _draw_digits(int(missing / share) + 16, generator)
+        digits = digits[in_test_split(digits) == (split == "test")]
+        accepted.append(digits[:missing])
+        missing -= len(accepted[-1])
+    return torch.cat(accepted)
+
+
+def _draw_digits(n: int, generator: torch.Generator | None) -> Tensor:
+    """Draw ``[n, 10]`` digits before the split: the coin, then redraw the rows that must repeat."""
+    digits = torch.randint(N_DIGITS, (n, SEQUENCE_LENGTH), generator=generator)
+    must_repeat = torch.rand(n, generator=generator) < 0.5
+    rows = (must_repeat & (count_distinct(digits) > MOST_DISTINCT)).nonzero().squeeze(1)
+    while len(rows) > 0:
+        redrawn = torch.randint(N_DIGITS, (len(rows), SEQUENCE_LENGTH), generator=generator)
+        digits[rows] = redrawn
+        rows = rows[count_distinct(redrawn) > MOST_DISTINCT]
+    return digits
+
+
+def count_distinct(digits: Tensor) -> Tensor:
+    """Count the different digits of each row: ``[n, 10] -> [n]``."""
+    ordered = digits.sort(dim=-1).values
+    return (ordered[:, 1:] != ordered[:, :-1]).sum(dim=-1) + 1
+
+
+def in_test_split(digits: Tensor) -> Tensor:
+    """Tell which sequences ``[n, 10]`` belong to the test split: ``[n]``, bool.
+
+    The digits, read as a number in base 8, go through the finaliser of SplitMix64 (Steele, Lea
+    and Flood, 2014), a fixed scrambling of 64-bit integers. One value in `TEST_SHARE` is a test
+    sequence. The answer depends on the digits alone, in every process and on every machine.
+    """
+    code = (digits << (3 * torch.arange(SEQUENCE_LENGTH, device=digits.device))).sum(dim=-1)
+    code = code + _signed(0x9E3779B97F4A7C15)
+    code = (code ^ _shift_right(code, 30)) * _signed(0xBF58476D1CE4E5B9)
+    code = (code ^ _shift_right(code, 27)) * _signed(0x94D049BB133111EB)
+    return (code ^ _shift_right(code, 31)) % TEST_SHARE == 0
+
+
+def _signed(constant: int) -> int:
+    return constant - (1 << 64)
+
+
+def _shift_right(code: Tensor, bits: int) -> Tensor:
+    """Shift as unsigned: torch's int64 shift would copy the sign bit."""
+    return (code >> bits) & ((1 << (64 - bits)) - 1)
+
+
+def check_digits(inputs: Tensor) -> None:
+    """Raise a ValueError unless `inputs` is ``[n, 10]`` with digits 0 to 7."""
+    if inputs.ndim != 2 or inputs.shape[1] != SEQUENCE_LENGTH:
+        raise ValueError(f"expected inputs [n, {SEQUENCE_LENGTH}], got {list(inputs.shape)}")
+    if len(inputs) and (inputs.min() < 0 or inputs.max() >= N_DIGITS):
+        raise ValueError(
+            f"expected digits 0 to {N_DIGITS - 1}, got values from "
+            f"{int(inputs.min())} to {int(inputs.max())}"
+        )
+
+
+def check_vocabulary(task: Task | Mixture, vocab_size: int) -> None:
+    """Raise a ValueError if a model of `vocab_size` symbols cannot write the answers of `task`."""
+    if task.symbols > vocab_size:
+        raise ValueError(
+            f"{task.name} needs {task.symbols} symbols (0 to {task.symbols - 1}), but the model "
+            f"has vocab_size={vocab_size}; build it with vocab_size={VOCABULARY}"
+        )
+
+
+def read_and_answer(inputs: Tensor, targets: Tensor) -> Tensor:
+    """Join inputs and targets ``[n, 10]`` to what a model reads: ``[n, 19]``.
+
+    The last target is never read. The logits at the last ten positions answer for `targets`.
+    """
+    return torch.cat([inputs, targets[:, :-1]], dim=1)
+
+
+def batches(
+    task: Task | Mixture, steps: int, batch_size: int, generator: torch.Generator
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Yield `steps` training batches, as tokens ``[batch, 19]`` and targets ``[batch, 10]``.
+
+    Examples are drawn for many steps at once: a draw costs some forty small operations however
+    many rows it has.
+    """
+    steps_per_draw = 256
+    for start in range(0, steps, steps_per_draw):
+        in_this_draw = min(steps_per_draw, steps - start)
+        inputs, targets = task.sample(in_this_draw * batch_size, "train", generator)
+        tokens = read_and_answer(inputs, targets)
+        yield from zip(tokens.split(batch_size), targets.split(batch_size), strict=True)

@@ -1,0 +1,217 @@
+"""How is anything in the book trained? By this loop; methods differ in what they hand to it.
+
+Pretraining and full fine-tuning hand over all parameters of a model, prefix-tuning the vectors of
+a prefix, LoRA its factors. The rest is common: AdamW, a learning rate that rises linearly and falls
+along half a cosine to zero, gradients clipped by their norm. Nothing stops early.
+
+Several learners, such as the prefixes of a sweep over learning rates, can share the passes through
+one frozen model. Each has its own learning rate, its own clipping and its own moments, so it moves
+as it would alone.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor, nn
+
+from promptlib.progress import progress_bar
+
+Batch = TypeVar("Batch")
+Progress = Callable[..., Iterable[Any]]
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How long and how to train; the learning rate belongs to the `Learner`.
+
+    Attributes
+    ----------
+    steps : int
+        Updates, at least 1.
+    warmup : int
+        Steps over which the learning rate rises linearly, below `steps`.
+    weight_decay : float
+        Decoupled decay of weight matrices (not of biases, gains, embeddings or prefixes).
+    betas : pair of float
+        Decay rates of AdamW's moments.
+    clip_norm : float
+        Longest gradient of a learner; longer ones are scaled down to it.
+    """
+
+    steps: int
+    warmup: int
+    weight_decay: float = 0.1
+    betas: tuple[float, float] = (0.9, 0.95)
+    clip_norm: float = 1.0
+
+    def __post_init__(self) -> None:
+        if self.steps < 1:
+            raise ValueError(f"expected steps >= 1, got {self.steps}")
+        if not 0 <= self.warmup < self.steps:
+            raise ValueError(f"expected 0 <= warmup < steps={self.steps}, got {self.warmup}")
+
+    def schedule(self, step: int) -> float:
+        """Return the factor of the learning rate at `step`, counted from 0: in (0, 1]."""
+        if step < self.warmup:
+            return (step + 1) / (self.warmup + 1)
+        done = (step - self.warmup) / (self.steps - self.warmup)
+        return 0.5 * (1 + math.cos(math.pi * done))
+
+
+@dataclass(frozen=True)
+class Learner:
+    """Parameters that learn together, apart from all other learners.
+
+    Attributes
+    ----------
+    name : str
+        Used in error messages.
+    decayed, undecayed : sequences of parameters
+        Those with weight decay and those without.
+    learning_rate : float
+        The highest of the schedule, above 0.
+    """
+
+    name: str
+    decayed: Sequence[nn.Parameter]
+    undecayed: Sequence[nn.Parameter]
+    learning_rate: float
+
+    def __post_init__(self) -> None:
+        if not 0 < self.learning_rate < math.inf:
+            raise ValueError(f"expected learning_rate > 0, got {self.learning_rate}")
+        if not self.parameters:
+            raise ValueError(f"learner {self.name!r} has no parameters")
+
+    @property
+    def parameters(self) -> list[nn.Parameter]:
+        """All parameters of the learner."""
+        return [*self.decayed, *self.undecayed]
+
+
+class TrainingDiverged(RuntimeError):
+    """A loss became infinite or not a number."""
+
+
+def whole_model(model: nn.Module, learning_rate: float) -> Learner:
+    """Hand over every parameter of `model`; the matrices of its linear layers decay."""
+    decayed = [m.weight for m in model.modules() if isinstance(m, nn.Linear)]
+    ids = {id(parameter) for parameter in decayed}
+    undecayed = [parameter for parameter in model.parameters() if id(parameter) not in ids]
+    return Learner("whole model", decayed, undecayed, learning_rate)
+
+
+def freeze(model: nn.Module) -> None:
+    """Make `model` constant: no parameter of it requires a gradient any more."""
+    for parameter in model.parameters():
+        parameter.requires_grad_(False)
+
+
+@contextmanager
+def flushed_denormals() -> Iterator[None]:
+    """Round numbers below 1.2e-38 to zero for a while.
+
+    The tanh of a large activation passes through such numbers, and processors take up to six
+    times as long for them. Nothing here depends on them.
+    """
+    torch.set_flush_denormal(True)
+    try:
+        yield
+    finally:
+        torch.set_flush_denormal(False)
+
+
+@flushed_denormals()
+def train(
+    learners: Sequence[Learner],
+    loss: Callable[[Batch], Tensor],
+    batches: Iterable[Batch],
+    recipe: Recipe,
+    *,
+    label: str = "training",
+    progress: Progress = progress_bar,
+) -> Tensor:
+    """Minimise the losses of `learners`, in place.
+
+    Parameters
+    ----------
+    learners : sequence of Learner
+    loss : callable
+        Maps a batch to one loss for each learner: ``(len(learners),)``, or a scalar for a single
+        learner. The loss of a learner depends on no other learner's parameters.
+    batches : iterable
+        One batch for each of ``recipe.steps`` steps.
+    recipe : Recipe
+    label : str
+        What the progress bar says.
+    progress : callable
+        Called as ``progress(iterable, label, total=steps)``; yields the same items.
+
+    Returns
+    -------
+    Tensor, ``(steps, len(learners))``
+        The loss of each step, before its update.
+
+    Raises
+    ------
+    TrainingDiverged
+        If a loss is not finite; names learner, step and learning rate.
+    ValueError
+        If there are no learners, too few batches, or not one loss for each learner.
+    """
+    if not learners:
+        raise ValueError("expected at least 1 learner, got none")
+    groups = []
+    for learner in learners:
+        for parameters, decay in (
+            (learner.decayed, recipe.weight_decay),
+            (learner.undecayed, 0.0),
+        ):
+            if parameters:
+                groups.append(
+                    {
+                        "params": list(parameters),
+                        "weight_decay": decay,
+                        "lr": learner.learning_rate,
+                        "peak": learner.learning_rate,
+                    }
+                )
+    optimiser = torch.optim.AdamW(groups, betas=recipe.betas, fused=True)
+    curve = torch.empty(recipe.steps, len(learners))
+    steps_done = 0
+    for step, batch in enumerate(progress(batches, label, total=recipe.steps)):
+        losses = loss(batch).reshape(-1)
+        if len(losses) != len(learners):
+            raise ValueError(f"expected {len(learners)} losses, one a learner, got {len(losses)}")
+        curve[step] = losses.detach()
+        if not curve[step].isfinite().all():
+            _report_divergence(learners, curve[step], step, recipe)
+        optimiser.zero_grad(set_to_none=True)
+        losses.sum().backward()
+        for learner in learners:
+            nn.utils.clip_grad_norm_(learner.parameters, recipe.clip_norm, foreach=True)
+        for group in optimiser.param_groups:
+            group["lr"] = group["peak"] * recipe.schedule(step)
+        optimiser.step()
+        steps_done += 1
+    if steps_done != recipe.steps:
+        raise ValueError(f"expected {recipe.steps} batches, got {steps_done}")
+    return curve
+
+
+def _report_divergence(
+    learners: Sequence[Learner], losses: Tensor, step: int, recipe: Recipe
+) -> None:
+    worst = int((~losses.isfinite()).nonzero()[0])
+    rate = learners[worst].learning_rate
+    raise TrainingDiverged(
+        f"the loss of {learners[worst].name} is {float(losses[worst])} at step {step} of "
+        f"{recipe.steps}, with learning rate {rate:g} (now {rate * recipe.schedule(step):.3g}); "
+        "lower the learning rate"
+    )
