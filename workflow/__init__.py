@@ -1,2 +1,4 @@
-"""From notebook sources to the published site; see ``Snakefile`` for the steps and ``build`` for the
-command behind ``make book``."""
+"""From notebook sources to the published site.
+
+``Snakefile`` has the steps, ``build`` is the command behind ``make book``.
+"""

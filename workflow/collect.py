@@ -2,7 +2,7 @@
 
 ``python -m workflow.collect --profile quick`` reads the claims out of the executed notebooks,
 finds the tests that show each of them can fail (``@pytest.mark.claim(id)``), and writes
-``_build/quick/claims.json``. ``--gate`` then compares with ``config/verdicts.yml``.
+``_build/quick/claims.json``; with ``--gate`` it compares them with ``config/verdicts.yml``.
 """
 
 from __future__ import annotations
@@ -110,13 +110,6 @@ def gate(
     return problems
 
 
-def summary(records: Iterable[Mapping[str, Any]]) -> str:
-    """Counts by verdict, in one line."""
-    counts = Counter(record["verdict"] for record in records)
-    total = sum(counts.values())
-    return f"{total} claims: " + ", ".join(f"{n} {verdict}" for verdict, n in counts.most_common())
-
-
 def main(arguments: list[str] | None = None) -> int:
     """Command line; see the module's docstring."""
     parser = argparse.ArgumentParser(prog="python -m workflow.collect", description=__doc__)
@@ -124,15 +117,15 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--gate", action="store_true")
     options = parser.parse_args(arguments)
     target = ROOT / "_build" / options.profile / "claims.json"
-    try:
-        content = collect(load_profile(options.profile))
-    except BuildError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    write_if_changed(target, json.dumps(content, indent=1, ensure_ascii=False).encode() + b"\n")
-    print(summary(content["claims"]))
     if not options.gate:
+        try:
+            content = collect(load_profile(options.profile))
+        except BuildError as error:
+            print(f"error: {error}", file=sys.stderr)
+            return 1
+        write_if_changed(target, json.dumps(content, indent=1, ensure_ascii=False).encode() + b"\n")
         return 0
+    content = json.loads(target.read_text(encoding="utf-8"))
     recorded = yaml.safe_load(VERDICTS.read_text(encoding="utf-8")) or {}
     problems = gate(options.profile, content["claims"], recorded)
     for problem in problems:

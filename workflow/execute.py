@@ -14,6 +14,7 @@ import json
 import os
 import resource
 import sys
+import tempfile
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -23,11 +24,10 @@ import jupytext
 import nbformat
 import papermill
 from papermill.exceptions import PapermillExecutionError
+from traitlets.config import Config
 
 from workflow.profile_config import load_profile
 from workflow.sources import ROOT, BuildError, Source
-
-KERNEL_START_ATTEMPTS = 3
 
 
 def execute(source: Source, parameters: Mapping[str, Any], target: Path, failed: Path) -> None:
@@ -122,24 +122,21 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _run(prepared: Path, partial: Path, parameters: Mapping[str, Any]) -> None:
-    """Papermill, tried again when the kernel did not start: parallel kernels race for ports."""
+    """Papermill with a kernel behind files of its own: no ports to race for, or to listen on."""
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     os.environ["TQDM_DISABLE"] = "1"
-    for attempt in range(1, KERNEL_START_ATTEMPTS + 1):
-        try:
-            papermill.execute_notebook(
-                str(prepared),
-                str(partial),
-                parameters=dict(parameters),
-                kernel_name="python3",
-                progress_bar=False,
-                cwd=str(ROOT),
-                start_timeout=120,
-            )
-            return
-        except RuntimeError as error:
-            if "before replying" not in str(error) or attempt == KERNEL_START_ATTEMPTS:
-                raise
+    with tempfile.TemporaryDirectory(prefix="kernel-") as runtime:
+        os.environ["JUPYTER_RUNTIME_DIR"] = runtime  # paths of sockets must stay short
+        papermill.execute_notebook(
+            str(prepared),
+            str(partial),
+            parameters=dict(parameters),
+            kernel_name="python3",
+            progress_bar=False,
+            cwd=str(ROOT),
+            start_timeout=120,
+            config=Config(KernelManager={"transport": "ipc", "ip": f"{runtime}/kernel"}),
+        )
 
 
 def _shown(path: Path) -> str:

@@ -1,0 +1,231 @@
+"""``make book`` from cold, again, after edits, with faults, and after kill -9 at any place."""
+
+import contextlib
+import os
+import shutil
+import signal
+import subprocess
+import sys
+
+import pytest
+
+from tests.pipeline import small_book
+from tests.pipeline.small_book import Book
+
+pytestmark = pytest.mark.pipeline
+
+
+@pytest.fixture(scope="module")
+def pristine(tmp_path_factory):
+    """A built book that no test changes, and what its build printed."""
+    book = small_book.make(tmp_path_factory.mktemp("pristine") / "book")
+    status, output = book.build()
+    assert status == 0, output
+    return book, output
+
+
+@pytest.fixture
+def book(pristine, tmp_path):
+    """A copy of the built book, with its store, its caches and its site."""
+    root = tmp_path / "book"
+    shutil.copytree(pristine[0].root, root, symlinks=True)
+    (root / "work.log").unlink()
+    return Book(root)
+
+
+def descendants(pid):
+    """Process ids below a process, from /proc."""
+    found = []
+    for name in os.listdir("/proc"):
+        if name.isdigit():
+            try:
+                with open(f"/proc/{name}/stat") as file:
+                    parent = int(file.read().rpartition(")")[2].split()[1])
+            except OSError:
+                continue
+            if parent == pid:
+                found += [int(name), *descendants(int(name))]
+    return found
+
+
+def kill(process, wanted):
+    """kill -9 the descendants whose command line holds ``wanted`` (all of them for None)."""
+    victims = []
+    for pid in descendants(process.pid):
+        try:
+            with open(f"/proc/{pid}/cmdline") as file:
+                command = file.read().replace("\0", " ")
+        except OSError:
+            continue
+        if wanted is None or wanted in command:
+            victims.append(pid)
+    if wanted is None:
+        victims.append(process.pid)
+    assert victims, f"nothing runs {wanted}"
+    for pid in victims:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+
+
+def test_a_cold_build_trains_executes_and_publishes(pristine):
+    book, output = pristine
+    assert book.log == ["first", "second", "train"]  # one run, though two notebooks want it
+    assert "2 claims: 2 holds" in output
+    assert str(book.site / "index.html") in output
+    for page in ("index.html", "ledger.html", "small/first.html", "claims.json"):
+        assert (book.site / page).is_file()
+    assert 'id="claim-small-first"' in (book.site / "small" / "first.html").read_text()
+
+
+def test_nothing_is_redone_when_nothing_changed(book):
+    before = book.site.resolve().name
+    status, output = book.build()
+    assert status == 0, output
+    assert book.log == []
+    assert book.site.resolve().name == before
+
+
+def test_prose_is_published_without_executing(book):
+    book.edit("notebooks/small/first.md", "Some prose.", "Some better prose.")
+    status, output = book.build()
+    assert status == 0, output
+    assert book.log == []
+    assert "Some better prose." in (book.site / "small" / "first.html").read_text()
+
+
+def test_rewording_code_executes_and_never_retrains_and_new_code_does(book):
+    book.edit("promptlib/small/training.py", '"""Training of', '"""The training of')
+    status, output = book.build()
+    assert status == 0, output
+    assert "train" not in book.log
+    (book.root / "work.log").unlink(missing_ok=True)
+    book.edit(
+        "promptlib/small/training.py", 'torch.full((3,), config["rate"])', "torch.ones(3) / 2"
+    )
+    status, output = book.build()
+    assert status == 0, output
+    assert book.log == ["first", "second", "train"]
+
+
+def test_two_builds_give_the_same_bytes(pristine, tmp_path):
+    again = small_book.make(tmp_path / "elsewhere")
+    status, output = again.build()
+    assert status == 0, output
+    ours, theirs = again.pages(), pristine[0].pages()
+    assert ours.keys() == theirs.keys()
+    assert [name for name in ours if ours[name] != theirs[name]] == []
+
+
+def test_a_failing_notebook_keeps_the_site_and_the_other_notebooks(book):
+    before = book.pages()
+    book.edit("notebooks/small/first.md", 'work("first")', 'work("first"); 1 / 0')
+    book.edit("notebooks/small/second.md", 'work("second")', 'work("second");  print("again")')
+    status, output = book.build()
+    assert status != 0
+    assert "ZeroDivisionError" in output
+    assert "_build/quick/failed/small/first.ipynb" in output
+    assert "still the last good site" in output
+    assert (book.root / "_build/quick/failed/small/first.ipynb").is_file()
+    assert "again" in (book.root / "_build/quick/executed/small/second.ipynb").read_text()
+    assert book.pages() == before
+
+
+def test_a_claim_that_breaks_closes_the_gate(book):
+    before = book.pages()
+    book.edit("promptlib/small/training.py", "return Result(", "w = w + 1e-3\n    return Result(")
+    status, output = book.build()
+    assert status != 0
+    assert "gate: small/first fails: worst error 3.0e-03" in output
+    assert book.pages() == before
+
+
+@pytest.mark.parametrize(
+    ("file", "old", "new", "arguments", "message"),
+    [
+        ("config/quick.yml", "", "", ["--profile", "quik"], "no profile 'quik' (did you mean"),
+        ("config/quick.yml", "", "", ["--cores", "0"], "CORES must be a positive number, got 0"),
+        (
+            "config/quick.yml",
+            "first: {",
+            "first: {parameters: {rat: 1}, ",
+            [],
+            "(did you mean 'rat",
+        ),
+        ("config/quick.yml", "first: {", "first: {parameters: {rate: x}, ", [], "must be a number"),
+        ("config/quick.yml", "first: {", "first: {run: x, ", [], "unknown key 'run'"),
+        ("config/quick.yml", "first: {", "third: {", [], "does not say how to run small/first"),
+        ("config/quick.yml", "training:plan", "training:pla", [], "no plan"),
+    ],
+)
+def test_bad_input_is_named_and_nothing_is_lost(book, file, old, new, arguments, message):
+    before = book.site.resolve().name
+    if old:
+        book.edit(file, old, new)
+    status, output = book.build(*arguments)
+    assert status == 1
+    assert message in output
+    assert "Traceback" not in output
+    assert book.site.resolve().name == before
+    assert book.log == []
+
+
+@pytest.mark.parametrize(
+    ("entry", "victim"),
+    [
+        ("train", "workflow.train"),
+        ("train", None),
+        ("first", "ipykernel"),
+        ("first", "workflow.execute"),
+        ("first", None),
+    ],
+)
+def test_kill_9_at_any_place_and_the_next_build_recovers(pristine, tmp_path, entry, victim):
+    book = small_book.make(tmp_path / "book")
+    hold = book.root / "hold"
+    if entry != "train":  # train first, then hold the notebooks
+        subprocess.run(
+            [
+                sys.executable,
+                "-c",
+                "from promptlib.small.training import plan; from promptlib.runs import RunStore;"
+                "RunStore.default().get(plan(0.5)[0])",
+            ],
+            cwd=book.root,
+            env={**os.environ, "PYTHONPATH": str(book.root)},
+            check=True,
+        )
+    hold.touch()
+    process = book.start()
+    book.wait_for(entry)
+    kill(process, victim)
+    hold.unlink()
+    process.communicate(timeout=120)
+    assert process.returncode != 0
+    assert not book.site.exists()
+    status, output = book.build()
+    assert status == 0, output
+    assert book.pages() == pristine[0].pages()
+
+
+def test_a_damaged_run_is_reported_and_redone_to_the_same_bytes(book):
+    before = book.pages()
+    (run,) = (book.root / "runs").glob("train-*")
+    (run / "weights.safetensors").write_bytes(b"damaged")
+    status, output = book.build()
+    assert status == 0, output
+    assert "is damaged" in output
+    assert "train" in book.log
+    assert book.pages() == before
+
+
+def test_a_second_build_in_the_same_folder_is_refused(book):
+    (book.root / "hold").touch()
+    book.edit("notebooks/small/first.md", 'work("first")', 'work("first");  print(1)')
+    first = book.start()
+    book.wait_for("first")
+    status, output = book.build()
+    (book.root / "hold").unlink()
+    first.communicate(timeout=120)
+    assert status == 1
+    assert "another build is running" in output
+    assert first.returncode == 0

@@ -1,0 +1,108 @@
+"""Bring a profile's site up to date: plan, run the workflow, publish.
+
+Whatever stops it, ``_build/html`` stays the last good site, and the next call goes on from what is
+complete.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import warnings
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+from promptlib.runs import RunStore
+from workflow.freshness import record_build
+from workflow.profile_config import Profile, load_profile
+from workflow.publish import publish
+from workflow.sources import ROOT, BuildError, write_if_changed
+
+
+def update(profile_name: str, cores: int, record: Path) -> None:
+    """Build and publish a profile; ``record`` notes what the site was made of.
+
+    Raises
+    ------
+    BuildError
+        If the profile is not in order, a rule of the workflow failed, or another build is running.
+    """
+    warnings.showwarning = _show_warning
+    build = ROOT / "_build"
+    folder = build / profile_name
+    profile = load_profile(profile_name)
+    build.mkdir(exist_ok=True)
+    try:
+        with FileLock(build / ".lock", timeout=0):
+            prepare(profile)
+            if not run_workflow(profile, cores):
+                site = build / "html"
+                kept = f"; {os.path.relpath(site, ROOT)} is still the last good site"
+                raise BuildError(
+                    "the book was not built; the messages above say why"
+                    + (kept if site.exists() else "")
+                )
+            publish(build / (folder / "site.receipt").read_text().strip(), build / "html")
+            store = RunStore.default()
+            runs = [store.folder(run) for run in profile.runs.values()]
+            outputs = [folder / "executed", folder / "claims.json", build / "html", *runs]
+            record_build(record, ROOT, outputs)
+    except Timeout:
+        raise BuildError("another build is running in this folder; wait for it") from None
+
+
+def prepare(profile: Profile) -> None:
+    """Write what the workflow goes by, and withdraw receipts of runs that are gone or damaged.
+
+    The Snakefile reads ``plan.json``, so that it need not load what parses notebooks.
+    """
+    folder = ROOT / "_build" / profile.name
+    notebooks = {}
+    for plan in profile.notebooks:
+        name = plan.source.name
+        key = json.dumps(plan.source.code_key(plan.parameters), indent=1, sort_keys=True)
+        write_if_changed(folder / "keys" / f"{name}.json", f"{key}\n".encode())
+        notebooks[name] = {
+            "library": [path.relative_to(ROOT).as_posix() for path in plan.source.dependencies],
+            "runs": [run.name for run in plan.runs],
+        }
+    runs = {name: [needed.name for needed in run.needs] for name, run in profile.runs.items()}
+    content = json.dumps({"notebooks": notebooks, "runs": runs}, indent=1)
+    write_if_changed(folder / "plan.json", content.encode())
+    store = RunStore.default()
+    for run in profile.runs.values():
+        receipt = folder / "runs" / f"{run.name}.receipt"
+        checksum = store.checksum(run)
+        if receipt.is_file() and receipt.read_text().strip() != checksum:
+            receipt.unlink()
+
+
+def run_workflow(profile: Profile, cores: int) -> bool:
+    """Run Snakemake; True when every rule succeeded."""
+    command = [
+        sys.executable,
+        "-m",
+        "snakemake",
+        "--snakefile=workflow/Snakefile",
+        f"--cores={cores}",
+        "--keep-going",
+        "--rerun-incomplete",  # after a kill, half-made outputs are made again
+        "--nolock",  # ours below dies with its process; Snakemake's would outlive a kill
+        "--quiet=all",
+        "--config",
+        f"profile={profile.name}",
+    ]
+    environment = os.environ | {
+        "OMP_NUM_THREADS": "1",  # one process a core
+        "TQDM_DISABLE": "1",
+        "PYTHONHASHSEED": "0",
+        "PYTHONUNBUFFERED": "1",
+    }
+    return subprocess.run(command, cwd=ROOT, env=environment, check=False).returncode == 0
+
+
+def _show_warning(message: Warning | str, category: type[Warning], *_: object) -> None:
+    print(f"warning: {message}", file=sys.stderr)
