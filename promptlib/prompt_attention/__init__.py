@@ -1,0 +1,123 @@
+"""Part I: what can a prompt do that other ways of reading a bag of tokens cannot?
+
+After Oymak et al. 2023, with the notation of the book:
+
+- :mod:`~promptlib.prompt_attention.mixture`: the data, a contextual mixture;
+- :mod:`~promptlib.prompt_attention.models`: prompt-attention and its three rivals;
+- :mod:`~promptlib.prompt_attention.expressivity`: the thresholds at which the rivals fail;
+- :mod:`~promptlib.prompt_attention.constructions`: explicit weights that reach what is possible;
+- :mod:`~promptlib.prompt_attention.population`, :mod:`~promptlib.prompt_attention.search` and
+  :mod:`~promptlib.prompt_attention.threshold_map`: exact accuracies, the search against the
+  thresholds, and the map of both;
+- :mod:`~promptlib.prompt_attention.positional`: a head for each position;
+- :mod:`~promptlib.prompt_attention.softmax_separates`: the claims of the chapter of that name.
+
+The names below are loaded on first use, so that importing the package does not load torch.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from promptlib.prompt_attention.constructions import (
+        best_gain_argument,
+        linear_attention_weights,
+        mean_pooling_head,
+        prompt_weights,
+        self_attention_weights,
+    )
+    from promptlib.prompt_attention.expressivity import (
+        aligned_gain,
+        linear_attention_threshold,
+        mean_pooling_threshold,
+        prompt_scale_bound,
+        self_attention_bracket,
+        self_attention_threshold,
+        sign_function,
+    )
+    from promptlib.prompt_attention.mixture import Bags, ContextualMixture
+    from promptlib.prompt_attention.models import (
+        linear_attention,
+        mean_pooling,
+        prompt_attention,
+        prompted_layer,
+        self_attention,
+    )
+    from promptlib.prompt_attention.population import PLANE_MODELS, Population, aligned, mirrored
+    from promptlib.prompt_attention.search import search_accuracy, search_mixtures
+    from promptlib.prompt_attention.threshold_map import CHALLENGES, map_model
+
+_HOMES = {
+    "constructions": (
+        "best_gain_argument",
+        "linear_attention_weights",
+        "mean_pooling_head",
+        "prompt_weights",
+        "self_attention_weights",
+    ),
+    "expressivity": (
+        "aligned_gain",
+        "linear_attention_threshold",
+        "mean_pooling_threshold",
+        "prompt_scale_bound",
+        "self_attention_bracket",
+        "self_attention_threshold",
+        "sign_function",
+    ),
+    "mixture": ("Bags", "ContextualMixture"),
+    "models": (
+        "linear_attention",
+        "mean_pooling",
+        "prompt_attention",
+        "prompted_layer",
+        "self_attention",
+    ),
+    "population": ("PLANE_MODELS", "Population", "aligned", "mirrored"),
+    "search": ("search_accuracy", "search_mixtures"),
+    "threshold_map": ("CHALLENGES", "map_model"),
+}
+_HOME_OF = {name: module for module, names in _HOMES.items() for name in names}
+
+__all__ = [
+    "CHALLENGES",
+    "PLANE_MODELS",
+    "Bags",
+    "ContextualMixture",
+    "Population",
+    "aligned",
+    "aligned_gain",
+    "best_gain_argument",
+    "linear_attention",
+    "linear_attention_threshold",
+    "linear_attention_weights",
+    "map_model",
+    "mean_pooling",
+    "mean_pooling_head",
+    "mean_pooling_threshold",
+    "mirrored",
+    "prompt_attention",
+    "prompt_scale_bound",
+    "prompt_weights",
+    "prompted_layer",
+    "search_accuracy",
+    "search_mixtures",
+    "self_attention",
+    "self_attention_bracket",
+    "self_attention_threshold",
+    "self_attention_weights",
+    "sign_function",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME_OF:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(import_module(f"{__name__}.{_HOME_OF[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

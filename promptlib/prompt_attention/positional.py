@@ -1,0 +1,197 @@
+r"""Does self-attention escape if every position has a head of its own?
+
+With heads :math:`u_1, \dots, u_T` the score of an aligned bag is
+:math:`\tfrac1T \sum_t b_t\, \mu(v_t)` with :math:`b_t = \langle u_t, a_y\rangle`, where :math:`v_t`
+is 1 on the relevant set ``R`` and :math:`-\Delta` (or 0) elsewhere. It depends on ``R`` through
+:math:`S_R = \sum_{t\in R} b_t` alone:
+
+.. math::
+
+    T f_0(R) &= (\mu_0(1) - \zeta)\, S_R + \zeta \textstyle\sum_t b_t, \\
+    T f_\Delta(R) &= (\mu(1) - \mu(-\Delta))\, S_R + \mu(-\Delta) \textstyle\sum_t b_t .
+
+An adversary who chooses ``R`` takes the ``m`` largest or the ``m`` smallest :math:`b_t`; averaged
+over ``R`` the scores are those of one shared head. Hence: not against an adversary, but yes against
+chance, see :func:`escaping_heads`.
+"""
+
+from __future__ import annotations
+
+from itertools import combinations
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from promptlib.prompt_attention.expressivity import aligned_reading
+
+__all__ = [
+    "PositionalScores",
+    "escaping_heads",
+    "positional_accuracy",
+    "positional_scores",
+    "search_worst_case",
+    "worst_case",
+]
+
+
+class PositionalScores(NamedTuple):
+    """The scores of one label at the two deviations.
+
+    Attributes
+    ----------
+    core : Tensor
+        At δ = (0, 0).
+    strayed : Tensor
+        At δ = (Δ, Δ).
+    """
+
+    core: Tensor
+    strayed: Tensor
+
+
+def positional_scores(
+    readouts: Tensor, chosen: Tensor, c: Tensor, deviation: float, sparsity: float
+) -> PositionalScores:
+    r"""Scores of aligned bags from the sum of the readouts over the relevant set.
+
+    Parameters
+    ----------
+    readouts : Tensor, shape (..., T)
+        :math:`b_t = \langle u_t, a_y\rangle`.
+    chosen : Tensor, broadcasts against (...)
+        :math:`S_R`, their sum over the relevant positions.
+    c : Tensor, shape (...)
+        :math:`a_y^\top A a_y`.
+    deviation, sparsity : float
+        Δ >= 0 and ζ in (0, 1).
+    """
+    total, count = readouts.sum(dim=-1), readouts.shape[-1]
+    scores = []
+    for size in (0.0, deviation):
+        relevant = aligned_reading(1.0, c, size, sparsity)
+        irrelevant = aligned_reading(-size, c, size, sparsity)
+        scores.append(((relevant - irrelevant) * chosen + irrelevant * total) / count)
+    return PositionalScores(*scores)
+
+
+def worst_case(readouts: Tensor, c: Tensor, deviation: float, relevant_tokens: int) -> Tensor:
+    r"""The smaller score of the two deviations, after an adversary chose ``R`` for each.
+
+    Parameters
+    ----------
+    readouts : Tensor, shape (..., T)
+    c : Tensor, shape (...)
+    deviation : float
+        Δ >= 0.
+    relevant_tokens : int
+        ``m``, between 1 and T - 1.
+
+    Returns
+    -------
+    Tensor, shape (...)
+        Positive if and only if the label is right for both deviations and every ``R``.
+    """
+    count = readouts.shape[-1]
+    if not 1 <= relevant_tokens < count:
+        raise ValueError(f"relevant_tokens must lie in 1..{count - 1}, got {relevant_tokens}")
+    ordered = readouts.sort(dim=-1).values
+    extremes = (ordered[..., :relevant_tokens], ordered[..., -relevant_tokens:])
+    scores = [
+        score
+        for extreme in extremes
+        for score in positional_scores(
+            readouts, extreme.sum(dim=-1), c, deviation, relevant_tokens / count
+        )
+    ]
+    return torch.stack(scores).amin(dim=0)
+
+
+def search_worst_case(
+    deviation: float,
+    tokens: int,
+    relevant_tokens: int,
+    *,
+    restarts: int,
+    steps: int,
+    generator: torch.Generator,
+) -> float:
+    """The best worst case that Adam finds over heads and ``c``, relative to the largest readout.
+
+    Parameters
+    ----------
+    deviation : float
+        Δ >= 0.
+    tokens, relevant_tokens : int
+        ``T`` and ``m``.
+    restarts, steps : int
+        Random starts, and steps of Adam from each.
+    generator : torch.Generator
+    """
+    # Half of the starts are heads that nearly agree, where a shared head would live.
+    spread = torch.logspace(-3, 0, restarts, dtype=torch.float64)[:, None]
+    readouts = (1 + 3 * spread * _normal(generator, restarts, tokens)).requires_grad_()
+    logits = _normal(generator, restarts)
+    decades = 2 * torch.rand(restarts, generator=generator, dtype=torch.float64) - 1
+    scale = 10**decades / (1 + deviation)
+    logits.requires_grad_()
+    optimiser = torch.optim.Adam((readouts, logits), lr=0.05)
+    best = -float("inf")
+    for step in range(steps + 1):
+        worst = worst_case(readouts, scale * logits, deviation, relevant_tokens)
+        relative = worst / readouts.abs().amax(dim=-1)
+        best = max(best, float(relative.detach().max()))
+        if step < steps:
+            optimiser.zero_grad()
+            (-relative.sum()).backward()
+            optimiser.step()
+    return best
+
+
+def _normal(generator: torch.Generator, *shape: int) -> Tensor:
+    return torch.randn(shape, generator=generator, dtype=torch.float64)
+
+
+def positional_accuracy(
+    readouts: Tensor, c: float, deviation: float, relevant_tokens: int
+) -> float:
+    """The exact accuracy of one label when ``R`` is uniform, by going through every ``R``.
+
+    Parameters
+    ----------
+    readouts : Tensor, shape (T,)
+    c, deviation : float
+    relevant_tokens : int
+        ``m``; there are T choose m sets.
+    """
+    count = readouts.shape[-1]
+    sets = torch.tensor(list(combinations(range(count), relevant_tokens)))
+    chosen = readouts[sets].sum(dim=-1)
+    logit = torch.full_like(chosen, c)
+    scores = positional_scores(readouts, chosen, logit, deviation, relevant_tokens / count)
+    threshold = 1e-9 * readouts.abs().max()  # a tie counts as wrong
+    right = torch.stack([score > threshold for score in scores])
+    return float(right.double().mean())
+
+
+def escaping_heads(tokens: int) -> Tensor:
+    r"""Readouts that are right whenever the last position is irrelevant, for every Δ and c > 0.
+
+    :math:`b = (1, \dots, 1, -(T-1))` sums to zero, so both scores are a positive factor times
+    :math:`S_R`, which is ``m`` when the last position is irrelevant and negative otherwise. With a
+    uniform ``R`` the accuracy is :math:`1-\zeta`.
+
+    Parameters
+    ----------
+    tokens : int
+        ``T``, at least 2.
+
+    Returns
+    -------
+    Tensor, shape (T,)
+    """
+    if tokens < 2:
+        raise ValueError(f"tokens must be at least 2, got {tokens}")
+    readouts = torch.ones(tokens, dtype=torch.float64)
+    readouts[-1] = 1.0 - tokens
+    return readouts

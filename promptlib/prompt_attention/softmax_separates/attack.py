@@ -1,0 +1,52 @@
+"""How is a ceiling attacked? One search for all three models that fail."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+
+from promptlib import claims
+from promptlib.claims import Claim
+from promptlib.prompt_attention.population import PlaneModel
+from promptlib.prompt_attention.search import search_mixtures
+from promptlib.prompt_attention.softmax_separates.instances import LIBRARY, PAPER, SPARSITIES, cell
+
+
+def ceiling_claim(
+    id: str,
+    sentence: str,
+    ceiling: float,
+    family: Callable[[float], tuple[tuple[float, float], ...]],
+    threshold: Callable[[float], float],
+    model: PlaneModel,
+    seed: int,
+    restarts: int,
+    steps: int,
+) -> Claim:
+    factors = (1.001, 1.01, 1.1, 2.0, 10.0)
+    cells = [
+        cell(share, family(factor * threshold(share)), cosine=cosine)
+        for share in SPARSITIES
+        for factor in factors
+        for cosine in (0.0, -0.8)
+    ]
+    result = search_mixtures(
+        model,
+        cells,
+        restarts=restarts,
+        steps=steps,
+        generator=torch.Generator().manual_seed(seed),
+        label=f"attacking: {model.name}",
+    )
+    return claims.bound(
+        id,
+        sentence,
+        values=result.accuracy,
+        limits=ceiling,
+        source=PAPER,
+        checks=f"{LIBRARY}.expressivity.{threshold.__name__}",
+        search=f"{result.trials:,} weights for each of {len(cells)} mixtures, random starts "
+        f"improved by Adam, Δ from 0.1 % above the threshold to ten times it",
+        tolerance=1e-9,
+    )
