@@ -27,6 +27,9 @@ from workflow.sources import BuildError
 UNUSED = (
     ".buildinfo",
     "_sphinx_design_static",
+    "_static/basic.css",
+    "_static/copy-button.svg",
+    "_static/copybutton_funcs.js",
     "_static/file.png",
     "_static/minus.png",
     "_static/plus.png",
@@ -170,6 +173,10 @@ def accessible(page: str) -> str:
         r'<section id="(exercise|solution)-content">', r'<section class="\1-content">', page
     )
     page = re.sub(r'(<div class="proof admonition") id="proof(?:-\d+)?"', r"\1", page)
+    # Roles that the standard has withdrawn, or that forbid what the entries hold.
+    page = page.replace(' role="doc-biblioentry"', "").replace(
+        '<div role="list" class="citation-list">', '<div class="citation-list">'
+    )
     # A heading cell of a data frame's corner is empty and heads nothing.
     page = re.sub(r"<th></th>", "<td></td>", page)
     page = re.sub(r'(<table) border="1" (class="dataframe")', r"\1 \2", page)
@@ -248,11 +255,9 @@ def _dark_twins(site: Path) -> dict[str, str]:
     """Write the twin of every figure that uses the theme's neutrals; figure -> twin."""
     neutrals = tuple(DARK_NEUTRALS)
     twins = {}
-    for folder in ("_images", "_static/figures"):
-        for path in sorted((site / folder).glob("*.svg")):
-            text = path.read_text(encoding="utf-8")
-            if path.stem.endswith("-dark") or not any(colour in text for colour in neutrals):
-                continue
+    for path in sorted((site / "_images").glob("*.svg")):
+        text = path.read_text(encoding="utf-8")
+        if any(colour in text for colour in neutrals):
             twin = path.with_name(f"{path.stem}-dark.svg")
             twin.write_text(dark_twin(text), encoding="utf-8")
             twins[path.relative_to(site).as_posix()] = twin.relative_to(site).as_posix()

@@ -1,8 +1,8 @@
 """Where can a reader see the code that a claim rests on, without leaving the book?
 
-Every module of the library, and every test file that a claim names, becomes a highlighted page
-``source/<path>.html`` with an anchor at each definition. The role ``{lib}`` links to them:
-``{lib}`promptlib.claims.identity``` leads to the definition.
+Every module that a claim speaks of, and every test file that a claim names, becomes a highlighted
+page ``source/<path>.html`` with an anchor at each definition. So does every module that prose links
+to with the role ``{lib}``: ``{lib}`promptlib.claims.identity``` leads to the definition.
 """
 
 from __future__ import annotations
@@ -22,6 +22,9 @@ from pygments.formatters import HtmlFormatter
 from pygments.lexers import PythonLexer
 from sphinx.application import Sphinx
 from sphinx.util.docutils import SphinxRole
+
+LINKED = "source_pages_linked"
+"""Key of a page's metadata: the sources that its prose links to."""
 
 
 @dataclass(frozen=True)
@@ -140,6 +143,8 @@ class LibRole(SphinxRole):
                 f"{{lib}}`{self.text}` is not defined in the library", line=self.lineno
             )
             return [nodes.literal(text=self.text)], [message]
+        metadata = self.env.metadata[self.env.docname]
+        metadata[LINKED] = [*metadata.get(LINKED, []), place.path]
         return [page_html(lib_link, place.page, self.text)], []
 
 
@@ -181,10 +186,8 @@ def pages(app: Sphinx) -> Iterator[tuple[str, dict[str, Any], str]]:
         places = [found.find(claim["checks"]), *map(found.find_test, claim["tests"])]
         for place in filter(None, places):
             checked.setdefault(place.path, {})[claim["id"]] = claim
-    library = {path.relative_to(found.root).as_posix() for path in found.root.rglob("*.py")}
-    for path in sorted(library):
-        if not path.startswith("promptlib/") and path not in checked:
-            continue
+    linked = {path for metadata in app.env.metadata.values() for path in metadata.get(LINKED, [])}
+    for path in sorted(linked | set(checked)):
         up = "../" * page_name(path).count("/")
         links = "".join(
             f'<li><a href="{up}{claim["notebook"]}.html#{claim["anchor"]}">'

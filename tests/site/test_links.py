@@ -1,0 +1,161 @@
+"""The built site as files: links and anchors, vendored parts, size, nothing private."""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import json
+import re
+from collections import Counter
+from html.parser import HTMLParser
+from pathlib import Path
+from urllib.parse import unquote, urlsplit
+
+import pytest
+
+from tests.site.visits import pages_of
+
+PROJECT = Path(__file__).resolve().parents[2]
+VENDORED = ("book/assets/vendor/mathjax", "tests/vendor/axe-core")
+
+
+class Addresses(HTMLParser):
+    """Ids and addresses of a page."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.ids: list[str] = []
+        self.addresses: list[tuple[str, str]] = []
+        self.headings: list[int] = []
+        self.feed(text)
+
+    def handle_starttag(self, tag: str, attributes: list[tuple[str, str | None]]) -> None:
+        """Collect what the tag names and refers to."""
+        if re.fullmatch("h[1-6]", tag):
+            self.headings.append(int(tag[1]))
+        for name, value in attributes:
+            if name == "id":
+                self.ids.append(value or "")
+            elif name in ("href", "src", "action", "poster", "data"):
+                self.addresses.append((tag, value or ""))
+            elif name == "srcset":
+                raise AssertionError("images with srcset are not checked")
+
+
+@pytest.fixture(scope="module")
+def parsed(site):
+    """Every page, parsed."""
+    return {name: Addresses((site / name).read_text(encoding="utf-8")) for name in pages_of(site)}
+
+
+def test_every_link_and_anchor_resolves(site, parsed):
+    problems = []
+    for name, page in parsed.items():
+        for tag, address in page.addresses:
+            parts = urlsplit(address)
+            if parts.scheme in ("http", "https", "mailto"):
+                if tag != "a":
+                    problems.append(f"{name}: <{tag}> loads {address}")
+                continue
+            if parts.scheme == "data":
+                continue
+            target = (site / name).parent / unquote(parts.path) if parts.path else site / name
+            if not target.is_file():
+                problems.append(f"{name}: {address} leads nowhere")
+                continue
+            key = target.resolve().relative_to(site).as_posix()
+            if parts.fragment and key in parsed and unquote(parts.fragment) not in parsed[key].ids:
+                problems.append(f"{name}: {address} has no such anchor")
+    assert "\n".join(sorted(set(problems))) == ""
+
+
+def test_ids_are_unique(parsed):
+    problems = {
+        name: [key for key, count in Counter(page.ids).items() if count > 1]
+        for name, page in parsed.items()
+    }
+    assert {name: ids for name, ids in problems.items() if ids} == {}
+
+
+def test_headings_are_an_outline(parsed):
+    for name, page in parsed.items():
+        assert page.headings.count(1) == 1, f"{name}: {page.headings}"
+        inside = page.headings[page.headings.index(1) :]
+        steps = [after - before for before, after in itertools.pairwise(inside)]
+        assert max(steps, default=0) <= 1, f"{name} skips a level: {page.headings}"
+
+
+def test_every_file_of_the_site_is_used(site, parsed):
+    referred = {
+        ((site / name).parent / unquote(urlsplit(address).path)).resolve()
+        for name, page in parsed.items()
+        for _, address in page.addresses
+        if not urlsplit(address).scheme and urlsplit(address).path
+    }
+    idle = [
+        path.relative_to(site).as_posix()
+        for path in site.rglob("*")
+        if path.is_file()
+        and path.resolve() not in referred
+        and path.suffix != ".html"
+        and not path.relative_to(site).as_posix().startswith("_static/vendor/")
+        and path.name not in ("objects.inv",)
+    ]
+    assert idle == []
+
+
+def test_every_claim_box_is_in_claims_json(site, parsed):
+    claims = json.loads((site / "claims.json").read_text(encoding="utf-8"))["claims"]
+    boxes = {
+        (name, key)
+        for name, page in parsed.items()
+        for key in page.ids
+        if key.startswith("claim-") and not name.startswith("source/")
+    }
+    assert boxes == {
+        (f"{claim['notebook']}.html", "claim-" + claim["id"].replace("/", "-")) for claim in claims
+    }
+
+
+def test_published_and_archived_figures_stand_beside_ours(site):
+    claims = json.loads((site / "claims.json").read_text(encoding="utf-8"))["claims"]
+    for claim in claims:
+        if claim["details"].get("published") is None:
+            continue
+        page = (site / f"{claim['notebook']}.html").read_text(encoding="utf-8")
+        box = page.split(f'id="claim-{claim["id"].replace("/", "-")}"')[1].split("</dl>")[0]
+        assert "<dt>published</dt>" in box
+        assert "<dt>this build</dt>" in box
+
+
+@pytest.mark.parametrize("folder", VENDORED)
+def test_vendored_files_are_unchanged(folder):
+    vendored = PROJECT / folder
+    listed = dict(
+        reversed(line.split("  ", 1)) for line in (vendored / "CHECKSUMS").read_text().splitlines()
+    )
+    found = {
+        path.relative_to(vendored).as_posix()
+        for path in vendored.rglob("*")
+        if path.is_file() and path.name not in ("VERSION", "CHECKSUMS")
+    }
+    assert found == set(listed)
+    for name, checksum in listed.items():
+        assert hashlib.sha256((vendored / name).read_bytes()).hexdigest() == checksum, name
+    assert any(name.startswith("LICENSE") for name in found)
+
+
+def test_the_site_stays_small(site):
+    sizes = {path: path.stat().st_size for path in site.rglob("*") if path.is_file()}
+    assert sum(sizes.values()) < 12e6
+    pages = {path: size for path, size in sizes.items() if path.suffix == ".html"}
+    assert max(pages.values()) < 400e3
+
+
+def test_the_site_says_nothing_of_the_machine_that_built_it(site):
+    home = str(Path.home())
+    for path in site.rglob("*"):
+        if path.suffix in (".html", ".json", ".ipynb", ".md", ".svg"):
+            text = path.read_text(encoding="utf-8")
+            assert str(PROJECT) not in text, path
+            assert home == "/root" or home not in text, path

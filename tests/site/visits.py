@@ -1,0 +1,143 @@
+"""What a browser sees on every page, gathered in one visit to each."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+AXE = Path(__file__).resolve().parents[1] / "vendor" / "axe-core" / "axe.min.js"
+PHONE = {"width": 360, "height": 740}
+DESK = {"width": 1280, "height": 900}
+
+LISTEN = """
+window.cspViolations = [];
+document.addEventListener("securitypolicyviolation", (event) =>
+  window.cspViolations.push(event.violatedDirective + " " + event.blockedURI));
+"""
+
+LOOK = r"""
+() => {
+  const article = document.querySelector("article, #main-content");
+  const formulas = document.querySelectorAll("span.math, div.math");
+  return {
+    violations: window.cspViolations,
+    images: Array.from(document.querySelectorAll("img")).map((image) => ({
+      source: image.getAttribute("src"),
+      alt: image.getAttribute("alt"),
+      shown: image.offsetParent !== null,
+      loaded: image.complete && image.naturalWidth > 0,
+    })),
+    formulas: formulas.length,
+    untypeset: Array.from(formulas).filter((part) => !part.querySelector("mjx-container"))
+      .map((part) => part.textContent),
+    broken: Array.from(document.querySelectorAll("mjx-merror, [data-mjx-error]"))
+      .map((part) => part.textContent),
+    raw: (article.innerText.match(/\\\(|\\\[|\$\$/g) || []).length,
+    policy: document.querySelector('meta[http-equiv="Content-Security-Policy"]') !== null,
+  };
+}
+"""
+
+AUDIT = """
+async () => {
+  const found = await axe.run(document, { resultTypes: ["violations"] });
+  return found.violations.map((rule) => `${rule.id}: ` + rule.nodes.slice(0, 3)
+    .map((node) => node.target.join(" ") + " " + (node.any[0] ? node.any[0].message : ""))
+    .join(" | "));
+}
+"""
+
+
+@dataclass
+class Visit:
+    """What was seen on one page."""
+
+    outside: list[str] = field(default_factory=list)
+    failed: list[str] = field(default_factory=list)
+    console: list[str] = field(default_factory=list)
+    requests: int = 0
+    seen: dict[str, Any] = field(default_factory=dict)
+    audits: dict[str, list[str]] = field(default_factory=dict)
+    phone_width: int = 0
+
+
+def pages_of(site: Path) -> list[str]:
+    """Every page of the site, by path."""
+    return sorted(
+        path.relative_to(site).as_posix()
+        for path in site.rglob("*.html")
+        if "_static" not in path.parts
+    )
+
+
+class Visitor:
+    """One browser tab that goes from page to page and takes notes.
+
+    Parameters
+    ----------
+    context
+        A Playwright browser context; a tab is opened in it.
+    base
+        Address of the site, ``http://…`` or ``file://…``.
+    """
+
+    def __init__(self, context: Any, base: str) -> None:
+        self.base = base
+        self.notes = Visit()
+        self.page = context.new_page()
+        self.page.add_init_script(LISTEN)
+        self.page.on("request", self._requested)
+        self.page.on("requestfailed", lambda request: self.notes.failed.append(request.url))
+        self.page.on("response", self._answered)
+        self.page.on("pageerror", lambda error: self.notes.console.append(str(error)))
+        self.page.on("console", self._said)
+
+    def _requested(self, request: Any) -> None:
+        self.notes.requests += 1
+        if not request.url.startswith((f"{self.base}/", "data:", "blob:")):
+            self.notes.outside.append(request.url)
+
+    def _answered(self, answer: Any) -> None:
+        if answer.status >= 400:
+            self.notes.failed.append(f"{answer.status} {answer.url}")
+
+    def _said(self, message: Any) -> None:
+        if message.type in ("error", "warning"):
+            self.notes.console.append(message.text)
+
+    def visit(self, name: str, audit: bool) -> Visit:
+        """Open a page, and with ``audit`` also judge it: axe in both colours, a phone's width."""
+        self.notes = notes = Visit()
+        page = self.page
+        page.set_viewport_size(DESK)
+        page.goto(f"{self.base}/{name}", wait_until="load")
+        page.evaluate("async () => { if (window.MathJax) await MathJax.startup.promise; }")
+        notes.seen = page.evaluate(LOOK)
+        if audit:
+            page.evaluate(AXE.read_text(encoding="utf-8"))
+            for scheme in ("dark", "light"):
+                page.emulate_media(color_scheme=scheme)
+                until(page, f"document.documentElement.dataset.theme === '{scheme}'")
+                notes.audits[scheme] = page.evaluate(AUDIT)
+            page.set_viewport_size(PHONE)
+            notes.phone_width = page.evaluate("document.documentElement.scrollWidth")
+        return notes
+
+
+def until(page: Any, expression: str, seconds: float = 5) -> None:
+    """Wait for a JavaScript expression to be true; the pages' policy forbids Playwright's way."""
+    limit = time.monotonic() + seconds
+    while not page.evaluate(expression):
+        assert time.monotonic() < limit, f"never became true: {expression}"
+        page.wait_for_timeout(20)
+
+
+def report(problems: Iterable[tuple[str, object]]) -> str:
+    """Problems page by page, as text for an assertion; empty when there are none."""
+    return "\n".join(
+        f"{name}: {json.dumps(what, ensure_ascii=False)}" for name, what in problems if what
+    )
