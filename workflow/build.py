@@ -30,7 +30,7 @@ def main(arguments: list[str] | None = None) -> int:
         return 1
     folder = ROOT / "_build" / options.profile
     record = folder / "built.json"
-    if not is_fresh(record):
+    if not is_fresh(record, ROOT):
         from workflow.driver import update
         from workflow.sources import BuildError
 

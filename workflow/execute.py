@@ -38,10 +38,16 @@ def execute(source: Source, parameters: Mapping[str, Any], target: Path, failed:
     BuildError
         If a cell fails: the message holds the traceback and names the partial notebook.
     """
-    target.parent.mkdir(parents=True, exist_ok=True)
-    failed.parent.mkdir(parents=True, exist_ok=True)
-    prepared = target.with_name(f".{target.stem}.{os.getpid()}.source.ipynb")
-    partial = target.with_name(f".{target.stem}.{os.getpid()}.partial.ipynb")
+    for path in (target, failed):
+        path.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=".partial-", dir=failed.parent) as work:
+        _execute_in(Path(work), source, parameters, target, failed)
+
+
+def _execute_in(
+    work: Path, source: Source, parameters: Mapping[str, Any], target: Path, failed: Path
+) -> None:
+    prepared, partial = work / "source.ipynb", work / "partial.ipynb"
     jupytext.write(source.notebook, prepared)
     started = time.perf_counter()
     try:
@@ -52,8 +58,6 @@ def execute(source: Source, parameters: Mapping[str, Any], target: Path, failed:
             partial.replace(failed)
             kept = f"\nThe partial notebook is {_shown(failed)}"
         raise BuildError(f"{source.name} failed.\n{error}{kept}") from None
-    finally:
-        prepared.unlink(missing_ok=True)
     seconds = time.perf_counter() - started
     notebook = nbformat.read(partial, as_version=4)
     nbformat.write(stable(notebook), partial)

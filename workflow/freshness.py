@@ -27,34 +27,36 @@ INPUTS = (
 PASSING = {"__pycache__", ".ipynb_checkpoints"}
 
 
-def is_fresh(record: Path) -> bool:
+def is_fresh(record: Path, root: Path) -> bool:
     """True when all files that :func:`record_build` noted are there with the same bytes."""
     try:
         noted = json.loads(record.read_bytes())
-        return noted["files"] == _digests(Path(noted["root"]), map(Path, noted["folders"]))
+        return noted["files"] == _digests(root, noted["outputs"])
     except (OSError, ValueError, KeyError, TypeError):
         return False
 
 
 def record_build(record: Path, root: Path, outputs: Iterable[Path]) -> None:
-    """Note what is there now: the inputs below ``root``, and the given folders or files."""
-    folders = [root / name for name in INPUTS] + list(outputs)
-    noted = {
-        "root": str(root),
-        "folders": [str(path) for path in folders],
-        "files": _digests(root, folders),
-    }
+    """Note what is there now: the inputs below ``root``, and the given files and folders.
+
+    Paths are noted relative to ``root`` where they lie inside, so that a project may be moved.
+    """
+    places = [
+        str(path.relative_to(root) if path.is_relative_to(root) else path) for path in outputs
+    ]
+    noted = {"outputs": places, "files": _digests(root, places)}
     partial = record.with_name(f".{record.name}.partial")
     partial.write_text(json.dumps(noted))
     partial.replace(record)
 
 
-def _digests(root: Path, paths: Iterable[Path]) -> dict[str, str]:
+def _digests(root: Path, outputs: Iterable[str]) -> dict[str, str]:
     found = {}
-    for path in paths:
+    for place in (*INPUTS, *outputs):
+        path = root / place
         inside = sorted(path.rglob("*")) if path.is_dir() else [path]
         for file in inside:
             if file.is_file() and not PASSING.intersection(file.parts):
-                digest = hashlib.sha256(file.read_bytes()).hexdigest()
-                found[str(file.relative_to(root) if file.is_relative_to(root) else file)] = digest
+                name = f"{place}/{file.relative_to(path).as_posix()}"
+                found[name] = hashlib.sha256(file.read_bytes()).hexdigest()
     return found
