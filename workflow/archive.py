@@ -11,6 +11,7 @@ import argparse
 import json
 import subprocess
 import sys
+from typing import Any
 
 from promptlib.runs import RunStore, machine
 from workflow.profile_config import load_profile
@@ -35,7 +36,7 @@ def main(arguments: list[str] | None = None) -> int:
     return 0
 
 
-def archive(profile_name: str) -> dict[str, object]:
+def archive(profile_name: str) -> dict[str, Any]:
     """Claims, runs and provenance of a finished build, JSON-able."""
     if profile_name == "quick":
         raise BuildError("the quick profile is what every build runs; archive PROFILE=paper")

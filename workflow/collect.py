@@ -146,7 +146,7 @@ def _marked(mark: ast.expr) -> list[str]:
         and isinstance(mark.func, ast.Attribute)
         and mark.func.attr == "claim"
     ):
-        return [argument.value for argument in mark.args if isinstance(argument, ast.Constant)]
+        return [str(part.value) for part in mark.args if isinstance(part, ast.Constant)]
     return []
 
 
