@@ -22,7 +22,7 @@ from promptlib.prefix_tuning.evaluation import sequence_loss
 from promptlib.prefix_tuning.gpt import GPT, GPTConfig
 from promptlib.prefix_tuning.prefix import Prefix, PrefixBatch
 from promptlib.prefix_tuning.tasks import SORT_ASCENDING, SORT_DESCENDING, batches
-from promptlib.training import Learner, Recipe, freeze, train, whole_model
+from promptlib.training import Learner, Recipe, freeze, train, weights_of
 
 B3 = GPTConfig(n_layer=1, n_head=1, n_embd=96, vocab_size=11, block_size=19)
 BATCH = 64
@@ -56,7 +56,7 @@ def pretrain(steps: int) -> None:
     generator = torch.Generator().manual_seed(0)
     model = GPT(B3, generator)
     train(
-        [whole_model(model, 5e-4)],
+        [weights_of(model, 5e-4)],
         lambda batch: sequence_loss(model, *batch),
         batches(SORT_ASCENDING, steps, BATCH, generator),
         Recipe(steps, warmup=0),

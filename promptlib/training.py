@@ -99,12 +99,16 @@ class TrainingDiverged(RuntimeError):
     """A loss became infinite or not a number."""
 
 
-def whole_model(model: nn.Module, learning_rate: float) -> Learner:
-    """Hand over every parameter of `model`; the matrices of its linear layers decay."""
-    decayed = [m.weight for m in model.modules() if isinstance(m, nn.Linear)]
-    ids = {id(parameter) for parameter in decayed}
-    undecayed = [parameter for parameter in model.parameters() if id(parameter) not in ids]
-    return Learner("whole model", decayed, undecayed, learning_rate)
+def weights_of(model: nn.Module, learning_rate: float) -> Learner:
+    """Hand over the parameters of `model` that are not frozen; matrices of linear layers decay."""
+    matrices = {id(m.weight) for m in model.modules() if isinstance(m, nn.Linear)}
+    learned = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    return Learner(
+        "the model",
+        decayed=[parameter for parameter in learned if id(parameter) in matrices],
+        undecayed=[parameter for parameter in learned if id(parameter) not in matrices],
+        learning_rate=learning_rate,
+    )
 
 
 def freeze(model: nn.Module) -> None:

@@ -15,7 +15,7 @@ from promptlib.training import (
     flushed_denormals,
     freeze,
     train,
-    whole_model,
+    weights_of,
 )
 
 
@@ -76,9 +76,9 @@ def test_the_schedule_rises_linearly_and_falls_along_a_cosine() -> None:
     assert max(factors) == 1.0
 
 
-def test_whole_model_decays_the_matrices_of_linear_layers_only() -> None:
+def test_the_matrices_of_linear_layers_decay_and_nothing_else_of_linear_layers_only() -> None:
     model = nn.Sequential(nn.Embedding(5, 3), nn.Linear(3, 7), nn.LayerNorm(7))
-    learner = whole_model(model, 0.1)
+    learner = weights_of(model, 0.1)
     assert [tuple(p.shape) for p in learner.decayed] == [(7, 3)]
     assert sorted(tuple(p.shape) for p in learner.undecayed) == [(5, 3), (7,), (7,), (7,)]
     freeze(model)

@@ -15,6 +15,7 @@ once for each such pair and looked up; weights that do not require gradients get
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, overload
 
@@ -189,7 +190,7 @@ class GPT(nn.Module):
         self.config = config
         self.token = nn.Embedding(config.vocab_size, config.n_embd)
         self.position = nn.Embedding(config.block_size, config.n_embd)
-        self.blocks = nn.ModuleList(
+        self.blocks: Sequence[Block] = nn.ModuleList(  # type: ignore[assignment]
             Block(config, layer_norm=config.first_layer_norm or layer > 0)
             for layer in range(config.n_layer)
         )

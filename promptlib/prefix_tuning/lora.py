@@ -95,11 +95,12 @@ def add_lora(
     ValueError
         If a name fits no linear layer, or a layer is corrected already.
     """
-    layers = {name: module for name, module in model.named_modules()}
-    for name in layers:
-        if isinstance(layers[name], LoRALinear):
+    linear: dict[str, nn.Linear] = {}
+    for name, module in model.named_modules():
+        if isinstance(module, LoRALinear):
             raise ValueError(f"{name} has a correction already; call remove_lora first")
-    linear = [name for name, module in layers.items() if isinstance(module, nn.Linear)]
+        if isinstance(module, nn.Linear):
+            linear[name] = module
     chosen = []
     for ending in modules:
         fitting = [name for name in linear if f".{name}".endswith(f".{ending}")]
@@ -112,7 +113,7 @@ def add_lora(
     model.requires_grad_(False)
     learned: list[nn.Parameter] = []
     for name in chosen:
-        corrected = LoRALinear(model.get_submodule(name), rank, generator)
+        corrected = LoRALinear(linear[name], rank, generator)
         _replace(model, name, corrected)
         learned += [corrected.down, corrected.up]
     return learned
@@ -128,9 +129,7 @@ def remove_lora(model: GPT, merge: bool = False) -> None:
         Keep what was learned, as part of the weights; otherwise the model is as it was before.
     """
     corrected = [
-        (name, module)
-        for name, module in model.named_modules()
-        if isinstance(module, LoRALinear)
+        (name, module) for name, module in model.named_modules() if isinstance(module, LoRALinear)
     ]
     for name, module in corrected:
         _replace(model, name, module.merged() if merge else module.base)

@@ -77,7 +77,7 @@ class Prefix(nn.Module):
         return for_keys, for_values
 
 
-class PrefixBatch(nn.Module):
+class PrefixBatch:
     """Several prefixes of one shape, run through a frozen model in one pass.
 
     What the model computes from the content before it meets a prefix is shared. Each prefix gets
@@ -90,16 +90,14 @@ class PrefixBatch(nn.Module):
     """
 
     def __init__(self, prefixes: Sequence[Prefix]) -> None:
-        super().__init__()
         if not prefixes:
             raise ValueError("expected at least 1 prefix, got none")
         shapes = {
-            (p.n_layer, p.length, p.n_embd, p.layer_norm, p.value_vectors is None)
-            for p in prefixes
+            (p.n_layer, p.length, p.n_embd, p.layer_norm, p.value_vectors is None) for p in prefixes
         }
         if len(shapes) > 1:
             raise ValueError(f"prefixes of different shapes cannot share a pass: {sorted(shapes)}")
-        self.prefixes = nn.ModuleList(prefixes)
+        self.prefixes = tuple(prefixes)
         first = prefixes[0]
         self.n_layer, self.length, self.n_embd = first.n_layer, first.length, first.n_embd
         self.layer_norm = first.layer_norm

@@ -150,10 +150,13 @@ ASCENDING_ADD_ONE = Task("ascending_add_one", lambda x: _ascending(x) + 1, N_DIG
 DOUBLE_HISTOGRAM = Task("double_histogram", _count, SEQUENCE_LENGTH + 1)
 MIXTURE = Mixture("mixture", (SORT_ASCENDING, SORT_DESCENDING, ADD_ONE, ADD_TWO))
 
-_BY_NAME: dict[str, Task | Mixture] = {
-    task.name: task
-    for task in (*MIXTURE.tasks, ASCENDING_ADD_ONE, DOUBLE_HISTOGRAM, MIXTURE)
-}
+_TASKS: tuple[Task | Mixture, ...] = (
+    *MIXTURE.tasks,
+    ASCENDING_ADD_ONE,
+    DOUBLE_HISTOGRAM,
+    MIXTURE,
+)
+_BY_NAME = {task.name: task for task in _TASKS}
 
 
 def task_named(name: str) -> Task | Mixture:
