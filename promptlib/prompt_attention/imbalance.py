@@ -1,0 +1,96 @@
+r"""What if the labels of a step do not balance? The head then learns the context, too.
+
+With a fixed prompt along :math:`q_\star` the head of the third step is
+:math:`w_2 = \frac\eta n\sum_i y_i v_i`. Its mean given the labels is
+:math:`\eta E[A]\,(w_\star + \bar y\, q_\star)`, with :math:`\bar y` the mean label of the sample:
+the context, which every relevant token carries, is cancelled only on average. On a fresh bag the
+score is proportional to :math:`y W^2 + \bar y Q^2`, so when :math:`|\bar y| Q^2 > W^2` one of the
+two labels is always wrong and the error is 50 %, however many dimensions there are. An intercept,
+or labels with their mean subtracted, removes it.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from promptlib.prompt_attention.descent import MEMORY_LIMIT, batches, gradients
+from promptlib.prompt_attention.mixture import ContextualMixture
+
+__all__ = ["imbalance_failure", "measured_imbalance_failure"]
+
+
+def imbalance_failure(
+    n: Tensor | int, context_norm: Tensor | float, signal_norm: Tensor | float
+) -> Tensor:
+    r"""The probability that a head step on `n` bags fails for its labels alone.
+
+    .. math:: P\bigl(|\bar y| > W^2/Q^2\bigr), \qquad n\,\tfrac{1+\bar y}{2} \sim
+              \operatorname{Binomial}(n, \tfrac12)
+
+    about :math:`2\Phi(-\sqrt n\, W^2/Q^2)`: the bags needed grow like :math:`(Q/W)^4`. Core model,
+    :math:`\rho = 0`, attention noise neglected. Source: this book.
+
+    Parameters
+    ----------
+    n : Tensor or int
+        Bags, at least 1.
+    context_norm, signal_norm : Tensor or float
+        Q and W, positive; everything broadcasts.
+
+    Raises
+    ------
+    ValueError
+        If a parameter lies outside its range.
+    """
+    from scipy.stats import binom  # here: it takes a third of a second
+
+    count, norm_q, norm_w = (
+        np.asarray(value, dtype=np.float64) for value in (n, context_norm, signal_norm)
+    )
+    for name, value in (("n", count), ("context_norm", norm_q), ("signal_norm", norm_w)):
+        if not (np.isfinite(value).all() and (value > 0).all()):
+            raise ValueError(f"{name} must be positive and finite, got {value}")
+    limit = (norm_w / norm_q) ** 2
+    # Fewer than so many bags of the rarer label, strictly.
+    rarer = np.ceil(count * (1 - limit) / 2 - 1e-12) - 1
+    return torch.as_tensor(np.minimum(1.0, 2 * binom.cdf(rarer, count, 0.5)))
+
+
+def measured_imbalance_failure(
+    mixture: ContextualMixture,
+    scale: float,
+    n: int,
+    runs: int,
+    generator: torch.Generator,
+    memory_limit: int = MEMORY_LIMIT,
+) -> Tensor:
+    r"""How often a head step with the prompt κ q* leans more on the context than on the signal.
+
+    Parameters
+    ----------
+    mixture : ContextualMixture
+    scale : float
+        κ.
+    n : int
+        Bags of each run.
+    runs : int
+    generator : torch.Generator
+    memory_limit : int
+        Bytes that the tokens of one batch may take.
+
+    Returns
+    -------
+    Tensor of bool, shape (runs,)
+        :math:`|\langle w_2, q_\star\rangle| > \langle w_2, w_\star\rangle`.
+    """
+    prompt = scale * mixture.context
+    zero = torch.zeros_like(prompt)
+    failed = torch.empty(runs, dtype=torch.bool)
+    for run in range(runs):
+        head = torch.zeros_like(prompt)
+        for bags in batches(mixture, n, generator, memory_limit):
+            head -= len(bags.tokens) / n * gradients(bags.tokens, bags.labels, zero, prompt)[0]
+        failed[run] = (head @ mixture.context).abs() > head @ mixture.signal
+    return failed
