@@ -1,13 +1,13 @@
 r"""Which weights reach what the theorems allow? Explicit ones, the proof beside each.
 
-Write :math:`w_\perp` for the part of :math:`w_\star` orthogonal to :math:`q_\star`, and
-:math:`q_\perp` for the part of :math:`q_\star` orthogonal to :math:`w_\star`. Since
+Write :math:`w_\perp` for the part of :math:`w^\star` orthogonal to :math:`q^\star`, and
+:math:`q_\perp` for the part of :math:`q^\star` orthogonal to :math:`w^\star`. Since
 :math:`\rho^2 < 1` neither is zero, and
 
 .. math::
 
-    \langle w_\perp, q_\star\rangle = 0, \quad \langle w_\perp, w_\star\rangle = |w_\perp|^2, \qquad
-    \langle q_\perp, w_\star\rangle = 0, \quad \langle q_\perp, q_\star\rangle = |q_\perp|^2 .
+    \langle w_\perp, q^\star\rangle = 0, \quad \langle w_\perp, w^\star\rangle = |w_\perp|^2, \qquad
+    \langle q_\perp, w^\star\rangle = 0, \quad \langle q_\perp, q^\star\rangle = |q_\perp|^2 .
 
 So :math:`w_\perp` reads a label and is blind to the context; :math:`q_\perp` reads the context and
 is blind to the label.

@@ -4,16 +4,16 @@ After Oymak et al. 2023, contribution (1). All are for the discrete model with
 :math:`\rho^2 < 1` and two equally likely deviations, (0, 0) and one of size :math:`\Delta`. Write
 :math:`D = \zeta/(1-\zeta)`:
 
-===================  =======================  ======================================  ========
-model                deviations               fails from                              accuracy
-===================  =======================  ======================================  ========
-mean pooling         (0, 0), (Δ, Δ)           :math:`\Delta \ge D`                    50 %
-self-attention       (0, 0), (Δ, Δ)           :math:`\Delta > \Delta^*(\zeta)`        50 %
-linear attention     (0, 0), (Δ, -Δ)          :math:`\Delta \ge \sqrt D`              75 %
-prompt-attention     any with δq >= 0         never                                   100 %
-===================  =======================  ======================================  ========
+===================  ================  ========================================  ========
+model                deviations        fails exactly for                         accuracy
+===================  ================  ========================================  ========
+mean pooling         (0, 0), (Δ, Δ)    :math:`\Delta \ge D`                        50 %
+self-attention       (0, 0), (Δ, Δ)    :math:`\Delta \ge \Delta^\star(\zeta)`      50 %
+linear attention     (0, 0), (Δ, -Δ)   :math:`\Delta \ge \sqrt D`                  75 %
+prompt-attention     any with δq >= 0  never                                     100 %
+===================  ================  ========================================  ========
 
-Self-attention. All tokens of an aligned bag are multiples of :math:`a_y = q_\star + y w_\star`, and
+Self-attention. All tokens of an aligned bag are multiples of :math:`a_y = q^\star + y w^\star`, and
 the score is :math:`\langle u, a_y\rangle\, g_\Delta(c)` with :math:`c = a_y^\top A a_y`; at
 :math:`\delta = 0` the second factor is positive. With :math:`x = e^{(1+\Delta)c}`,
 
@@ -23,7 +23,7 @@ the score is :math:`\langle u, a_y\rangle\, g_\Delta(c)` with :math:`c = a_y^\to
     F_\Delta(x) = \Delta(1+D)x^\Delta + D(\Delta D-1) - D^2(1+D)x + D(\Delta-D)x^{1+\Delta}.
 
 For :math:`\Delta > \max(D, 1/D)` the function :math:`F_\Delta` is convex with one negative
-coefficient, so its minimum is found safely, and :math:`\Delta^*` is where that minimum is zero.
+coefficient, so its minimum is found safely, and :math:`\Delta^\star` is where that minimum is zero.
 """
 
 from __future__ import annotations
@@ -76,9 +76,9 @@ def linear_attention_threshold(sparsity: float) -> float:
 
 
 def self_attention_threshold(sparsity: float) -> float:
-    r"""The deviation beyond which softmax self-attention fails on (0, 0), (Δ, Δ).
+    r"""The deviation from which softmax self-attention fails on (0, 0), (Δ, Δ).
 
-    .. math:: \Delta^*(\zeta) = \inf\{\Delta : \sup_c g_\Delta(c) < 0\}
+    .. math:: \Delta^\star(\zeta) = \inf\{\Delta : \sup_c g_\Delta(c) < 0\}
 
     Parameters
     ----------
@@ -124,7 +124,7 @@ def self_attention_bracket(sparsity: float) -> tuple[float, float]:
     .. math::
 
         \max\Bigl(\tfrac{\zeta}{1-\zeta}, \tfrac{1-\zeta}{\zeta}\Bigr)
-        \;\le\; \Delta^*(\zeta) \;<\; \frac{1}{\min(\zeta, 1-\zeta)}
+        \;\le\; \Delta^\star(\zeta) \;<\; \frac{1}{\min(\zeta, 1-\zeta)}
 
     So :math:`\Delta \ge 1/\min(\zeta, 1-\zeta)` always suffices for self-attention to fail.
 

@@ -7,12 +7,12 @@ The contextual mixture of Part I, after Oymak et al. 2023. A sample is a bag of 
 .. math::
 
     x_t = \begin{cases}
-        q_\star + y\, w_\star & t \in R, \\
-        -\delta_q q_\star - \delta_w y\, w_\star + z_t, \quad z_t \sim N(0, \sigma^2 I_d)
+        q^\star + y\, w^\star & t \in R, \\
+        -\delta_q q^\star - \delta_w y\, w^\star + z_t, \quad z_t \sim N(0, \sigma^2 I_d)
             & t \notin R.
     \end{cases}
 
-Symbols: context vector :math:`q_\star` of norm ``Q``, signal vector :math:`w_\star` of norm ``W``,
+Symbols: context vector :math:`q^\star` of norm ``Q``, signal vector :math:`w^\star` of norm ``W``,
 their cosine :math:`\rho`, sparsity :math:`\zeta`, noise :math:`\sigma`, and the deviations
 :math:`(\delta_q, \delta_w)`, drawn once for each sample from a finite set.
 """
@@ -64,7 +64,7 @@ class ContextualMixture:
     noise_std : float
         :math:`\sigma \ge 0`, the noise on each coordinate of an irrelevant token.
     cosine : float
-        :math:`\rho`, the cosine of the angle between :math:`q_\star` and :math:`w_\star`, in
+        :math:`\rho`, the cosine of the angle between :math:`q^\star` and :math:`w^\star`, in
         (-1, 1).
     deviations : tuple of pairs
         The values that :math:`(\delta_q, \delta_w)` takes; every :math:`\delta_q \ge 0`.
@@ -80,7 +80,7 @@ class ContextualMixture:
 
     Notes
     -----
-    Coordinates are chosen so that :math:`q_\star` lies along the first axis and :math:`w_\star` in
+    Coordinates are chosen so that :math:`q^\star` lies along the first axis and :math:`w^\star` in
     the plane of the first two. No model of this book prefers an axis, so nothing is lost.
 
     The *core* model has the one deviation (0, 0); the *discrete* model has ``noise_std = 0``.
@@ -90,9 +90,9 @@ class ContextualMixture:
     >>> mixture = ContextualMixture(dim=3, tokens=4, sparsity=0.25, deviations=((2.0, 1.0),))
     >>> bags = mixture.sample(1, torch.Generator().manual_seed(0))
     >>> bags.labels.tolist(), bags.relevant.tolist()
-    ([-1.0], [[False, True, False, False]])
+    ([-1.0], [[False, False, False, True]])
     >>> bags.tokens[0].tolist()  # q* - w* where relevant, -2 q* + w* elsewhere
-    [[-2.0, 1.0, 0.0], [1.0, -1.0, 0.0], [-2.0, 1.0, 0.0], [-2.0, 1.0, 0.0]]
+    [[-2.0, 1.0, 0.0], [-2.0, 1.0, 0.0], [-2.0, 1.0, 0.0], [1.0, -1.0, 0.0]]
     """
 
     dim: int

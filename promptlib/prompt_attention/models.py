@@ -1,13 +1,13 @@
 r"""How can a frozen layer be told which tokens to read? Four models of a bag of tokens.
 
-After Oymak et al. 2023. ``X`` has the ``T`` tokens of a bag as rows, :math:`\varphi` is the softmax
+After Oymak et al. 2023. ``X`` has the ``T`` tokens of a bag as rows, :math:`\phi` is the softmax
 over tokens, and every model returns one score, whose sign is the prediction:
 
 .. math::
 
-    \text{prompt-attention}        &\quad \langle w, X^\top \varphi(X q) \rangle \\
+    \text{prompt-attention}        &\quad \langle w, X^\top \phi(X q) \rangle \\
     \text{softmax self-attention}  &\quad
-        \tfrac1T \langle \mathbf 1 u^\top, \varphi(X A X^\top) X \rangle \\
+        \tfrac1T \langle \mathbf 1 u^\top, \phi(X A X^\top) X \rangle \\
     \text{linear prompt-attention} &\quad \tfrac1T \langle w, X^\top X q \rangle \\
     \text{mean pooling}            &\quad \tfrac1T \langle w, X^\top \mathbf 1 \rangle
 
@@ -36,7 +36,7 @@ __all__ = [
 def prompt_attention(tokens: Tensor, w: Tensor, q: Tensor) -> Tensor:
     r"""Prompt-attention: one query, the prompt, reads the whole bag; then a linear head.
 
-    .. math:: f(X) = \langle w, X^\top \varphi(X q) \rangle
+    .. math:: f(X) = \langle w, X^\top \phi(X q) \rangle
 
     Parameters
     ----------
@@ -66,7 +66,7 @@ def prompt_attention(tokens: Tensor, w: Tensor, q: Tensor) -> Tensor:
 def self_attention(tokens: Tensor, u: Tensor, A: Tensor) -> Tensor:
     r"""Softmax self-attention: every token is a query; a linear head reads the mean output.
 
-    .. math:: f(X) = \tfrac1T \langle \mathbf 1 u^\top, \varphi(X A X^\top) X \rangle
+    .. math:: f(X) = \tfrac1T \langle \mathbf 1 u^\top, \phi(X A X^\top) X \rangle
 
     Parameters
     ----------
@@ -125,7 +125,7 @@ def prompted_layer(
     .. math::
 
         X_P = \begin{bmatrix} P \\ X \end{bmatrix}, \qquad
-        \begin{bmatrix} O_P \\ O \end{bmatrix} = \varphi(X_P W_Q W_K^\top X^\top)\, X W_V
+        \begin{bmatrix} O_P \\ O \end{bmatrix} = \phi(X_P W_Q W_K^\top X^\top)\, X W_V
 
     Parameters
     ----------

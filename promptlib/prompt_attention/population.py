@@ -1,9 +1,9 @@
 r"""What is left of a bag without noise? Two kinds of token, a label and a deviation.
 
 In the discrete model (``noise_std = 0``) a bag holds :math:`\zeta T` copies of
-:math:`r = q_\star + y w_\star` and :math:`(1-\zeta)T` copies of
-:math:`i = -\delta_q q_\star - \delta_w y w_\star`, all in the plane of :math:`q_\star` and
-:math:`w_\star`. The order of the tokens does not matter to any model with one head, so a score is
+:math:`r = q^\star + y w^\star` and :math:`(1-\zeta)T` copies of
+:math:`i = -\delta_q q^\star - \delta_w y w^\star`, all in the plane of :math:`q^\star` and
+:math:`w^\star`. The order of the tokens does not matter to any model with one head, so a score is
 a function of :math:`(y, \delta)` alone, and accuracy is a sum over finitely many cases: exact, with
 no sampling. With :math:`\ell = \log\frac{\zeta}{1-\zeta}` and :math:`S` the logistic function,
 a query :math:`v` puts on the relevant tokens the attention :math:`S(\ell + v^\top (r - i))`.

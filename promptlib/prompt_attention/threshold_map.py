@@ -43,9 +43,9 @@ class Challenge:
     deviations : callable
         Δ -> the values of (δq, δw).
     threshold : callable or None
-        ζ -> the Δ beyond which `ceiling` holds; None if the model never fails.
+        ζ -> the Δ from which on `ceiling` holds; None if the model never fails.
     ceiling : float
-        The largest accuracy possible beyond the threshold.
+        The largest accuracy possible at the threshold and beyond.
     """
 
     model: str
@@ -55,7 +55,7 @@ class Challenge:
 
     def limit(self, sparsity: float, deviation: float) -> float:
         """The best accuracy that any weights have in a cell."""
-        if self.threshold is None or deviation <= self.threshold(sparsity):
+        if self.threshold is None or deviation < self.threshold(sparsity):
             return 1.0
         return self.ceiling
 

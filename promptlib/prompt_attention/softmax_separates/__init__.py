@@ -15,6 +15,7 @@ from promptlib.prompt_attention.softmax_separates.linear_models_fail import (
     linear_attention_threshold,
     mean_pooling_threshold,
 )
+from promptlib.prompt_attention.softmax_separates.noise import accuracy_by_scale
 from promptlib.prompt_attention.softmax_separates.on_the_map import (
     map_agrees,
     prompt_wins_everywhere,
@@ -37,6 +38,7 @@ from promptlib.prompt_attention.softmax_separates.self_attention_fails import (
 )
 
 __all__ = [
+    "accuracy_by_scale",
     "escape_by_position",
     "heads_by_position",
     "linear_attention_sharp",

@@ -156,7 +156,7 @@ def plane_reduction(
     return claims.identity(
         "prompt-attention/plane-reduction",
         "Without noise, each model's score of a bag depends on $(y, \\delta)$ alone, whatever the "
-        "relevant set, and is computed in the plane of $q_\\star$ and $w_\\star$.",
+        "relevant set, and is computed in the plane of $q^\\star$ and $w^\\star$.",
         errors=torch.stack(errors),
         tolerance=TOLERANCE,
         source=BOOK,

@@ -31,8 +31,9 @@ def linear_attention_threshold(
     """Statement d: the search against the ceiling of 75 %."""
     return ceiling_claim(
         "prompt-attention/linear-attention-threshold",
-        "On the deviations $(0,0)$ and $(\\Delta,-\\Delta)$ with $\\Delta^2 > \\zeta/(1-\\zeta)$, "
-        "no head and no prompt lift linear prompt-attention above 75 %.",
+        "On the deviations $(0,0)$ and $(\\Delta,-\\Delta)$ with "
+        "$\\Delta^2 \\ge \\zeta/(1-\\zeta)$, no head and no prompt lift linear prompt-attention "
+        "above 75 %.",
         0.75,
         mirrored,
         threshold,
@@ -84,8 +85,8 @@ def mean_pooling_threshold(
     """Statement e: the search against the ceiling of 50 %."""
     return ceiling_claim(
         "prompt-attention/mean-pooling-threshold",
-        "On the deviations $(0,0)$ and $(\\Delta,\\Delta)$ with $\\Delta > \\zeta/(1-\\zeta)$, no "
-        "head lifts mean pooling above 50 %.",
+        "On the deviations $(0,0)$ and $(\\Delta,\\Delta)$ with $\\Delta \\ge \\zeta/(1-\\zeta)$, "
+        "no head lifts mean pooling above 50 %.",
         0.5,
         aligned,
         threshold,

@@ -122,7 +122,8 @@ def prompt_scale_sharp(
         "At 0.1 % below the bound on $\\kappa$ the constructed prompt gets at least one of the "
         "deviations wrong, for both labels.",
         values=[-share for share in values],
-        limits=-1 / 7 + 1e-12,
+        limits=-1 / 7,
+        tolerance=1e-9,
         source=BOOK,
         checks=f"{LIBRARY}.expressivity.prompt_scale_bound",
         search=f"{len(values)} random mixtures in which some δw is positive",

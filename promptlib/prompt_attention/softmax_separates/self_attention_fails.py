@@ -75,8 +75,9 @@ def self_attention_threshold(
     """Statement c: the search against the ceiling of 50 %, just above the threshold and far."""
     return ceiling_claim(
         "prompt-attention/self-attention-threshold",
-        "On the deviations $(0,0)$ and $(\\Delta,\\Delta)$ with $\\Delta > \\Delta^*(\\zeta)$, no "
-        "head and no attention matrix lift softmax self-attention above 50 %.",
+        "On the deviations $(0,0)$ and $(\\Delta,\\Delta)$ with "
+        "$\\Delta \\ge \\Delta^\\star(\\zeta)$, no head and no attention matrix lift softmax "
+        "self-attention above 50 %.",
         0.5,
         aligned,
         threshold,
@@ -106,7 +107,8 @@ def self_attention_sharp(
         wrong.append(1 - share_right(scores, bags.labels))
     return claims.bound(
         "prompt-attention/self-attention-threshold-is-sharp",
-        "At 0.1 % below $\\Delta^*(\\zeta)$ explicit weights make softmax self-attention perfect.",
+        "At 0.1 % below $\\Delta^\\star(\\zeta)$ explicit weights make softmax self-attention "
+        "perfect.",
         values=wrong,
         limits=0.0,
         source=BOOK,
@@ -155,8 +157,8 @@ def self_attention_bracket(
     ]
     return claims.bound(
         "prompt-attention/self-attention-bracket",
-        "$\\max(\\frac{\\zeta}{1-\\zeta}, \\frac{1-\\zeta}{\\zeta}) \\le \\Delta^*(\\zeta) \\le "
-        "1/\\min(\\zeta,1-\\zeta) \\le \\max\\{(1-\\zeta)^{-2}-1, "
+        "$\\max(\\frac{\\zeta}{1-\\zeta}, \\frac{1-\\zeta}{\\zeta}) \\le \\Delta^\\star(\\zeta) "
+        "\\le 1/\\min(\\zeta,1-\\zeta) \\le \\max\\{(1-\\zeta)^{-2}-1, "
         "\\frac{1-\\zeta+\\zeta^2}{\\zeta(1-\\zeta)}\\}$.",
         values=[*lower, *thresholds, *upper],
         limits=[*thresholds, *upper, *printed],
@@ -190,8 +192,8 @@ def heads_by_position(
     ]
     return claims.bound(
         "prompt-attention/heads-by-position",
-        "A head for each position does not help against an adversary: at 1 % above $\\Delta^*$, "
-        "some relevant set makes a label wrong for one of the two deviations.",
+        "A head for each position does not help against an adversary: at 1 % above "
+        "$\\Delta^\\star$ some relevant set makes a label wrong for one of the two deviations.",
         values=values,
         limits=0.0,
         source=PAPER,
