@@ -435,6 +435,21 @@ def test_a_model_that_is_not_prompt_attention_loses_cells(model):
     )
 
 
+def test_accuracy_under_noise_is_measured_with_its_error():
+    clean = ContextualMixture(3, 5, 0.2, deviations=((0.0, 3.0),))
+    bound = prompt_scale_bound(clean)
+    scales = [0.9 * bound, 1.1 * bound]
+    mean, error = chapter.accuracy_by_scale(clean, scales, 50, torch.Generator().manual_seed(0))
+    assert mean.tolist() == [0.0, 1.0]
+    assert error.tolist() == [0.0, 0.0]
+    noisy = replace(clean, noise_std=2.0)
+    mean, error = chapter.accuracy_by_scale(noisy, scales, 400, torch.Generator().manual_seed(0))
+    assert 0.05 < mean.min() < mean.max() < 0.95
+    assert (error - (mean * (1 - mean) / 400).sqrt()).abs().max() < 1e-12
+    with pytest.raises(ValueError, match="n must be at least 2"):
+        chapter.accuracy_by_scale(clean, scales, 1, torch.Generator())
+
+
 def test_margins_by_scale_are_the_bracket_of_the_theorem():
     mixture = ContextualMixture(3, 5, 0.2, cosine=0.5, deviations=((0.0, 0.0), (1.0, 2.0)))
     power = 0.75

@@ -56,8 +56,8 @@ def self_attention_factor(
     return claims.identity(
         "prompt-attention/self-attention-factor",
         "On aligned bags self-attention's score is $\\langle u,a_y\\rangle\\,g_\\Delta(c)$ with "
-        "$c = a_y^\\top A a_y$, and $g_\\Delta(c) = "
-        "-F_\\Delta(x)/[(1+D)(1+Dx)(D+x^\\Delta)]$ with $x = e^{(1+\\Delta)c}$.",
+        "$c = a_y^\\top A a_y$, and $g_\\Delta(c) = -F_\\Delta(x)/N$ with "
+        "$x = e^{(1+\\Delta)c}$ and $N = (1+D)(1+Dx)(D+x^\\Delta)$.",
         errors=torch.stack(errors),
         tolerance=TOLERANCE,
         source=PAPER,
@@ -157,9 +157,9 @@ def self_attention_bracket(
     ]
     return claims.bound(
         "prompt-attention/self-attention-bracket",
-        "$\\max(\\frac{\\zeta}{1-\\zeta}, \\frac{1-\\zeta}{\\zeta}) \\le \\Delta^\\star(\\zeta) "
-        "\\le 1/\\min(\\zeta,1-\\zeta) \\le \\max\\{(1-\\zeta)^{-2}-1, "
-        "\\frac{1-\\zeta+\\zeta^2}{\\zeta(1-\\zeta)}\\}$.",
+        "The threshold is at least $\\max(\\frac{\\zeta}{1-\\zeta}, \\frac{1-\\zeta}{\\zeta})$ and "
+        "at most $1/\\min(\\zeta,1-\\zeta)$, which in turn is at most "
+        "$\\max\\{(1-\\zeta)^{-2}-1, \\frac{1-\\zeta+\\zeta^2}{\\zeta(1-\\zeta)}\\}$.",
         values=[*lower, *thresholds, *upper],
         limits=[*thresholds, *upper, *printed],
         source=BOOK,
