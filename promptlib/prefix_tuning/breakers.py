@@ -36,14 +36,16 @@ def movement(case: AttentionCase, attend: AttendFunction = attend) -> Tensor:
     Returns
     -------
     Tensor, shape (rows,)
-        Rows whose content keeps nothing are left out: they have no relative attention.
+        Rows without a relative attention are left out: those whose content keeps nothing, and
+        those of signed kernels whose weights nearly cancel.
     """
     content = case.queries, case.keys, case.values
     _, plain = attend(*content, causal=case.causal)
     _, prefixed = attend(*content, case.prefix_keys, case.prefix_values, causal=case.causal)
     _, _, to_content = split(prefixed, case.prefix_length)
     moved = total_variation(relative_attention(to_content), relative_attention(plain))
-    return moved[to_content.sum(-1).abs() > 1e-9]  # a row that left the content has no ratios
+    defined = (to_content.sum(-1).abs() > 1e-9) & (plain.abs().sum(-1) < 100)
+    return moved[defined]
 
 
 def _with(function: AttendFunction) -> Callable[[torch.Generator], Tensor]:
@@ -118,13 +120,13 @@ def _trained_weights(generator: torch.Generator) -> Tensor:
 
 BREAKERS: dict[str, Callable[[torch.Generator], Tensor]] = {
     "softmax": _with(attend),
-    "linear attention, positive features": _with(
+    "linear attention, positive": _with(
         kernels.normalised(kernels.POSITIVE_KERNELS["linear attention, elu + 1 features"])
     ),
     "linear attention, signed": _with(kernels.signed_linear()),
     "sigmoid": _with(kernels.sigmoid()),
     "sparsemax": _with(kernels.sparsemax()),
-    "prompt shifts the content's positions": _positions_shift,
+    "positions shift": _positions_shift,
     "second layer": _second_layer,
     "rank-one change of $W_K$": _trained_weights,
 }

@@ -22,16 +22,19 @@ from promptlib.prefix_tuning.identities import (
     split,
     total_variation,
 )
+from promptlib.prefix_tuning.layers import AttentionCase
 from promptlib.prefix_tuning.prefix import Prefix
 from promptlib.prefix_tuning.reach import largest_share, log_normalisers
 
 __all__ = [
+    "case_of",
     "first_layer",
     "in_float64",
     "largest_shares",
     "model_movement",
     "model_output_errors",
     "model_ratio_errors",
+    "prefix_head_keys",
     "prefix_head_values",
     "shares_taken",
 ]
@@ -71,6 +74,15 @@ def first_layer(model: GPT, tokens: Tensor, prefix: Prefix | None = None) -> tup
     return layer.heads(seen[0]), attention[0]
 
 
+def prefix_head_keys(model: GPT, prefix: Prefix) -> Tensor:
+    """The keys that the prefix offers to the heads of the first layer, shape (H, p, d)."""
+    block = _first_block(model)
+    for_keys, _ = prefix.layer(0)
+    if prefix.layer_norm:
+        for_keys = block.norm_attention(for_keys)
+    return block.attention.heads(block.attention.key(for_keys)).detach()
+
+
 def prefix_head_values(model: GPT, prefix: Prefix) -> Tensor:
     """The values that the prefix offers to the heads of the first layer, shape (H, p, d)."""
     block = _first_block(model)
@@ -78,6 +90,35 @@ def prefix_head_values(model: GPT, prefix: Prefix) -> Tensor:
     if prefix.layer_norm:
         for_values = block.norm_attention(for_values)
     return block.attention.heads(block.attention.value(for_values)).detach()
+
+
+def case_of(model: GPT, prefix: Prefix, tokens: Tensor) -> AttentionCase:
+    """The first layer on one sequence, as the arguments of the attention function.
+
+    Parameters
+    ----------
+    model : GPT
+    prefix : Prefix
+    tokens : Tensor of int64, shape (T,)
+    """
+    block = _first_block(model)
+    layer = block.attention
+    with torch.no_grad():
+        content = block.norm_attention(model.token(tokens) + model.position.weight[: len(tokens)])
+        queries, keys, values = (
+            layer.heads(project(content)) for project in (layer.query, layer.key, layer.value)
+        )
+    logits = queries @ keys.mT * queries.shape[-1] ** -0.5
+    return AttentionCase(
+        queries=queries,
+        keys=keys,
+        values=values,
+        prefix_keys=prefix_head_keys(model, prefix),
+        prefix_values=prefix_head_values(model, prefix),
+        causal=True,
+        prefix_kind="LayerNormed vector" if prefix.layer_norm else "vector",
+        logit_scale=float(logits.std()),
+    )
 
 
 def model_ratio_errors(model: GPT, prefix: Prefix, tokens: Tensor) -> Tensor:

@@ -5,9 +5,11 @@ from __future__ import annotations
 import pytest
 import torch
 
+from promptlib.attention import attend
 from promptlib.prefix_tuning.gpt import GPT, GPTConfig
 from promptlib.prefix_tuning.prefix import Prefix
 from promptlib.prefix_tuning.trained_attention import (
+    case_of,
     first_layer,
     in_float64,
     largest_shares,
@@ -59,6 +61,23 @@ def test_prefix_values_are_those_that_the_model_uses(tokens, layer_norm, separat
     assert float(model_output_errors(model, prefix, tokens).max()) < 1e-12
     assert float(model_ratio_errors(model, prefix, tokens).max()) < 1e-10
     assert shares_taken(model, prefix, tokens).shape == (BATCH, HEADS, TOKENS)
+
+
+@pytest.mark.parametrize("options", [{}, {"layer_norm": False, "separate_values": True}])
+def test_a_case_repeats_what_the_model_does(tokens, options):
+    model, prefix = a_model(), a_prefix(**options)
+    case = case_of(model, prefix, tokens[3])
+    outputs, attention = attend(
+        case.queries,
+        case.keys,
+        case.values,
+        case.prefix_keys,
+        case.prefix_values,
+        causal=case.causal,
+    )
+    inside_outputs, inside = first_layer(model, tokens, prefix)
+    torch.testing.assert_close(outputs, inside_outputs[3])
+    torch.testing.assert_close(attention, inside[3])
 
 
 def test_the_hook_is_removed(tokens):

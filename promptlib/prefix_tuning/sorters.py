@@ -1,0 +1,78 @@
+"""Which trained models does the chapter "A prefix cannot re-aim attention" look into?
+
+Those of the chapter "A new task", from the run store: for each seed a GPT that sorts upwards, the
+same fine-tuned to sort downwards, and every prefix of the sweep that tried to make the frozen one
+do it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from promptlib.prefix_tuning.gpt import GPT
+from promptlib.prefix_tuning.new_task import NewTaskPlan
+from promptlib.prefix_tuning.new_task_training import load_model, load_prefix
+from promptlib.prefix_tuning.prefix import Prefix
+from promptlib.prefix_tuning.trained_attention import in_float64
+from promptlib.runs import RunStore
+
+__all__ = ["TrainedSorter", "trained_sorters"]
+
+
+@dataclass(frozen=True)
+class TrainedSorter:
+    """What one seed left behind, in float64 and without gradients.
+
+    Attributes
+    ----------
+    pretrained : GPT
+        Sorts upwards.
+    fine_tuned : GPT
+        The same with all weights trained further, to sort downwards.
+    normalised : tuple of Prefix
+        The sweep with one vector for key and value that passes through the LayerNorm.
+    free : tuple of Prefix
+        The sweep with independent keys and values and no LayerNorm.
+    best : Prefix
+        The normalised prefix with the lowest test loss on sorting downwards.
+    """
+
+    pretrained: GPT
+    fine_tuned: GPT
+    normalised: tuple[Prefix, ...]
+    free: tuple[Prefix, ...]
+    best: Prefix
+
+
+def trained_sorters(plan: NewTaskPlan, store: RunStore) -> list[TrainedSorter]:
+    """The models and prefixes of every seed of the plan, trained now if they are not stored.
+
+    Parameters
+    ----------
+    plan : NewTaskPlan
+        From :func:`promptlib.prefix_tuning.new_task.plan`.
+    store : RunStore
+    """
+    sorters = []
+    for index, (base, tuned) in enumerate(zip(plan.pretrained, plan.finetuned, strict=True)):
+        sweeps = {}
+        for kind in ("shared", "free"):
+            run = plan.prefixes[kind][index]
+            result = store.get(run)
+            cells = result.metrics["cells"]
+            prefixes = tuple(
+                in_float64(load_prefix(run.config, result, cell)) for cell in range(len(cells))
+            )
+            losses = [cell["loss"]["sort_descending"] for cell in cells]
+            sweeps[kind] = prefixes, losses.index(min(losses))
+        normalised, best = sweeps["shared"]
+        sorters.append(
+            TrainedSorter(
+                pretrained=in_float64(load_model(base.config, store.get(base))),
+                fine_tuned=in_float64(load_model(tuned.config, store.get(tuned))),
+                normalised=normalised,
+                free=sweeps["free"][0],
+                best=normalised[best],
+            )
+        )
+    return sorters
