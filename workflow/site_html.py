@@ -52,9 +52,15 @@ STYLES = "_static/pages.css"
 WIDE = 480
 """Figures of more pixels than this keep a legible width on a phone and scroll in their frame."""
 
+SHORT = 40
+"""Formulas of fewer characters than this never need a phone's whole line."""
+
 _SCRIPT = re.compile(r"<script(?P<attributes>[^>]*)>(?P<body>.*?)</script>", re.DOTALL)
 _STYLESHEET = re.compile(r'[ \t]*<link[^>]*\brel="stylesheet"[^>]*>\n?')
 _IMAGE = re.compile(r"<img\b[^>]*>")
+_FORMULA_MARK = re.compile(
+    r'<span class="math notranslate nohighlight">(?P<tex>[^<]*)</span>[,.;:!?)’]+(?!\w)'
+)
 _MEASURED = re.compile(r'<(\w+) class="measured">[^<]*</\1>')
 
 
@@ -82,7 +88,7 @@ def finish(site: Path) -> None:
     for name, page in pages.items():
         page = show_twins(page, name, dark, sizes)
         page = one_stylesheet(page, name)
-        page = accessible(page)
+        page = keep_punctuation(accessible(page))
         refuse_images(page, name, site)
         page = with_policy(page)
         (site / name).write_text(page, encoding="utf-8")
@@ -121,8 +127,8 @@ def show_twins(
 
     def pair(match: re.Match[str]) -> str:
         tag = match[0]
-        source = _attribute(tag, "src")
-        target = source.removeprefix(up) if source is not None else None
+        source = _attribute(tag, "src") or ""
+        target = source.removeprefix(up)
         if target not in dark or "only-" in (_attribute(tag, "class") or ""):
             return tag
         size = sizes.get(target)
@@ -181,6 +187,16 @@ def accessible(page: str) -> str:
     page = re.sub(r"<th></th>", "<td></td>", page)
     page = re.sub(r'(<table) border="1" (class="dataframe")', r"\1 \2", page)
     return re.sub(r"<style scoped>.*?</style>\n?", "", page, flags=re.DOTALL)
+
+
+def keep_punctuation(page: str) -> str:
+    """Keep a comma on the line of the formula before it, where the formula is short."""
+    return _FORMULA_MARK.sub(
+        lambda match: (
+            f'<span class="math-run">{match[0]}</span>' if len(match["tex"]) < SHORT else match[0]
+        ),
+        page,
+    )
 
 
 def refuse_images(page: str, name: str, site: Path) -> None:

@@ -49,7 +49,7 @@ function revealTarget() {
 // What is wider than the column scrolls inside its own box, and the keyboard must reach it.
 function reachWideParts() {
   const boxes = document.querySelectorAll(
-    "div.math, .cell_output .output, div.highlight pre, .pst-scrollable-table-container, .build-table, .figure-frame"
+    "div.math mjx-container, span.math, .cell_output .output, div.highlight pre, .pst-scrollable-table-container, .build-table, .figure-frame"
   );
   for (const box of boxes) {
     const scrolls = box.scrollWidth > box.clientWidth + 1;

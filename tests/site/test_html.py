@@ -14,6 +14,7 @@ from workflow.site_html import (
     accessible,
     dark_twin,
     finish,
+    keep_punctuation,
     one_stylesheet,
     refuse_images,
     show_twins,
@@ -164,3 +165,11 @@ def test_styles_that_load_something_are_refused(site):
     (site / "_static" / "b.css").write_text(".z { background: url(https://example.org/a.png) }")
     with pytest.raises(BuildError, match=r"refers to https://example\.org/a\.png"):
         finish(site)
+
+
+def test_punctuation_stays_with_a_short_formula():
+    formula = '<span class="math notranslate nohighlight">\\(a\\)</span>'
+    assert keep_punctuation(f"{formula}, b") == f'<span class="math-run">{formula},</span> b'
+    assert keep_punctuation(f"{formula} b") == f"{formula} b"
+    long = formula.replace("a", "a" * 50)
+    assert keep_punctuation(f"{long}, b") == f"{long}, b"

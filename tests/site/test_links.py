@@ -159,3 +159,10 @@ def test_the_site_says_nothing_of_the_machine_that_built_it(site):
             text = path.read_text(encoding="utf-8")
             assert str(PROJECT) not in text, path
             assert home == "/root" or home not in text, path
+
+
+def test_the_home_page_maps_every_chapter(site, parsed):
+    chapters = {name for name in parsed if "notebook-header" in (site / name).read_text("utf-8")}
+    article = (site / "index.html").read_text("utf-8").split('<article class="bd-article">')[1]
+    linked = {urlsplit(address).path for _, address in Addresses(article).addresses}
+    assert chapters <= linked

@@ -44,7 +44,7 @@ LOOK = r"""
 
 AUDIT = """
 async () => {
-  const found = await axe.run(document, { resultTypes: ["violations"] });
+  const found = await axe.run(document, { resultTypes: ["violations"], preload: false });
   return found.violations.map((rule) => `${rule.id}: ` + rule.nodes.slice(0, 3)
     .map((node) => node.target.join(" ") + " " + (node.any[0] ? node.any[0].message : ""))
     .join(" | "));
