@@ -8,6 +8,8 @@ whose loss is higher than this takes nothing useful from its input.
 
 from __future__ import annotations
 
+import itertools
+
 import torch
 from torch import Tensor
 
@@ -16,10 +18,10 @@ from promptlib.prefix_tuning.tasks import MOST_DISTINCT, N_DIGITS, SEQUENCE_LENG
 
 def digit_counts() -> Tensor:
     """List how often each digit can occur in an input: ``(19448, 8)``, rows that sum to ten."""
-    bars = torch.combinations(torch.arange(SEQUENCE_LENGTH + N_DIGITS - 1), N_DIGITS - 1)
-    ends = torch.full((len(bars), 1), SEQUENCE_LENGTH + N_DIGITS - 1)
-    edges = torch.cat([torch.full((len(bars), 1), -1), bars, ends], dim=1)
-    return edges.diff(dim=1) - 1
+    # Ten stars and seven bars in a row: the digits' counts are the stars between the bars.
+    places = SEQUENCE_LENGTH + N_DIGITS - 1
+    bars = itertools.combinations(range(places), N_DIGITS - 1)
+    return torch.tensor([(-1, *bar, places) for bar in bars]).diff(dim=1) - 1
 
 
 def count_probabilities() -> Tensor:

@@ -1,0 +1,282 @@
+"""The figures of the chapter "A new task". Each function returns a figure and its alt text."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import matplotlib.pyplot as plt
+import numpy as np
+import torch
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from torch import Tensor
+
+from promptlib import claims, plotting
+from promptlib.plotting import INK, MUTED, PALETTE, PAPER
+from promptlib.prefix_tuning import published
+from promptlib.prefix_tuning.gpt import GPT
+from promptlib.prefix_tuning.new_task_results import (
+    ASCENDING,
+    DESCENDING,
+    Measured,
+    Metrics,
+    percent,
+)
+from promptlib.prefix_tuning.prefix import Prefix
+from promptlib.prefix_tuning.tasks import SEQUENCE_LENGTH, SORT_DESCENDING, read_and_answer
+
+Drawn = tuple[Figure, str]
+
+
+@torch.no_grad()
+def output_attention(model: GPT, tokens: Tensor, prefix: Prefix | None = None) -> Tensor:
+    """Return where the ten output positions look in the first layer, averaged over heads.
+
+    Returns
+    -------
+    Tensor, ``(B, 10, p + 19)``
+        Prefix first, then the ten inputs, then the nine outputs read back.
+    """
+    _, attention = model(tokens, prefix, return_attention=True)
+    return attention[0].mean(dim=1)[:, -SEQUENCE_LENGTH:]
+
+
+def inputs_by_size(attention: Tensor, inputs: Tensor) -> Tensor:
+    """Reorder the columns of the ten inputs from the smallest digit to the largest.
+
+    Parameters
+    ----------
+    attention : Tensor, ``(B, 10, p + 19)``
+    inputs : Tensor, ``(B, 10)``
+    """
+    p = attention.shape[-1] - 2 * SEQUENCE_LENGTH + 1
+    order = inputs.argsort(dim=-1, stable=True).unsqueeze(1).expand(-1, SEQUENCE_LENGTH, -1)
+    on_inputs = attention[..., p : p + SEQUENCE_LENGTH].gather(-1, order)
+    return torch.cat([attention[..., :p], on_inputs, attention[..., p + SEQUENCE_LENGTH :]], dim=-1)
+
+
+def peak_rank(attention: Tensor) -> int:
+    """Return which input by size, 1 to 10, the first output looks at most, given mean rows."""
+    p = attention.shape[-1] - 2 * SEQUENCE_LENGTH + 1
+    return int(attention[0, p : p + SEQUENCE_LENGTH].argmax()) + 1
+
+
+def attention_maps(
+    models: Mapping[str, tuple[GPT, Prefix | None]], inputs: Tensor, example: int = 0
+) -> Drawn:
+    """Draw the attention of several models on the same inputs: one example, and the mean.
+
+    Parameters
+    ----------
+    models : mapping
+        Title to model and prefix.
+    inputs : Tensor, ``(B, 10)``
+        Answered in descending order.
+    example : int
+        Row of `inputs` for the upper panels.
+    """
+    tokens = read_and_answer(inputs, SORT_DESCENDING.solve(inputs))
+    figure, axes = plt.subplots(
+        2, len(models), figsize=(plotting.WIDTH, 5.4), sharex="row", sharey=True, squeeze=False
+    )
+    seen = []
+    for column, (title, (model, prefix)) in enumerate(models.items()):
+        attention = inputs_by_size(output_attention(model, tokens, prefix), inputs)
+        mean = attention.mean(dim=0)
+        order = inputs[example].argsort(stable=True)
+        labels = [str(int(digit)) for digit in inputs[example][order]]
+        labels += [str(int(digit)) for digit in tokens[example, SEQUENCE_LENGTH:]]
+        for row, rows in enumerate((attention[example], mean)):
+            mesh = _draw_map(axes[row, column], rows)
+        axes[0, column].set_title(title)
+        axes[0, column].set_xticks(np.arange(19) + 0.5, labels, fontsize=7)
+        axes[1, column].set_xticks([5, 14.5], ["inputs\nby size", "outputs\nread"], fontsize=9)
+        where = f"first output looks most at input {peak_rank(mean)} of 10 by size"
+        if prefix is not None:
+            taken = float(mean[:, : prefix.length].sum(dim=-1).mean())
+            where += f", and the prefix takes {100 * taken:.0f} % of the attention on average"
+        seen.append(f"{title}: {where}.")
+    for row, name in enumerate(("one input", f"mean of {len(inputs)} inputs")):
+        axes[row, 0].set_ylabel(f"{name}\noutput")
+    bar = figure.colorbar(mesh, ax=axes, shrink=0.6, label="attention (share of a row)")
+    bar.outline.set_visible(False)
+    alt = (
+        "Heat maps of attention from ten outputs, top to bottom, to ten inputs sorted by size and "
+        "nine outputs read back; a separate column on the left is the prefix. " + " ".join(seen)
+    )
+    return figure, alt
+
+
+def _draw_map(axes: Axes, rows: Tensor) -> Any:
+    """Draw one map; a prefix stands apart, left of the content."""
+    p = rows.shape[-1] - 2 * SEQUENCE_LENGTH + 1
+    scale: dict[str, Any] = {"cmap": plotting.SEQUENTIAL, "vmin": 0.0, "vmax": 1.0}
+    y = np.arange(SEQUENCE_LENGTH + 1)
+    mesh = axes.pcolormesh(np.arange(20), y, rows[:, p:].numpy(), **scale)
+    if p:
+        axes.pcolormesh(np.arange(p + 1) - p - 1.0, y, rows[:, :p].numpy(), **scale)
+        axes.text(-1 - p / 2, -0.3, "prefix", ha="center", va="bottom", fontsize=8)
+    axes.axvline(SEQUENCE_LENGTH, color=PAPER, linewidth=1.5)
+    axes.set(xlim=(-2.6, 19), ylim=(SEQUENCE_LENGTH, 0))
+    axes.set_yticks([0.5, 9.5], ["1", "10"])
+    axes.grid(False)
+    axes.spines[:].set_visible(False)
+    axes.tick_params(length=0)
+    return mesh
+
+
+def learning_curves(measured: Measured, adapt_steps: int, blind: float) -> Drawn:
+    """Draw the training loss of each way to adapt the model, all seeds."""
+    ways: dict[str, tuple[list[Sequence[float]], str]] = {
+        "prefix, shared": (
+            [cell.metrics["curve"] for cell in measured.best_prefixes("shared")],
+            PALETTE["vermilion"],
+        ),
+        "prefix, free": (
+            [cell.metrics["curve"] for cell in measured.best_prefixes("free")],
+            PALETTE["ochre"],
+        ),
+        "all but attention": (
+            [entry["curve"] for entry in measured.besides_attention],
+            PALETTE["blue"],
+        ),
+        "all weights": ([entry["curve"] for entry in measured.finetuned], PALETTE["green"]),
+    }
+    figure, axes = plt.subplots(figsize=(plotting.WIDTH, 4.2))
+    ends = []
+    for name, (curves, colour) in ways.items():
+        values = np.array(curves)
+        steps = (np.arange(values.shape[1]) + 0.5) * adapt_steps / values.shape[1]
+        mean = np.exp(np.log(values).mean(axis=0))
+        axes.fill_between(
+            steps, values.min(axis=0), values.max(axis=0), color=colour, alpha=0.25, linewidth=0
+        )
+        axes.plot(steps, mean, color=colour)
+        axes.annotate(
+            name,
+            (steps[-1], mean[-1]),
+            xytext=(6, 0),
+            textcoords="offset points",
+            color=colour,
+            va="center",
+        )
+        ends.append(f"{name} {mean[-1]:.3g}")
+    axes.axhline(blind, color=MUTED, linestyle="--", linewidth=1.2)
+    axes.annotate("never looks at the input", (adapt_steps, blind), color=MUTED,
+                  xytext=(6, 0), textcoords="offset points", va="center")  # fmt: skip
+    axes.set(
+        yscale="log",
+        xlim=(0, 1.42 * adapt_steps),
+        xlabel="training step",
+        ylabel="training loss (nats a symbol)",
+    )
+    axes.set_xticks(np.linspace(0, adapt_steps, 6))
+    alt = (
+        f"Training loss over {adapt_steps} steps, logarithmic. At the end, in nats a symbol: "
+        f"{'; '.join(ends)}. A predictor that never looks at the input would have {blind:.3g}."
+    )
+    return figure, alt
+
+
+def sweep_maps(
+    sweeps: Mapping[str, Sequence[Sequence[Metrics]]],
+    task: str,
+    quantity: str = "loss",
+) -> Drawn:
+    """Draw sweeps over learning rate and init scale; cells show mean, spread and accuracy.
+
+    Parameters
+    ----------
+    sweeps : mapping
+        Title to metrics by seed and cell.
+    task : str
+        What is measured on.
+    quantity : {"loss", "accuracy"}
+        What the colour shows.
+    """
+    figure, panels = plt.subplots(
+        1, len(sweeps), figsize=(plotting.WIDTH, 3.6), sharey=True, squeeze=False
+    )
+    colours = {
+        "loss": {"cmap": "cividis_r", "vmin": 0.0, "vmax": 12.5},
+        "accuracy": {"cmap": "cividis", "vmin": 0.0, "vmax": 100.0},
+    }[quantity]
+    seen = []
+    for axes, (title, sweep) in zip(panels[0], sweeps.items(), strict=True):
+        rates = sorted({cell["learning_rate"] for cell in sweep[0]}, reverse=True)
+        stds = sorted({cell["init_std"] for cell in sweep[0]})
+        means = np.zeros((len(rates), len(stds)))
+        for index, cell in enumerate(sweep[0]):
+            row, column = rates.index(cell["learning_rate"]), stds.index(cell["init_std"])
+            losses = np.array([seed[index]["loss"][task] for seed in sweep])
+            shares = np.array(percent([seed[index] for seed in sweep], task))
+            shown = losses if quantity == "loss" else shares
+            means[row, column] = shown.mean()
+            spread = f" ± {losses.std(ddof=1):.2f}" if len(losses) > 1 else ""
+            level = means[row, column] / colours["vmax"]
+            dark = level < 0.5 if quantity == "accuracy" else level > 0.5
+            axes.text(
+                column + 0.5,
+                row + 0.5,
+                f"{losses.mean():.2f}{spread}\n{shares.mean():.1f} %",
+                ha="center",
+                va="center",
+                fontsize=9,
+                color="#ffffff" if dark else "#000000",
+            )
+        mesh = axes.pcolormesh(means, **colours)
+        axes.set_xticks(np.arange(len(stds)) + 0.5, [f"{std:g}" for std in stds])
+        axes.set_yticks(np.arange(len(rates)) + 0.5, [f"{rate:g}" for rate in rates])
+        axes.set(title=title, xlabel="init scale", ylim=(len(rates), 0))
+        axes.grid(False)
+        axes.spines[:].set_visible(False)
+        axes.tick_params(length=0)
+        accuracy = [value for seed in sweep for value in percent(seed, task)]
+        lowest = min(cell["loss"][task] for seed in sweep for cell in seed)
+        seen.append(f"{title}: lowest loss {lowest:.2f}, highest accuracy {max(accuracy):.1f} %.")
+    panels[0][0].set_ylabel("learning rate")
+    label = {"loss": "test loss (nats a symbol)", "accuracy": "accuracy (% of sequences)"}
+    bar = figure.colorbar(mesh, ax=panels, shrink=0.8, label=label[quantity])
+    bar.outline.set_visible(False)
+    alt = (
+        f"Heat maps of the sweep over {len(rates)} learning rates and {len(stds)} init scales; "
+        f"each cell shows test loss, its standard deviation over seeds, and accuracy. "
+        + " ".join(seen)
+    )
+    return figure, alt
+
+
+def beside_published(measured: Measured) -> Drawn:
+    """Draw the six published accuracies with ours, one dot for each seed."""
+    shared = [cell.metrics for cell in measured.best_prefixes("shared")]
+    rows = [
+        (f"{name} → {task}", published.NEW_TASK[f"{key}_{task}"], percent(metrics, full))
+        for name, key, metrics in (
+            ("pretrained", "pretrained", measured.pretrained),
+            ("fine-tuned", "finetuned", measured.finetuned),
+            ("prefix", "prefix", shared),
+        )
+        for task, full in (("ascending", ASCENDING), ("descending", DESCENDING))
+    ]
+    figure, axes = plt.subplots(figsize=(plotting.WIDTH, 3.6))
+    seen = []
+    for place, (label, theirs, ours) in enumerate(rows):
+        axes.plot([theirs], [place - 0.16], "D", color=PALETTE["vermilion"], markersize=7)
+        axes.plot(ours, [place + 0.16] * len(ours), "o", color=PALETTE["blue"], alpha=0.7)
+        half = claims.t_half_width(ours)
+        if half:
+            axes.hlines(
+                place + 0.16,
+                max(np.mean(ours) - half, 0),
+                min(np.mean(ours) + half, 100),
+                color=PALETTE["blue"],
+            )
+        seen.append(f"{label}: {theirs:.2f} % published, {np.mean(ours):.2f} % here")
+    axes.set_yticks(range(len(rows)), [label for label, _, _ in rows])
+    axes.set(ylim=(len(rows) - 0.5, -0.5), xlim=(-3, 103), xlabel="accuracy (% of sequences)")
+    axes.plot([], [], "D", color=PALETTE["vermilion"], label="published, one seed")
+    axes.plot([], [], "o-", color=PALETTE["blue"], label="here, seeds and 95 % interval")
+    axes.legend(loc="center", bbox_to_anchor=(0.5, 0.45), labelcolor=INK)
+    alt = "Accuracies on both tasks, published and ours. " + "; ".join(seen) + "."
+    return figure, alt

@@ -1,0 +1,409 @@
+"""Experiment B3: its plan, its runs, and claims that fail when something is wrong."""
+
+from __future__ import annotations
+
+import dataclasses
+import subprocess
+import sys
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from promptlib.prefix_tuning import (
+    blind,
+    evaluation,
+    new_task,
+    new_task_figures,
+    new_task_results,
+    new_task_training,
+    published,
+)
+from promptlib.prefix_tuning import gpt as gpt_module
+from promptlib.prefix_tuning.gpt import GPT, GPTConfig
+from promptlib.prefix_tuning.new_task import NewTaskPlan
+from promptlib.prefix_tuning.new_task_results import Measured
+from promptlib.prefix_tuning.prefix import Prefix
+from promptlib.prefix_tuning.tasks import (
+    SORT_ASCENDING,
+    SORT_DESCENDING,
+    Task,
+    read_and_answer,
+    sample_digits,
+)
+from promptlib.runs import Result, Run
+from promptlib.training import Learner, Recipe
+
+SMALL: dict[str, Any] = {
+    "seeds": 2,
+    "pretrain_steps": 12,
+    "adapt_steps": 10,
+    "learning_rates": [0.1, 1.0],
+    "init_stds": [0.1, 0.3, 1.0],
+    "control_steps": 11,
+    "test_sequences": 50,
+}
+
+
+def silent(items: Iterable[Any], label: str, total: int | None = None) -> Iterable[Any]:
+    return items
+
+
+class Runs:
+    """Train runs in memory, each once."""
+
+    def __init__(self) -> None:
+        self.results: dict[str, Result] = {}
+
+    def get(self, run: Run) -> Result:
+        if run.key not in self.results:
+            function = getattr(new_task_training, run.train.partition(":")[2])
+            needs = [self.get(needed) for needed in run.needs]
+            self.results[run.key] = function(run.config, needs, silent)
+        return self.results[run.key]
+
+
+@pytest.fixture(scope="module")
+def learned() -> tuple[NewTaskPlan, Runs, Measured]:
+    """Return the real experiment, as short as it still works: one seed, two prefixes."""
+    torch.set_num_threads(1)
+    plan = new_task.plan(1, 300, 100, [0.1], [0.1], 10, 400)
+    runs = Runs()
+    return plan, runs, new_task_results.collect(plan, runs.get)
+
+
+def test_the_plan_is_what_the_chapter_says() -> None:
+    plan = new_task.plan(**SMALL)
+    runs = list(plan)
+    assert len(runs) == 2 * (1 + 1 + 1 + 2) + 2
+    assert len({run.key for run in runs}) == len(runs)
+    assert [run.config["seed"] for run in plan.pretrained] == [0, 1]
+    adapting = [run for run in runs if run.needs]
+    assert {run.config["steps"] for run in adapting} == {SMALL["adapt_steps"]}
+    for runs_of_kind in (plan.finetuned, plan.besides_attention, *plan.prefixes.values()):
+        assert [run.needs for run in runs_of_kind] == [(base,) for base in plan.pretrained]
+    cells = plan.prefixes["free"][0].config["cells"]
+    assert len(cells) == 6
+    assert cells == plan.control_prefixes.config["cells"]
+    assert plan.control_prefixes.needs == (plan.control_pretrained,)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "message"),
+    [
+        ("seeds", 0, r"seeds must be a whole number of at least 1, got 0"),
+        ("seeds", 1.5, r"seeds .* got 1.5"),
+        ("seeds", True, r"seeds .* got True"),
+        ("pretrain_steps", 9, r"pretrain_steps .* at least 10, got 9"),
+        ("adapt_steps", -1, r"adapt_steps .* got -1"),
+        ("control_steps", "many", r"control_steps .* got 'many'"),
+        ("test_sequences", 0, r"test_sequences .* got 0"),
+        ("learning_rates", [], r"learning_rates must be one or more numbers above 0, got \[\]"),
+        ("init_stds", [0.1, 0.0], r"init_stds .* got \[0.1, 0.0\]"),
+    ],
+)
+def test_parameters_out_of_range_are_named(name: str, value: object, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        new_task.plan(**{**SMALL, name: value})
+
+
+def test_the_plan_needs_no_torch() -> None:
+    code = (
+        "import sys; import promptlib.prefix_tuning as wing;"
+        "from promptlib.prefix_tuning.new_task import plan;"
+        f"list(plan(**{SMALL!r}));"
+        "assert 'torch' not in sys.modules; wing.GPT; assert 'torch' in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_every_public_name_is_there() -> None:
+    import promptlib.prefix_tuning as wing
+
+    for name in wing.__all__:
+        assert getattr(wing, name) is not None
+    assert set(wing.__all__) <= set(dir(wing))
+    with pytest.raises(AttributeError, match="no attribute 'SORT_SIDEWAYS'"):
+        wing.SORT_SIDEWAYS  # noqa: B018
+
+
+def test_a_run_gives_the_same_numbers_again() -> None:
+    plan = new_task.plan(**{**SMALL, "seeds": 1})
+    for run in (plan.pretrained[0], plan.prefixes["free"][0]):
+        first, second = Runs().get(run), Runs().get(run)
+        assert first.metrics == second.metrics
+        for name, tensor in first.tensors.items():
+            assert torch.equal(tensor, second.tensors[name])
+
+
+def test_stored_models_and_prefixes_are_rebuilt() -> None:
+    plan, runs = new_task.plan(**{**SMALL, "seeds": 1}), Runs()
+    run = plan.prefixes["free"][0]
+    model = new_task_training.load_model(plan.pretrained[0].config, runs.get(plan.pretrained[0]))
+    prefix = new_task_training.load_prefix(run.config, runs.get(run), 4)
+    assert not prefix.layer_norm
+    again = new_task_training.measure(model, run.config, prefix)
+    cell = runs.get(run).metrics["cells"][4]
+    assert again["accuracy"] == cell["accuracy"]
+    assert again["loss"] == pytest.approx(cell["loss"])
+
+
+def test_frozen_attention_leaves_the_attention_exactly_as_it_was() -> None:
+    plan, runs = new_task.plan(**{**SMALL, "seeds": 1}), Runs()
+    before = new_task_results.model_of(plan.pretrained[0], runs.get)
+    after = new_task_results.model_of(plan.besides_attention[0], runs.get)
+    tokens = torch.randint(8, (5, 19), generator=torch.Generator().manual_seed(0))
+    assert torch.equal(
+        before(tokens, return_attention=True)[1], after(tokens, return_attention=True)[1]
+    )
+    assert (before(tokens) - after(tokens)).abs().max() > 0
+    fine_tuned = new_task_results.model_of(plan.finetuned[0], runs.get)
+    moved = before(tokens, return_attention=True)[1] - fine_tuned(tokens, return_attention=True)[1]
+    assert moved.abs().max() > 0
+
+
+def metrics(ascending: float, descending: float, loss: float = 1.0) -> dict[str, Any]:
+    accuracy = {"sort_ascending": ascending, "sort_descending": descending}
+    return {"accuracy": accuracy, "loss": dict.fromkeys(accuracy, loss), "curve": [3.0, loss]}
+
+
+def test_the_best_prefix_has_the_highest_accuracy_then_the_lowest_loss() -> None:
+    measured = Measured(
+        pretrained=[metrics(1, 0)] * 2,
+        finetuned=[],
+        besides_attention=[],
+        sweeps={
+            "shared": [[metrics(0, 0.0, 2.0), metrics(0, 0.0, 1.0)], [metrics(0, 0.1, 9.0)]],
+            "free": [[metrics(0, 0.0, 1.5)], [metrics(0, 0.0, 0.5)]],
+        },
+        control_pretrained={},
+        control=[],
+    )
+    best = measured.best_prefixes()
+    assert [(cell.parametrisation, cell.index) for cell in best] == [("shared", 1), ("shared", 0)]
+    assert measured.best_prefix(0, "free").metrics["loss"]["sort_descending"] == 1.5
+
+
+# Not looking at the input.
+
+
+def test_the_probabilities_of_digit_counts_agree_with_sampled_inputs() -> None:
+    counts, probabilities = blind.digit_counts(), blind.count_probabilities()
+    assert counts.shape == (19_448, 8)
+    assert (counts.sum(dim=1) == 10).all()
+    assert counts.unique(dim=0).shape == counts.shape
+    assert float(probabilities.sum()) == pytest.approx(1.0, abs=1e-12)
+    n = 40_000
+    inputs = sample_digits(n, "train", torch.Generator().manual_seed(0))
+    largest_count = torch.nn.functional.one_hot(inputs, 8).sum(dim=1).amax(dim=1)
+    for count in range(2, 8):
+        expected = float(probabilities[counts.amax(dim=1) == count].sum())
+        share = float((largest_count == count).double().mean())
+        assert abs(share - expected) < 4.5 * (expected * (1 - expected) / n) ** 0.5
+
+
+def test_the_blind_loss_is_that_of_a_table_of_answers_seen() -> None:
+    """The first output's entropy, estimated from samples, is part of the exact sum."""
+    n = 100_000
+    inputs = sample_digits(n, "train", torch.Generator().manual_seed(1))
+    counts, probabilities = blind.digit_counts(), blind.count_probabilities()
+    smallest = (counts > 0).int().argmax(dim=1)
+    exact = torch.zeros(8, dtype=torch.float64).index_add_(0, smallest, probabilities)
+    seen = inputs.amin(dim=1).bincount(minlength=8).double() / n
+    assert (seen - exact).abs().max() < 4.5 * (0.25 / n) ** 0.5
+    assert 0 < blind.blind_sorting_loss() < torch.tensor(8.0).log()
+
+
+def test_a_model_that_sorts_beats_the_blind_loss_and_one_that_guesses_does_not(
+    learned: tuple[NewTaskPlan, Runs, Measured],
+) -> None:
+    measured = learned[2]
+    assert measured.pretrained[0]["loss"]["sort_ascending"] < blind.blind_sorting_loss()
+    assert measured.finetuned[0]["loss"]["sort_descending"] < blind.blind_sorting_loss()
+    assert blind.blind_sorting_loss() < torch.tensor(8.0).log()
+
+
+# Claims: what holds for the real experiment fails for a wrong one.
+
+
+def train_nothing(
+    learners: Sequence[Learner], loss: object, batches: object, recipe: Recipe, **options: object
+) -> Tensor:
+    """Stand in for the training loop; forgets to train."""
+    return torch.zeros(recipe.steps, len(learners))
+
+
+def retrained(run: Run, runs: Runs, needs: Sequence[Result] | None = None) -> Mapping[str, Any]:
+    """Train a run again, under whatever the test has broken."""
+    function = getattr(new_task_training, run.train.partition(":")[2])
+    needs = [runs.get(needed) for needed in run.needs] if needs is None else needs
+    return function(run.config, needs, silent).metrics
+
+
+@pytest.mark.claim("prefix-tuning/new-task-pretrained-ascending")
+def test_a_model_that_was_not_trained_refutes_that_it_learns(
+    learned: tuple[NewTaskPlan, Runs, Measured], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plan, runs, measured = learned
+    assert new_task_results.pretrained_ascending(measured).verdict != "not reproduced"
+    monkeypatch.setattr(new_task_training, "train", train_nothing)
+    wrong = dataclasses.replace(measured, pretrained=[retrained(plan.pretrained[0], runs)])
+    assert new_task_results.pretrained_ascending(wrong).verdict == "not reproduced"
+
+
+@pytest.mark.claim("prefix-tuning/new-task-pretrained-descending")
+def test_an_accuracy_that_ignores_the_task_refutes_that_the_task_is_new(
+    learned: tuple[NewTaskPlan, Runs, Measured], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plan, runs, measured = learned
+    assert new_task_results.pretrained_descending(measured).verdict == "reproduced"
+
+    def of_one_task_only(model: GPT, task: Task, *rest: Any) -> float:
+        return evaluation.sequence_accuracy(model, SORT_ASCENDING, *rest)
+
+    monkeypatch.setattr(new_task_training, "sequence_accuracy", of_one_task_only)
+    model = new_task_results.model_of(plan.pretrained[0], runs.get)
+    wrong = new_task_training.measure(model, plan.pretrained[0].config)
+    claim = new_task_results.pretrained_descending(
+        dataclasses.replace(measured, pretrained=[wrong])
+    )
+    assert claim.verdict == "not reproduced"
+
+
+@pytest.mark.claim("prefix-tuning/new-task-finetuned-descending")
+@pytest.mark.claim("prefix-tuning/new-task-finetuned-ascending")
+@pytest.mark.claim("prefix-tuning/new-task-frozen-attention")
+def test_fine_tuning_that_changes_nothing_refutes_what_it_does(
+    learned: tuple[NewTaskPlan, Runs, Measured], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plan, runs, measured = learned
+    statements = (
+        new_task_results.finetuned_descending,
+        new_task_results.finetuned_ascending,
+    )
+    assert all(claim(measured).verdict != "not reproduced" for claim in statements)
+    reached = dataclasses.replace(measured, besides_attention=[metrics(0.0, 0.6)])
+    assert new_task_results.besides_attention(reached).verdict == "reproduced"
+    monkeypatch.setattr(new_task_training, "train", train_nothing)
+    wrong = dataclasses.replace(
+        measured,
+        finetuned=[retrained(plan.finetuned[0], runs)],
+        besides_attention=[retrained(plan.besides_attention[0], runs)],
+    )
+    for claim in (*statements, new_task_results.besides_attention):
+        assert claim(wrong).verdict == "not reproduced"
+
+
+@pytest.mark.claim("prefix-tuning/new-task-prefix-descending")
+@pytest.mark.claim("prefix-tuning/new-task-worse-than-blind")
+def test_a_sweep_on_the_fine_tuned_model_refutes_that_prefixes_fail(
+    learned: tuple[NewTaskPlan, Runs, Measured],
+) -> None:
+    plan, runs, measured = learned
+    assert new_task_results.prefix_descending(measured).verdict == "reproduced"
+    assert new_task_results.worse_than_blind(measured).verdict == "reproduced"
+    start = [runs.get(plan.finetuned[0])]
+    cells = retrained(plan.prefixes["shared"][0], runs, needs=start)["cells"]
+    wrong = dataclasses.replace(measured, sweeps={**measured.sweeps, "shared": [cells]})
+    assert new_task_results.prefix_descending(wrong).verdict == "not reproduced"
+    assert new_task_results.worse_than_blind(wrong).verdict == "not reproduced"
+
+
+@pytest.mark.claim("prefix-tuning/new-task-worse-than-blind")
+def test_a_wrong_entropy_refutes_that_the_prefix_is_worse(
+    learned: tuple[NewTaskPlan, Runs, Measured],
+) -> None:
+    claim = new_task_results.worse_than_blind(
+        learned[2], blind=lambda: 10 * 10 * blind.blind_sorting_loss()
+    )
+    assert claim.verdict == "not reproduced"
+
+
+@pytest.mark.claim("prefix-tuning/new-task-prefix-ascending")
+@pytest.mark.claim("prefix-tuning/new-task-control")
+def test_prefixes_that_do_not_learn_refute_what_prefixes_do(
+    learned: tuple[NewTaskPlan, Runs, Measured], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plan, runs, measured = learned
+    broken = dataclasses.replace(measured, sweeps={"shared": [[metrics(0.1, 0.0)]]})
+    assert new_task_results.prefix_ascending(broken).verdict != "not reproduced"
+    worked = dataclasses.replace(
+        measured, control=[{"accuracy": {"add_one": share}} for share in (0.2, 0.98, 0.0)]
+    )
+    assert new_task_results.control_elicits(worked).verdict == "reproduced"
+    monkeypatch.setattr(new_task_training, "train", train_nothing)
+    cells = retrained(plan.prefixes["shared"][0], runs)["cells"]
+    wrong = dataclasses.replace(
+        measured,
+        sweeps={"shared": [cells]},
+        control=retrained(plan.control_prefixes, runs)["cells"],
+    )
+    assert new_task_results.prefix_ascending(wrong).verdict == "not reproduced"
+    assert new_task_results.control_elicits(wrong).verdict == "not reproduced"
+
+
+@pytest.mark.claim("prefix-tuning/new-task-prefix-gradient")
+@pytest.mark.parametrize("separate_values", [False, True])
+def test_a_gradient_that_misses_half_of_the_keys_is_refuted(
+    separate_values: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    generator = torch.Generator().manual_seed(3)
+    model = GPT(GPTConfig(1, 3, 21, 11, 19), generator).double()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(0.3 * torch.randn(parameter.shape, generator=generator))
+    prefix = Prefix(1, 1, 21, 1.0, generator, separate_values=separate_values).double()
+    inputs, targets = SORT_DESCENDING.sample(13, "test", generator)
+    batch = model, prefix, read_and_answer(inputs, targets), targets
+    assert new_task_results.prefix_gradient(*batch).verdict == "holds"
+
+    right = gpt_module.attend
+
+    def half_blind(q: Tensor, k: Tensor, v: Tensor, pk: Tensor, pv: Tensor, **how: Any) -> Any:
+        return right(q, k, v, pk.lerp(pk.detach(), 0.5), pv, **how)
+
+    monkeypatch.setattr(gpt_module, "attend", half_blind)
+    assert new_task_results.prefix_gradient(*batch).verdict == "fails"
+
+
+# Figures.
+
+
+def test_the_figures_say_what_they_show(learned: tuple[NewTaskPlan, Runs, Measured]) -> None:
+    plan, runs, measured = learned
+    model = new_task_results.model_of(plan.pretrained[0], runs.get)
+    best = measured.best_prefix(0, "shared")
+    prefix = new_task_results.prefix_of(plan, best, 0, runs.get)
+    inputs, _ = SORT_DESCENDING.sample(37, "test", torch.Generator().manual_seed(4))
+    drawn = {
+        "takes": new_task_figures.attention_maps(
+            {"pretrained": (model, None), "prefixed": (model, prefix)}, inputs
+        ),
+        "100 steps": new_task_figures.learning_curves(measured, 100, 0.9),
+        "highest accuracy": new_task_figures.sweep_maps(measured.sweeps, "sort_descending"),
+        "91.41 % published": new_task_figures.beside_published(measured),
+    }
+    import matplotlib.pyplot as plt
+
+    for words, (figure, alt) in drawn.items():
+        assert words in alt
+        figure.canvas.draw()
+        plt.close(figure)
+
+
+def test_columns_are_put_in_order_of_size() -> None:
+    inputs = torch.tensor([[3, 1, 3, 0, 7, 1, 1, 5, 0, 3]])
+    attention = torch.zeros(1, 10, 20)
+    attention[0, :, 0] = 0.5  # the prefix
+    attention[0, :, 1 + 4] = 0.5  # the digit 7, the largest
+    ordered = new_task_figures.inputs_by_size(attention, inputs)
+    assert ordered[0, 0].nonzero().flatten().tolist() == [0, 1 + 9]
+    assert new_task_figures.peak_rank(ordered[0]) == 10
+
+
+def test_the_published_figures_are_those_of_the_paper() -> None:
+    assert Counter(published.NEW_TASK.values())[0.0] == 3
+    assert published.NEW_TASK["finetuned_descending"] == 84.91
