@@ -24,7 +24,10 @@ from workflow.site_html import finish
 from workflow.sources import ROOT, BuildError
 from workflow.stage import stage, trained_runs
 
-JUPYTER_BOOK = (sys.executable, "-c", "from jupyter_book.cli.main import main; main()", "build")
+# jsonschema would compile the grammars of rfc3987_syntax, if it is there, for a second; no page
+# needs them.
+_START = "import sys; sys.modules['rfc3987_syntax'] = None; from jupyter_book.cli.main import main"
+JUPYTER_BOOK = (sys.executable, "-c", f"{_START}; main()", "build")
 OPTIONS = ("-W", "--keep-going", "-n", "-q")  # warnings are errors; so are references to nothing
 
 

@@ -33,6 +33,7 @@ UNUSED = (
     "_static/file.png",
     "_static/minus.png",
     "_static/plus.png",
+    "_static/readme-ledger.png",
     "_static/check-solid.svg",
     "_static/images",
     "_static/locales",
@@ -52,14 +53,11 @@ STYLES = "_static/pages.css"
 WIDE = 480
 """Figures of more pixels than this keep a legible width on a phone and scroll in their frame."""
 
-SHORT = 40
-"""Formulas of fewer characters than this never need a phone's whole line."""
-
 _SCRIPT = re.compile(r"<script(?P<attributes>[^>]*)>(?P<body>.*?)</script>", re.DOTALL)
 _STYLESHEET = re.compile(r'[ \t]*<link[^>]*\brel="stylesheet"[^>]*>\n?')
 _IMAGE = re.compile(r"<img\b[^>]*>")
 _FORMULA_MARK = re.compile(
-    r'<span class="math notranslate nohighlight">(?P<tex>[^<]*)</span>[,.;:!?)’]+(?!\w)'
+    r'<span class="math notranslate nohighlight">[^<]*</span>[,.;:!?)’]+(?!\w)'
 )
 _MEASURED = re.compile(r'<(\w+) class="measured">[^<]*</\1>')
 
@@ -183,20 +181,15 @@ def accessible(page: str) -> str:
     page = page.replace(' role="doc-biblioentry"', "").replace(
         '<div role="list" class="citation-list">', '<div class="citation-list">'
     )
-    # A heading cell of a data frame's corner is empty and heads nothing.
-    page = re.sub(r"<th></th>", "<td></td>", page)
+    # The empty corner of a table heads nothing.
+    page = re.sub(r'<th(?: class="head")?>(?:<p></p>)?</th>', "<td></td>", page)
     page = re.sub(r'(<table) border="1" (class="dataframe")', r"\1 \2", page)
     return re.sub(r"<style scoped>.*?</style>\n?", "", page, flags=re.DOTALL)
 
 
 def keep_punctuation(page: str) -> str:
-    """Keep a comma on the line of the formula before it, where the formula is short."""
-    return _FORMULA_MARK.sub(
-        lambda match: (
-            f'<span class="math-run">{match[0]}</span>' if len(match["tex"]) < SHORT else match[0]
-        ),
-        page,
-    )
+    """Keep a comma on the line of the formula before it."""
+    return _FORMULA_MARK.sub(r'<span class="math-run">\g<0></span>', page)
 
 
 def refuse_images(page: str, name: str, site: Path) -> None:

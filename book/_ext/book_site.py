@@ -18,11 +18,14 @@ from __future__ import annotations
 import html
 import json
 from collections.abc import Callable, Iterable
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 from docutils import nodes
 from sphinx.application import Sphinx
+from sphinx.domains.std import StandardDomain
+from sphinx.environment import BuildEnvironment
 from sphinx.errors import ExtensionError
 from sphinx.util.docutils import SphinxDirective
 
@@ -231,6 +234,29 @@ TABLES: dict[str, Callable[[Relative, dict[str, Any]], str]] = {
 }
 
 
+class _RememberedTrees:
+    """The build environment, but reading each page's tree from disk only once."""
+
+    def __init__(self, env: BuildEnvironment) -> None:
+        self._env = env
+        self.get_doctree = cache(env.get_doctree)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._env, name)
+
+
+class QuickStandardDomain(StandardDomain):
+    """Sphinx reads the whole tree of a page for each reference to a numbered figure on it.
+
+    With many figures in long chapters that took longer than writing the pages.
+    """
+
+    def _resolve_numref_xref(self, env: Any, *arguments: Any) -> Any:
+        if not hasattr(self, "_remembered"):
+            self._remembered = _RememberedTrees(env)
+        return super()._resolve_numref_xref(self._remembered, *arguments)  # type: ignore[arg-type]
+
+
 def setup(app: Sphinx) -> dict[str, Any]:
     """Register the directives."""
     app.add_node(
@@ -239,6 +265,7 @@ def setup(app: Sphinx) -> dict[str, Any]:
         latex=(skip_page_html, None),
         text=(skip_page_html, None),
     )
+    app.add_domain(QuickStandardDomain, override=True)
     app.add_directive("notebook-header", NotebookHeader)
     app.add_directive("parameter-table", ParameterTable)
     app.add_directive("build-table", BuildTable)
