@@ -28,12 +28,17 @@ LEARNERS = ("prompt", "layer", "layer, random start")
 
 LEARNING_RATES = {
     "prompt": (0.03, 0.1, 0.3),
-    "layer": (0.003, 0.01, 0.03),
-    "layer, random start": (0.003, 0.01, 0.03),
+    "layer": (0.01, 0.03, 0.1),
+    "layer, random start": (0.01, 0.03, 0.1),
 }
 """Three for each learner; the chapter shows which of them validation chose."""
 
-WEIGHT_DECAYS = (0.0, 1.0)
+WEIGHT_DECAYS = {
+    "prompt": (0.0, 0.1, 1.0),
+    "layer": (0.0, 1.0, 3.0),
+    "layer, random start": (0.0, 1.0, 3.0),
+}
+"""Three for each learner: what moves farther at a smaller learning rate needs more."""
 
 TRAIN = "promptlib.prompt_attention.few_samples_training:train_few_samples"
 
@@ -80,9 +85,9 @@ def plan(
     context_norm: float = 2.0,
     signal_norm: float = 1.0,
     noise_std: float = 1.0,
-    sizes: Sequence[int] = (64, 128, 192, 256, 384, 512, 1024),
+    sizes: Sequence[int] = (64, 128, 192, 256, 512, 1024),
     seeds: int = 4,
-    steps: int = 300,
+    steps: int = 240,
     batch: int = 32,
     check_every: int = 20,
     test_bags: int = 4000,
@@ -134,7 +139,7 @@ def plan(
                 },
                 "sizes": list(sizes),
                 "learning_rates": list(LEARNING_RATES[learner]),
-                "weight_decays": list(WEIGHT_DECAYS),
+                "weight_decays": list(WEIGHT_DECAYS[learner]),
                 "steps": steps,
                 "batch": batch,
                 "check_every": check_every,

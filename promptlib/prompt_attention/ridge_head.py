@@ -53,7 +53,8 @@ TOLERANCE = 1e-12
 """Relative change of θ below which the iteration has converged."""
 
 MAX_STEPS = 100
-"""Newton steps before the iteration is declared failed; typical cells take 4 to 8."""
+"""Newton steps before the iteration is declared failed; typical cells take 4 to 8,
+those next to one sample per dimension up to 20."""
 
 
 class FixedPointError(ArithmeticError):
@@ -109,11 +110,17 @@ def effective_ridge(
     gamma, lam = inverse_ratio.expand(cells), ridge.expand(cells)
     vanishing = (lam == 0) & (gamma >= 1)
     theta = constant_noise_ridge(squared.mean(-1), gamma, lam)
+    # γ - E[τ²/(θ+τ²)] and γ - 1 + E[θ/(θ+τ²)] are equal; each is exact where the other cancels.
+    scarce = gamma >= 0.5
+    offset = torch.where(scarce, gamma - 1, gamma)
+    sign = torch.where(scarce, 1.0, -1.0)
     change = theta.new_full((), math.inf)
     for _ in range(max_steps):
-        share = squared / (theta[..., None] + squared)  # (..., M)
-        value = theta * (gamma - share.mean(-1)) - lam
-        slope = gamma - share.square_().mean(-1)
+        denominator = theta[..., None] + squared  # (..., M)
+        part = torch.where(scarce[..., None], theta[..., None], squared).div_(denominator)
+        mean = part.mean(-1)
+        value = theta * (offset + sign * mean) - lam
+        slope = offset + torch.where(scarce, 2 * mean, 0.0) - part.square_().mean(-1)
         # From above the steps only fall; the guard keeps rounding from leaving the half-line.
         step = torch.where(vanishing, 0.0, value / slope)
         moved = torch.maximum(theta - step, 0.5 * theta)

@@ -1,0 +1,187 @@
+"""Prompt against layer: what contains what, who is tuned how, and claims that can fail."""
+
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+
+from promptlib import claims
+from promptlib.prompt_attention import few_samples
+from promptlib.prompt_attention.attention_layer import (
+    LayerWeights,
+    containing_layer,
+    layer_scores,
+    random_layer,
+)
+from promptlib.prompt_attention.few_samples_evidence import containment_errors, mean_over
+from promptlib.prompt_attention.few_samples_training import prompt_scores, train_few_samples
+from promptlib.prompt_attention.models import prompt_attention, self_attention
+from promptlib.runs import Run, RunStore
+
+COMMON = {
+    "source": "this book",
+    "checks": "promptlib.prompt_attention.attention_layer.layer_scores",
+}
+
+
+def generator(seed=0):
+    return torch.Generator().manual_seed(seed)
+
+
+def silent(items, *_, **__):
+    return items
+
+
+@pytest.mark.claim("prompt-attention/layer-contains-prompt")
+def test_the_layer_contains_the_prompt():
+    def verdict(**options):
+        errors = containment_errors(20, generator(), **options)
+        return claims.identity("wing/one", "s", errors=errors, tolerance=1e-10, **COMMON).verdict
+
+    def queries_look_at_their_tokens(w, q):
+        weights = containing_layer(w, q)
+        return weights._replace(W_Q=weights.W_K)
+
+    assert verdict() == "holds"
+    assert verdict(construct=queries_look_at_their_tokens) == "fails"
+    assert verdict(construct=lambda w, q: containing_layer(q, w)) == "fails"
+
+
+def test_the_layer_is_self_attention_when_its_matrices_are():
+    tokens = torch.randn(3, 7, 5, generator=generator(), dtype=torch.float64)
+    u, _ = torch.randn(2, 5, generator=generator(1), dtype=torch.float64)
+    W_Q, W_K = torch.randn(2, 5, 5, generator=generator(2), dtype=torch.float64)
+    eye = torch.eye(5).double()
+    weights = LayerWeights(W_Q, W_K, eye, torch.zeros(5).double(), u)
+    torch.testing.assert_close(
+        layer_scores(tokens, weights), self_attention(tokens, u, W_Q @ W_K.T)
+    )
+
+
+def test_layers_and_prompts_side_by_side():
+    tokens = torch.randn(2, 3, 4, 7, 5, generator=generator())
+    layers = LayerWeights(*(torch.stack([part] * 3) for part in random_layer((2, 5), generator())))
+    layers = layers._replace(head=torch.randn(3, 2, 5, generator=generator()))
+    layers = LayerWeights(*(part.transpose(0, 1) for part in layers))
+    w, q = torch.randn(2, 2, 3, 5, generator=generator())
+    scores, prompts = layer_scores(tokens, layers), prompt_scores(tokens, w, q)
+    assert scores.shape == prompts.shape == (2, 3, 4)
+    for i in range(2):
+        for j in range(3):
+            one = LayerWeights(*(part[i, j] for part in layers))
+            torch.testing.assert_close(scores[i, j], layer_scores(tokens[i, j], one))
+            torch.testing.assert_close(
+                prompts[i, j], prompt_attention(tokens[i, j], w[i, j], q[i, j])
+            )
+
+
+def test_weights_of_another_width_are_refused():
+    weights = containing_layer(torch.zeros(4), torch.zeros(4))
+    with pytest.raises(ValueError, match=r"W_Q must end in shape \(5, 5\).*got \(4, 4\)"):
+        layer_scores(torch.zeros(2, 3, 5), weights)
+    with pytest.raises(ValueError, match="one shape"):
+        containing_layer(torch.zeros(4), torch.zeros(5))
+
+
+class TestPlan:
+    def test_does_not_load_torch(self):
+        script = (
+            "import sys, promptlib.prompt_attention.few_samples; sys.exit('torch' in sys.modules)"
+        )
+        assert subprocess.run([sys.executable, "-c", script], check=False).returncode == 0
+
+    def test_all_learners_get_the_same_data_and_the_same_effort(self):
+        plan = few_samples.plan(seeds=2)
+        assert len(list(plan)) == 6
+        for seed in range(2):
+            configs = [plan.runs[name, seed].config for name in few_samples.LEARNERS]
+            for key in ("mixture", "sizes", "seed", "steps", "batch", "check_every", "test_bags"):
+                assert all(config[key] == configs[0][key] for config in configs)
+            for key in ("learning_rates", "weight_decays"):
+                assert {len(set(config[key])) for config in configs} == {3}
+
+    @pytest.mark.parametrize(
+        ("changed", "message"),
+        [
+            ({"seeds": 0}, "seeds must be at least 1, got 0"),
+            ({"sizes": [64, 4]}, "at least 8 bags, got"),
+            ({"sizes": []}, "at least 8 bags, got"),
+            ({"steps": 30, "check_every": 20}, "multiple of check_every, got 30 and 20"),
+        ],
+    )
+    def test_refusals(self, changed, message):
+        with pytest.raises(ValueError, match=message):
+            few_samples.plan(**changed)
+
+
+TINY = {"dim": 4, "tokens": 10, "sparsity": 0.2, "sizes": (16, 600), "seeds": 1, "test_bags": 1000}
+
+
+@pytest.mark.parametrize("learner", few_samples.LEARNERS)
+def test_every_learner_learns_an_easy_task(learner):
+    plan = few_samples.plan(**TINY, context_norm=3.0, noise_std=0.5, steps=60, check_every=20)
+    config = plan.runs[learner, 0].config
+    small, large = train_few_samples(config, [], silent).metrics["chosen"]
+    assert large["test_error"] < 0.05
+    assert large["test_error"] <= small["test_error"]
+    assert large["learning_rate"] in config["learning_rates"]
+    assert large["weight_decay"] in config["weight_decays"]
+    assert large["step"] % 20 == 0
+    assert train_few_samples(config, [], silent).metrics["chosen"] == [small, large]
+
+
+def test_an_unknown_learner_is_refused():
+    config = {**few_samples.plan(**TINY).runs["prompt", 0].config, "learner": "lora"}
+    with pytest.raises(ValueError, match="unknown learner 'lora'"):
+        train_few_samples(config, [], silent)
+
+
+def test_results_come_from_the_store(tmp_path):
+    plan = few_samples.plan(**TINY, steps=20)
+    store = RunStore(tmp_path)
+    errors = plan.errors("prompt", store)
+    assert np.shape(errors) == (1, 2)
+    assert plan.chosen("prompt", 0, store)[1]["test_error"] == errors[0][1]
+    assert isinstance(plan.runs["prompt", 0], Run)
+
+
+def test_mean_over_sizes():
+    plan = few_samples.plan(sizes=(8, 16, 32), seeds=2)
+    errors = np.array([[0.5, 0.3, 0.1], [0.4, 0.2, 0.0]])
+    np.testing.assert_allclose(mean_over(plan, errors, [16, 32]), [0.2, 0.1])
+    with pytest.raises(ValueError, match="size 9 is not in the plan"):
+        mean_over(plan, errors, [9])
+    with pytest.raises(ValueError, match="sizes is empty"):
+        mean_over(plan, errors, [])
+
+
+@pytest.mark.claim("prompt-attention/prompt-wins-on-few-bags")
+def test_a_layer_that_wins_refutes_the_claim_on_few_bags():
+    plan = few_samples.plan(sizes=(128, 192, 256), seeds=3)
+    prompt = np.array([[0.2, 0.15, 0.1], [0.25, 0.12, 0.1], [0.2, 0.2, 0.15]])
+
+    def verdict(layer):
+        gained = mean_over(plan, layer, [128, 192, 256]) - mean_over(plan, prompt, [128, 192, 256])
+        return claims.outcome(
+            "wing/one", "s", values=gained, unit="share", refuted_if=("<", 0.0), **COMMON
+        ).verdict
+
+    assert verdict(prompt + 0.1) == "reproduced"
+    assert verdict(prompt - 0.01) == "not reproduced"
+
+
+@pytest.mark.claim("prompt-attention/layer-catches-up")
+def test_a_layer_left_behind_refutes_the_claim_on_many_bags():
+    plan = few_samples.plan(sizes=(1024,), seeds=3)
+    prompt = np.array([[0.08], [0.075], [0.07]])
+
+    def verdict(layer):
+        lost = 100 * (mean_over(plan, layer, [1024]) - mean_over(plan, prompt, [1024]))
+        return claims.outcome(
+            "wing/one", "s", values=lost, unit="points", refuted_if=(">", 1.0), **COMMON
+        ).verdict
+
+    assert verdict(prompt + 0.002) == "reproduced"
+    assert verdict(prompt + 0.05) == "not reproduced"
