@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 import warnings
@@ -82,7 +83,7 @@ def prepare(profile: Profile) -> None:
 
 
 def run_workflow(profile: Profile, cores: int) -> bool:
-    """Run Snakemake; True when every rule succeeded."""
+    """Run Snakemake; True when every rule succeeded, else what it complained about is printed."""
     command = [
         sys.executable,
         "-m",
@@ -91,8 +92,8 @@ def run_workflow(profile: Profile, cores: int) -> bool:
         f"--cores={cores}",
         "--keep-going",
         "--rerun-incomplete",  # after a kill, half-made outputs are made again
-        "--nolock",  # ours below dies with its process; Snakemake's would outlive a kill
-        "--quiet=all",
+        "--nolock",  # ours dies with its process; Snakemake's would outlive a kill
+        "--quiet=all",  # the scripts speak for themselves
         "--config",
         f"profile={profile.name}",
     ]
@@ -102,7 +103,21 @@ def run_workflow(profile: Profile, cores: int) -> bool:
         "PYTHONHASHSEED": "0",
         "PYTHONUNBUFFERED": "1",
     }
-    return subprocess.run(command, cwd=ROOT, env=environment, check=False).returncode == 0
+    if subprocess.run(command, cwd=ROOT, env=environment, check=False).returncode == 0:
+        return True
+    logs = (ROOT / ".snakemake" / "log").glob("*.snakemake.log")
+    newest = max(logs, key=lambda path: path.stat().st_mtime, default=None)
+    if newest is not None:
+        for line in complaints(newest.read_text(encoding="utf-8")):
+            print(line, file=sys.stderr)
+    return False
+
+
+def complaints(log: str) -> list[str]:
+    """What Snakemake's log says of failures: commands with their exit status, and exceptions."""
+    found = re.findall(r"(workflow\.\w+ [^'\n]*)' returned non-zero exit status (\S+?)\.", log)
+    exceptions = re.findall(r"^(?!RuleException)(\w+Exception.*(?:\n.+)*)", log, re.MULTILINE)
+    return [f"{command} ended with status {status}" for command, status in found] + exceptions
 
 
 def _show_warning(message: Warning | str, category: type[Warning], *_: Any, **__: Any) -> None:
