@@ -151,8 +151,6 @@ def table(turns: int, steps: int) -> Iterator[str]:
     for row, with_prefix in (
         (Row("pretraining", pretrain, ordinary(with_prefix=False)), False),
         (Row("prefix", prefix_tune(1), prefix_baseline), True),
-        (Row("prefix, 2 in one pass", prefix_tune(2), prefix_baseline, 2), True),
-        (Row("prefix, 3 in one pass", prefix_tune(3), prefix_baseline, 3), True),
         (Row("prefix, 9 in one pass", prefix_tune(9), prefix_baseline, 9), True),
     ):
         ours, theirs, ratio = measure(row, turns, steps)

@@ -28,6 +28,9 @@ from promptlib.prefix_tuning.tasks import SEQUENCE_LENGTH, SORT_DESCENDING, read
 
 Drawn = tuple[Figure, str]
 
+BRIGHTEST = 0.4
+"""Attention from which on the maps show no difference."""
+
 
 @torch.no_grad()
 def output_attention(model: GPT, tokens: Tensor, prefix: Prefix | None = None) -> Tensor:
@@ -85,12 +88,11 @@ def attention_maps(
         attention = inputs_by_size(output_attention(model, tokens, prefix), inputs)
         mean = attention.mean(dim=0)
         order = inputs[example].argsort(stable=True)
-        labels = [str(int(digit)) for digit in inputs[example][order]]
-        labels += [str(int(digit)) for digit in tokens[example, SEQUENCE_LENGTH:]]
+        digits = [str(int(digit)) for digit in inputs[example][order]]
         for row, rows in enumerate((attention[example], mean)):
             mesh = _draw_map(axes[row, column], rows)
         axes[0, column].set_title(title)
-        axes[0, column].set_xticks(np.arange(19) + 0.5, labels, fontsize=7)
+        axes[0, column].set_xticks(np.arange(10) + 0.5, digits, fontsize=8)
         axes[1, column].set_xticks([5, 14.5], ["inputs\nby size", "outputs\nread"], fontsize=9)
         where = f"first output looks most at input {peak_rank(mean)} of 10 by size"
         if prefix is not None:
@@ -99,7 +101,9 @@ def attention_maps(
         seen.append(f"{title}: {where}.")
     for row, name in enumerate(("one input", f"mean of {len(inputs)} inputs")):
         axes[row, 0].set_ylabel(f"{name}\noutput")
-    bar = figure.colorbar(mesh, ax=axes, shrink=0.6, label="attention (share of a row)")
+    bar = figure.colorbar(
+        mesh, ax=axes, shrink=0.6, extend="max", label="attention (share of a row)"
+    )
     bar.outline.set_visible(False)
     alt = (
         "Heat maps of attention from ten outputs, top to bottom, to ten inputs sorted by size and "
@@ -111,7 +115,7 @@ def attention_maps(
 def _draw_map(axes: Axes, rows: Tensor) -> Any:
     """Draw one map; a prefix stands apart, left of the content."""
     p = rows.shape[-1] - 2 * SEQUENCE_LENGTH + 1
-    scale: dict[str, Any] = {"cmap": plotting.SEQUENTIAL, "vmin": 0.0, "vmax": 1.0}
+    scale: dict[str, Any] = {"cmap": plotting.SEQUENTIAL, "vmin": 0.0, "vmax": BRIGHTEST}
     y = np.arange(SEQUENCE_LENGTH + 1)
     mesh = axes.pcolormesh(np.arange(20), y, rows[:, p:].numpy(), **scale)
     if p:
@@ -162,12 +166,18 @@ def learning_curves(measured: Measured, adapt_steps: int, blind: float) -> Drawn
             va="center",
         )
         ends.append(f"{name} {mean[-1]:.3g}")
-    axes.axhline(blind, color=MUTED, linestyle="--", linewidth=1.2)
-    axes.annotate("never looks at the input", (adapt_steps, blind), color=MUTED,
-                  xytext=(6, 0), textcoords="offset points", va="center")  # fmt: skip
+    axes.hlines(blind, 0, adapt_steps, color=MUTED, linestyle="--", linewidth=1.2)
+    axes.annotate(
+        "never looks at the input",
+        (adapt_steps, blind),
+        xytext=(6, 0),
+        textcoords="offset points",
+        color=MUTED,
+        va="center",
+    )
     axes.set(
         yscale="log",
-        xlim=(0, 1.42 * adapt_steps),
+        xlim=(0, 1.6 * adapt_steps),
         xlabel="training step",
         ylabel="training loss (nats a symbol)",
     )
@@ -222,7 +232,7 @@ def sweep_maps(
                 f"{losses.mean():.2f}{spread}\n{shares.mean():.1f} %",
                 ha="center",
                 va="center",
-                fontsize=9,
+                fontsize=10,
                 color="#ffffff" if dark else "#000000",
             )
         mesh = axes.pcolormesh(means, **colours)
@@ -264,15 +274,15 @@ def beside_published(measured: Measured) -> Drawn:
     for place, (label, theirs, ours) in enumerate(rows):
         axes.plot([theirs], [place - 0.16], "D", color=PALETTE["vermilion"], markersize=7)
         axes.plot(ours, [place + 0.16] * len(ours), "o", color=PALETTE["blue"], alpha=0.7)
-        half = claims.t_half_width(ours)
+        mean, half = float(np.mean(ours)), claims.t_half_width(ours)
         if half:
             axes.hlines(
                 place + 0.16,
-                max(np.mean(ours) - half, 0),
-                min(np.mean(ours) + half, 100),
+                max(mean - half, 0.0),
+                min(mean + half, 100.0),
                 color=PALETTE["blue"],
             )
-        seen.append(f"{label}: {theirs:.2f} % published, {np.mean(ours):.2f} % here")
+        seen.append(f"{label}: {theirs:.2f} % published, {mean:.2f} % here")
     axes.set_yticks(range(len(rows)), [label for label, _, _ in rows])
     axes.set(ylim=(len(rows) - 0.5, -0.5), xlim=(-3, 103), xlabel="accuracy (% of sequences)")
     axes.plot([], [], "D", color=PALETTE["vermilion"], label="published, one seed")

@@ -243,7 +243,7 @@ def test_lora_starts_as_the_base_model() -> None:
     torch.testing.assert_close(model(tokens), before, atol=1e-12, rtol=1e-12)
     assert len(learned) == 2 * len(ALL_LAYERS) * 2
     learning = [p for p in model.parameters() if p.requires_grad]
-    assert [id(p) for p in learning] == [id(p) for p in learned]
+    assert {id(p) for p in learning} == {id(p) for p in learned}
 
 
 def test_merged_lora_equals_unmerged_and_changes_the_attention() -> None:

@@ -36,6 +36,7 @@ from promptlib.prefix_tuning.tasks import (
 )
 from promptlib.runs import Result, Run
 from promptlib.training import Learner, Recipe
+from workflow.sources import Source
 
 SMALL: dict[str, Any] = {
     "seeds": 2,
@@ -118,6 +119,14 @@ def test_the_plan_needs_no_torch() -> None:
         "assert 'torch' not in sys.modules; wing.GPT; assert 'torch' in sys.modules"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_both_chapters_mean_the_same_runs() -> None:
+    """The chapter before looks into the models trained here; both plan them by themselves."""
+    here = Source("prefix_tuning/new_task").defaults
+    there = Source("prefix_tuning/cannot_re_aim").defaults
+    assert {name: there[name] for name in here} == here
+    new_task.plan(**here)
 
 
 def test_every_public_name_is_there() -> None:
