@@ -1,11 +1,12 @@
 """How long work shows that it is alive: one progress bar, the same in terminal and notebook.
 
-The environment variable ``TQDM_DISABLE=1`` (read by tqdm itself) silences every bar; the workflow
-sets it, so that an executed notebook holds results and no traces of how fast they came.
+The environment variable ``TQDM_DISABLE=1`` silences every bar (tqdm itself reads it in a terminal
+only, so it is handed over here); the workflow sets it, so that an executed notebook holds results and no traces of how fast they came.
 """
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Iterator
 from typing import TypeVar
 
@@ -30,4 +31,5 @@ def progress_bar(items: Iterable[T], label: str, total: int | None = None) -> It
     ------
     The items, unchanged and in order.
     """
-    yield from tqdm(items, desc=label, total=total, leave=False, dynamic_ncols=True)
+    silent = os.environ.get("TQDM_DISABLE", "") not in ("", "0")
+    yield from tqdm(items, desc=label, total=total, leave=False, dynamic_ncols=True, disable=silent)
