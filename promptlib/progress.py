@@ -1,7 +1,8 @@
 """How long work shows that it is alive: one progress bar, the same in terminal and notebook.
 
 The environment variable ``TQDM_DISABLE=1`` silences every bar (tqdm itself reads it in a terminal
-only, so it is handed over here); the workflow sets it, so that an executed notebook holds results and no traces of how fast they came.
+only, so it is handed over here); the workflow sets it, so that an executed notebook holds results
+and no traces of how fast they came.
 """
 
 from __future__ import annotations

@@ -10,6 +10,13 @@ After Oymak et al. 2023, with the notation of the book:
   :mod:`~promptlib.prompt_attention.threshold_map`: exact accuracies, the search against the
   thresholds, and the map of both;
 - :mod:`~promptlib.prompt_attention.positional`: a head for each position;
+- :mod:`~promptlib.prompt_attention.head_price`: the exact error of a learned head, from the law of
+  its features (:mod:`~promptlib.prompt_attention.feature_law`), for averaging and ridge heads
+  (:mod:`~promptlib.prompt_attention.averaging_head`,
+  :mod:`~promptlib.prompt_attention.ridge_head`), with closed forms and limits
+  (:mod:`~promptlib.prompt_attention.concentrated_head`,
+  :mod:`~promptlib.prompt_attention.head_limits`);
+- :mod:`~promptlib.prompt_attention.few_samples`: prompt and head against a whole layer;
 - :mod:`~promptlib.prompt_attention.softmax_separates`: the claims of the chapter of that name.
 
 The names below are loaded on first use, so that importing the package does not load torch.
@@ -21,6 +28,16 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from promptlib.prompt_attention.attention_layer import (
+        LayerWeights,
+        containing_layer,
+        layer_scores,
+    )
+    from promptlib.prompt_attention.concentrated_head import (
+        best_scale,
+        context_gain,
+        signal_to_noise,
+    )
     from promptlib.prompt_attention.constructions import (
         best_gain_argument,
         linear_attention_weights,
@@ -37,6 +54,12 @@ if TYPE_CHECKING:
         self_attention_threshold,
         sign_function,
     )
+    from promptlib.prompt_attention.head_limits import (
+        hard_attention_error,
+        informed_error,
+        mean_pooling_error,
+    )
+    from promptlib.prompt_attention.head_price import head_error, head_error_map
     from promptlib.prompt_attention.mixture import Bags, ContextualMixture
     from promptlib.prompt_attention.models import (
         linear_attention,
@@ -50,6 +73,8 @@ if TYPE_CHECKING:
     from promptlib.prompt_attention.threshold_map import CHALLENGES, map_model
 
 _HOMES = {
+    "attention_layer": ("LayerWeights", "containing_layer", "layer_scores"),
+    "concentrated_head": ("best_scale", "context_gain", "signal_to_noise"),
     "constructions": (
         "best_gain_argument",
         "linear_attention_weights",
@@ -66,6 +91,8 @@ _HOMES = {
         "self_attention_threshold",
         "sign_function",
     ),
+    "head_limits": ("hard_attention_error", "informed_error", "mean_pooling_error"),
+    "head_price": ("head_error", "head_error_map"),
     "mixture": ("Bags", "ContextualMixture"),
     "models": (
         "linear_attention",
@@ -85,15 +112,25 @@ __all__ = [
     "PLANE_MODELS",
     "Bags",
     "ContextualMixture",
+    "LayerWeights",
     "Population",
     "aligned",
     "aligned_gain",
     "best_gain_argument",
+    "best_scale",
+    "containing_layer",
+    "context_gain",
+    "hard_attention_error",
+    "head_error",
+    "head_error_map",
+    "informed_error",
+    "layer_scores",
     "linear_attention",
     "linear_attention_threshold",
     "linear_attention_weights",
     "map_model",
     "mean_pooling",
+    "mean_pooling_error",
     "mean_pooling_head",
     "mean_pooling_threshold",
     "mirrored",
@@ -108,6 +145,7 @@ __all__ = [
     "self_attention_threshold",
     "self_attention_weights",
     "sign_function",
+    "signal_to_noise",
 ]
 
 

@@ -76,6 +76,20 @@ class FewSamplesPlan:
         result = (store or RunStore.default()).get(self.runs[learner, seed])
         return list(result.metrics["chosen"])
 
+    def errors_at_decay(
+        self, learner: str, weight_decay: float, store: RunStore | None = None
+    ) -> list[list[float]]:
+        """Test errors had the learner been tuned with this weight decay only; as :meth:`errors`."""
+        store = store or RunStore.default()
+        return [
+            [
+                row["test_error"]
+                for row in store.get(run).metrics["by_weight_decay"][f"{weight_decay:g}"]
+            ]
+            for (name, _), run in self.runs.items()
+            if name == learner
+        ]
+
 
 def plan(
     *,

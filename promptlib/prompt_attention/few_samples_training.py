@@ -65,7 +65,8 @@ def train_few_samples(
     -------
     Result
         ``metrics["chosen"]``: for each size the learning rate, weight decay and step that
-        validation chose, the validation loss, and the test error there. No tensors.
+        validation chose, the validation loss, and the test error there;
+        ``metrics["by_weight_decay"]``: the same had there been but one weight decay. No tensors.
     """
     mixture = ContextualMixture(**config["mixture"], dtype=torch.float32)
     sizes, seed = config["sizes"], config["seed"]
@@ -73,25 +74,20 @@ def train_few_samples(
     bags = mixture.sample(max(sizes), torch.Generator().manual_seed(3 * seed))
     test = mixture.sample(config["test_bags"], torch.Generator().manual_seed(3 * seed + 1))
     scores = prompt_read if config["learner"] == "prompt" else layer_read
-    best = [_Choice() for _ in sizes]
+    by_decay = {}
     for decay in config["weight_decays"]:
-        _train_one_decay(config, decay, scores, bags, best, progress)
-    rows = []
-    for size, choice in zip(sizes, best, strict=True):
-        margins = test.labels * scores(test.tokens, choice.weights)
-        # A score of exactly zero, as of a head that never moved, is a coin toss.
-        mistakes = (margins < 0) + 0.5 * (margins == 0)
-        rows.append(
-            {
-                "size": size,
-                "learning_rate": choice.learning_rate,
-                "weight_decay": choice.weight_decay,
-                "step": choice.step,
-                "validation_loss": choice.loss,
-                "test_error": float(mistakes.double().mean()),
-            }
-        )
-    return Result({"chosen": rows})
+        choices = _train_one_decay(config, decay, scores, bags, progress)
+        by_decay[decay] = [
+            choice.report(size, test, scores) for size, choice in zip(sizes, choices, strict=True)
+        ]
+    candidates = zip(*by_decay.values(), strict=True)  # for each size
+    chosen = [min(rows, key=lambda row: row["validation_loss"]) for rows in candidates]
+    return Result(
+        {
+            "chosen": chosen,
+            "by_weight_decay": {f"{decay:g}": rows for decay, rows in by_decay.items()},
+        }
+    )
 
 
 def prompt_read(tokens: Tensor, weights: Sequence[Tensor]) -> Tensor:
@@ -114,16 +110,29 @@ class _Choice:
     step: int = 0
     weights: Sequence[Tensor] = ()
 
+    def report(self, size: int, test: Bags, scores: Scores) -> dict[str, Any]:
+        margins = test.labels * scores(test.tokens, self.weights)
+        # A score of exactly zero, as of a head that never moved, is a coin toss.
+        mistakes = (margins < 0) + 0.5 * (margins == 0)
+        return {
+            "size": size,
+            "learning_rate": self.learning_rate,
+            "weight_decay": self.weight_decay,
+            "step": self.step,
+            "validation_loss": self.loss,
+            "test_error": float(mistakes.double().mean()),
+        }
+
 
 def _train_one_decay(
     config: Mapping[str, Any],
     decay: float,
     scores: Scores,
     bags: Bags,
-    best: Sequence[_Choice],
     progress: Callable[..., Iterator[Any]],
-) -> None:
-    """Train with every learning rate; what is better than ``best`` replaces it there."""
+) -> list[_Choice]:
+    """Train with every learning rate; for each size, what validation chooses."""
+    best = [_Choice() for _ in config["sizes"]]
     sizes, rates = config["sizes"], config["learning_rates"]
     # The same start and the same order of bags for every weight decay.
     order = torch.Generator().manual_seed(3 * config["seed"] + 2)
@@ -174,6 +183,7 @@ def _train_one_decay(
     label = f"{config['learner']}, weight decay {decay:g}"
     train(learners, loss, batches(), recipe, label=label, progress=progress)
     validate(config["steps"])
+    return best
 
 
 def _start(learner: str, dim: int, sizes: int, generator: torch.Generator) -> Sequence[Tensor]:

@@ -102,7 +102,7 @@
     { key: "known", name: "known head" }
   ];
   var STEPS = 200;
-  var FRAME = { width: 640, height: 360, left: 52, right: 14, top: 14, bottom: 52 };
+  var FRAME = { width: 640, height: 360, left: 52, right: 14, top: 34, bottom: 56 };
   var SVG = "http://www.w3.org/2000/svg";
 
   function valueAt(knob, share) {
@@ -226,18 +226,25 @@
       ticksOf(axis).forEach(function (tick) {
         var x = left(shareOf(axis, tick));
         draw("line", { x1: x, x2: x, y1: top(0), y2: top(0) + 5, class: "explorer-tick" }, svg);
-        draw("text", { x: x, y: top(0) + 21, "text-anchor": "middle" }, svg, shown(tick));
+        draw("text", { x: x, y: top(0) + 24, "text-anchor": "middle" }, svg, shown(tick));
       });
       draw("text", {
         x: left(0.5), y: FRAME.height - 8, "text-anchor": "middle", class: "explorer-title"
       }, svg, axis.name);
+      draw("text", { x: left(0), y: 16, class: "explorer-title" }, svg, "test error");
+      var places = [];
+      for (var i = 0; i <= STEPS; i += 1) { places.push([i / STEPS, valueAt(axis, i / STEPS)]); }
+      if (axis.key === "alpha") { places.push([shareOf(axis, 1), 1]); } // the tip of the peak
+      places.sort(function (a, b) { return a[0] - b[0]; });
+      var computed = places.map(function (place) {
+        var p = Object.assign({}, state);
+        p[axis.key] = place[1];
+        return errors(p);
+      });
       CURVES.forEach(function (curve) {
-        var points = [];
-        for (var i = 0; i <= STEPS; i += 1) {
-          var p = Object.assign({}, state);
-          p[axis.key] = valueAt(axis, i / STEPS);
-          points.push(left(i / STEPS).toFixed(2) + "," + top(errors(p)[curve.key]).toFixed(2));
-        }
+        var points = places.map(function (place, index) {
+          return left(place[0]).toFixed(2) + "," + top(computed[index][curve.key]).toFixed(2);
+        });
         draw("polyline", { points: points.join(" "), class: "explorer-curve explorer-" + curve.key }, svg);
         draw("circle", {
           cx: left(shareOf(axis, state[axis.key])), cy: top(now[curve.key]), r: 5,
