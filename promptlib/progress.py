@@ -8,7 +8,6 @@ and no traces of how fast they came.
 from __future__ import annotations
 
 import os
-import os
 from collections.abc import Iterable, Iterator
 from typing import TypeVar
 
