@@ -110,8 +110,8 @@ def bag_statistics(
     return claims.estimate(
         "prompt-attention/bag-statistics",
         "The label shows in the mean token as $E[y\\bar x] = "
-        "(\\zeta-(1-\\zeta)E\\delta_w)\\,w_\\star$ and in "
-        "the covariance as a multiple of $q_\\star w_\\star^\\top + w_\\star q_\\star^\\top$: the "
+        "(\\zeta-(1-\\zeta)E\\delta_w)\\,w^\\star$ and in "
+        "the covariance as a multiple of $q^\\star w^{\\star\\top} + w^\\star q^{\\star\\top}$: the "
         "covariance "
         "knows the context.",
         formula=torch.cat(formula),

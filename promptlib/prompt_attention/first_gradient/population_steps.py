@@ -71,10 +71,10 @@ def first_steps(
             errors.append(step * error[part])
     return claims.estimate(
         "prompt-attention/first-steps",
-        "With infinitely many samples the three steps are $w_1 = \\eta a w_\\star$, "
-        "$q_1 = \\gamma(k_q q_\\star + k_w w_\\star)$ and the head $w_2$ on the features of "
+        "With infinitely many samples the three steps are $w_1 = \\eta a w^\\star$, "
+        "$q_1 = \\gamma(k_q q^\\star + k_w w^\\star)$ and the head $w_2$ on the features of "
         "$q_1$, for "
-        "any deviations and any cosine; $k_w = 0$ when $q_\\star \\perp w_\\star$.",
+        "any deviations and any cosine; $k_w = 0$ when $q^\\star \\perp w^\\star$.",
         formula=torch.cat(formula),
         measured=torch.cat(measured),
         standard_errors=torch.cat(errors),
