@@ -10,6 +10,11 @@ After Oymak et al. 2023, with the notation of the book:
   :mod:`~promptlib.prompt_attention.threshold_map`: exact accuracies, the search against the
   thresholds, and the map of both;
 - :mod:`~promptlib.prompt_attention.positional`: a head for each position;
+- :mod:`~promptlib.prompt_attention.bag_moments` and :mod:`~promptlib.prompt_attention.reach`: what
+  a bag tells on average, and what a prompt can set and read;
+- :mod:`~promptlib.prompt_attention.descent`, :mod:`~promptlib.prompt_attention.mass` and
+  :mod:`~promptlib.prompt_attention.alignment`: the first steps of gradient descent, where their
+  attention goes, and how many bags they take;
 - :mod:`~promptlib.prompt_attention.head_price`: the exact error of a learned head, from the law of
   its features (:mod:`~promptlib.prompt_attention.feature_law`), for averaging and ridge heads
   (:mod:`~promptlib.prompt_attention.averaging_head`,
@@ -28,10 +33,17 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from promptlib.prompt_attention.alignment import head_alignment, prompt_alignment
     from promptlib.prompt_attention.attention_layer import (
         LayerWeights,
         containing_layer,
         layer_scores,
+    )
+    from promptlib.prompt_attention.bag_moments import (
+        bag_covariance,
+        bag_mean,
+        signed_covariance,
+        signed_mean,
     )
     from promptlib.prompt_attention.concentrated_head import (
         best_scale,
@@ -44,6 +56,12 @@ if TYPE_CHECKING:
         mean_pooling_head,
         prompt_weights,
         self_attention_weights,
+    )
+    from promptlib.prompt_attention.descent import (
+        Descent,
+        population_descent,
+        population_head,
+        three_step_descent,
     )
     from promptlib.prompt_attention.expressivity import (
         aligned_gain,
@@ -60,6 +78,13 @@ if TYPE_CHECKING:
         mean_pooling_error,
     )
     from promptlib.prompt_attention.head_price import head_error, head_error_map
+    from promptlib.prompt_attention.mass import (
+        attention_mass,
+        attention_moments,
+        hard_attention_mass,
+        limiting_mass,
+        sharpest_scale,
+    )
     from promptlib.prompt_attention.mixture import Bags, ContextualMixture
     from promptlib.prompt_attention.models import (
         linear_attention,
@@ -69,11 +94,14 @@ if TYPE_CHECKING:
         self_attention,
     )
     from promptlib.prompt_attention.population import PLANE_MODELS, Population, aligned, mirrored
+    from promptlib.prompt_attention.reach import prompt_for_query, query_readout
     from promptlib.prompt_attention.search import search_accuracy, search_mixtures
     from promptlib.prompt_attention.threshold_map import CHALLENGES, map_model
 
 _HOMES = {
+    "alignment": ("head_alignment", "prompt_alignment"),
     "attention_layer": ("LayerWeights", "containing_layer", "layer_scores"),
+    "bag_moments": ("bag_covariance", "bag_mean", "signed_covariance", "signed_mean"),
     "concentrated_head": ("best_scale", "context_gain", "signal_to_noise"),
     "constructions": (
         "best_gain_argument",
@@ -82,6 +110,7 @@ _HOMES = {
         "prompt_weights",
         "self_attention_weights",
     ),
+    "descent": ("Descent", "population_descent", "population_head", "three_step_descent"),
     "expressivity": (
         "aligned_gain",
         "linear_attention_threshold",
@@ -93,6 +122,13 @@ _HOMES = {
     ),
     "head_limits": ("hard_attention_error", "informed_error", "mean_pooling_error"),
     "head_price": ("head_error", "head_error_map"),
+    "mass": (
+        "attention_mass",
+        "attention_moments",
+        "hard_attention_mass",
+        "limiting_mass",
+        "sharpest_scale",
+    ),
     "mixture": ("Bags", "ContextualMixture"),
     "models": (
         "linear_attention",
@@ -102,6 +138,7 @@ _HOMES = {
         "self_attention",
     ),
     "population": ("PLANE_MODELS", "Population", "aligned", "mirrored"),
+    "reach": ("prompt_for_query", "query_readout"),
     "search": ("search_accuracy", "search_mixtures"),
     "threshold_map": ("CHALLENGES", "map_model"),
 }
@@ -112,19 +149,27 @@ __all__ = [
     "PLANE_MODELS",
     "Bags",
     "ContextualMixture",
+    "Descent",
     "LayerWeights",
     "Population",
     "aligned",
     "aligned_gain",
+    "attention_mass",
+    "attention_moments",
+    "bag_covariance",
+    "bag_mean",
     "best_gain_argument",
     "best_scale",
     "containing_layer",
     "context_gain",
     "hard_attention_error",
+    "hard_attention_mass",
+    "head_alignment",
     "head_error",
     "head_error_map",
     "informed_error",
     "layer_scores",
+    "limiting_mass",
     "linear_attention",
     "linear_attention_threshold",
     "linear_attention_weights",
@@ -134,18 +179,27 @@ __all__ = [
     "mean_pooling_head",
     "mean_pooling_threshold",
     "mirrored",
+    "population_descent",
+    "population_head",
+    "prompt_alignment",
     "prompt_attention",
+    "prompt_for_query",
     "prompt_scale_bound",
     "prompt_weights",
     "prompted_layer",
+    "query_readout",
     "search_accuracy",
     "search_mixtures",
     "self_attention",
     "self_attention_bracket",
     "self_attention_threshold",
     "self_attention_weights",
+    "sharpest_scale",
     "sign_function",
     "signal_to_noise",
+    "signed_covariance",
+    "signed_mean",
+    "three_step_descent",
 ]
 
 

@@ -26,12 +26,12 @@ from promptlib.prompt_attention.mixture import ContextualMixture
 __all__ = [
     "attention_mass",
     "attention_moments",
-    "best_scale",
     "context_for_mass",
     "hard_attention_mass",
     "limiting_mass",
     "limiting_masses",
     "measured_mass",
+    "sharpest_scale",
 ]
 
 
@@ -147,7 +147,7 @@ def limiting_masses(mixture: ContextualMixture, q: Tensor) -> Tensor:
     return torch.sigmoid(math.log(mixture.sparsity / (1 - mixture.sparsity)) + gap - noise)
 
 
-def best_scale(
+def sharpest_scale(
     context_norm: Tensor | float, noise_std: Tensor | float, deviation: Tensor | float = 0.0
 ) -> tuple[Tensor, Tensor]:
     r"""The scale of the largest attention mass for :math:`T\to\infty`, and what it wins.

@@ -114,7 +114,7 @@ def test_context_for_mass_is_zero_when_mean_pooling_suffices():
     [
         (lambda: mass.limiting_mass(0.0, 1.0, 1.0, 1.0), "sparsity must be > 0"),
         (lambda: mass.limiting_mass(0.1, 1.0, 1.0, 1.0, alignment=1.2), "alignment must be <= 1"),
-        (lambda: mass.best_scale(1.0, 0.0), "noise_std must be > 0"),
+        (lambda: mass.sharpest_scale(1.0, 0.0), "noise_std must be > 0"),
         (lambda: mass.context_for_mass(0.1, 1.0, 1.0), "mass must be < 1"),
         (lambda: mass.attention_moments(1, 0.5, 0.0, 0.0), "tokens must be >= 2"),
         (lambda: mass.attention_moments(4, 0.5, 0.0, 9.0), "spread must be <= 8"),
@@ -152,7 +152,7 @@ def test_best_scale_claim():
     assert chapter.best_scale(0).verdict == "holds"
 
     def half(norm, std, away):
-        scale, gain = mass.best_scale(norm, std, away)
+        scale, gain = mass.sharpest_scale(norm, std, away)
         return scale / 2, gain
 
     assert chapter.best_scale(0, best=half).verdict == "fails"

@@ -111,8 +111,8 @@ def bag_statistics(
         "prompt-attention/bag-statistics",
         "The label shows in the mean token as $E[y\\bar x] = "
         "(\\zeta-(1-\\zeta)E\\delta_w)\\,w^\\star$ and in "
-        "the covariance as a multiple of $q^\\star w^{\\star\\top} + w^\\star q^{\\star\\top}$: the "
-        "covariance "
+        "the covariance as a multiple of $q^\\star w^{\\star\\top} + w^\\star q^{\\star\\top}$: "
+        "the covariance "
         "knows the context.",
         formula=torch.cat(formula),
         measured=torch.cat(measured),
