@@ -65,8 +65,10 @@ whenReady(() => {
   bringLedgerToLife();
   revealTarget();
   window.addEventListener("hashchange", revealTarget);
-  reachWideParts();
-  window.addEventListener("resize", reachWideParts);
+  const observer = new ResizeObserver(reachWideParts);
+  for (const column of document.querySelectorAll("#main-content, article")) {
+    observer.observe(column);
+  }
   window.addEventListener("load", () => {
     const typeset = window.MathJax && window.MathJax.startup && window.MathJax.startup.promise;
     Promise.resolve(typeset).then(reachWideParts);
