@@ -16,7 +16,7 @@ UV_PIN := uv==0.13.9
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export PYTHONHASHSEED := 0
 
-.PHONY: help book test lint serve bench notebook lab archive clean clean-runs
+.PHONY: help book test lint serve bench notebook lab record archive clean clean-runs
 .DEFAULT_GOAL := help
 
 help:  ## list the commands
@@ -55,6 +55,9 @@ lab: $(VENV)/.lab-$(TORCH)  ## open the notebooks in JupyterLab
 
 bench: $(VENV)/.test-$(TORCH)  ## time training steps against the plain baseline
 	@$(BIN)/python -m benchmarks.bench
+
+record: $(VENV)/.book-$(TORCH)  ## accept the verdicts of the last build into config/verdicts.yml
+	@$(BIN)/python -m workflow.collect --profile $(PROFILE) --record
 
 archive: $(VENV)/.book-$(TORCH)  ## keep the claims of a finished PROFILE=paper build in archive/
 	@$(BIN)/python -m workflow.archive --profile $(PROFILE)

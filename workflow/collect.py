@@ -2,7 +2,8 @@
 
 ``python -m workflow.collect --profile quick`` reads the claims out of the executed notebooks,
 finds the tests that show each of them can fail (``@pytest.mark.claim(id)``), and writes
-``_build/quick/claims.json``; with ``--gate`` it compares them with ``config/verdicts.yml``.
+``_build/quick/claims.json``. ``--gate`` compares what is there with ``config/verdicts.yml``,
+``--record`` writes that file anew.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import json
 import sys
 from collections import Counter
 from collections.abc import Iterable, Mapping
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +26,11 @@ from workflow.profile_config import CONFIG, Profile, load_profile
 from workflow.sources import ROOT, BuildError, write_if_changed
 
 VERDICTS = CONFIG / "verdicts.yml"
+HEADER = """\
+# Every claim of the book, with its kind and, for outcomes, the verdict of each profile. The gate
+# compares each build with this record. After a change that is right, `make record` writes it anew;
+# review the difference before you commit it.
+"""
 
 
 def claims_of(notebook: nbformat.NotebookNode) -> list[Claim]:
@@ -110,23 +117,56 @@ def gate(
     return problems
 
 
+def record(profile: str, records: Iterable[Mapping[str, Any]], recorded: Mapping[str, Any]) -> str:
+    """``config/verdicts.yml`` with the verdicts of this build; other profiles' are kept.
+
+    Raises
+    ------
+    BuildError
+        If a claim fails: a refuted statement is mended, not recorded.
+    """
+    lines = [HEADER]
+    for notebook, group in groupby(records, key=lambda item: item["notebook"]):
+        lines.append(f"\n# {notebook}\n")
+        for item in group:
+            if item["verdict"] == "fails":
+                raise BuildError(f"{item['id']} fails ({item['summary']}); mend it first")
+            entry = {"kind": item["kind"]}
+            if item["kind"] == "outcome":
+                known = recorded.get(item["id"], {})
+                entry |= {name: known[name] for name in sorted(known) if name != "kind"}
+                entry[profile] = item["verdict"]
+            fields = ", ".join(f"{name}: {value}" for name, value in entry.items())
+            lines.append(f"{item['id']}: {{{fields}}}\n")
+    return "".join(lines)
+
+
 def main(arguments: list[str] | None = None) -> int:
     """Command line; see the module's docstring."""
     parser = argparse.ArgumentParser(prog="python -m workflow.collect", description=__doc__)
     parser.add_argument("--profile", required=True)
-    parser.add_argument("--gate", action="store_true")
+    parser.add_argument("--gate", action="store_true", help="compare with config/verdicts.yml")
+    parser.add_argument("--record", action="store_true", help="write config/verdicts.yml anew")
     options = parser.parse_args(arguments)
     target = ROOT / "_build" / options.profile / "claims.json"
-    if not options.gate:
-        try:
-            content = collect(load_profile(options.profile))
-        except BuildError as error:
-            print(f"error: {error}", file=sys.stderr)
-            return 1
-        write_if_changed(target, json.dumps(content, indent=1, ensure_ascii=False).encode() + b"\n")
-        return 0
-    content = json.loads(target.read_text(encoding="utf-8"))
     recorded = yaml.safe_load(VERDICTS.read_text(encoding="utf-8")) or {}
+    try:
+        if options.gate:
+            content = json.loads(target.read_text(encoding="utf-8"))
+        else:
+            content = collect(load_profile(options.profile))
+            text = json.dumps(content, indent=1, ensure_ascii=False) + "\n"
+            write_if_changed(target, text.encode())
+        if options.record:
+            write_if_changed(
+                VERDICTS, record(options.profile, content["claims"], recorded).encode()
+            )
+            print(f"recorded {len(content['claims'])} claims; see: git diff config/verdicts.yml")
+    except (BuildError, FileNotFoundError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    if not options.gate:
+        return 0
     problems = gate(options.profile, content["claims"], recorded)
     for problem in problems:
         print(f"gate: {problem}", file=sys.stderr)

@@ -8,7 +8,8 @@ import pytest
 import yaml
 
 from promptlib import claims
-from workflow.collect import claim_tests, claims_of, gate
+from workflow.collect import claim_tests, claims_of, gate, record
+from workflow.sources import BuildError
 
 ROOT = Path(__file__).resolve().parents[2]
 RECORDED = {
@@ -123,3 +124,17 @@ def test_recorded_verdicts_are_well_formed():
             verdicts = {entry[profile] for profile in entry if profile != "kind"}
             assert verdicts <= set(claims.VERDICTS) - {"holds", "fails"}, name
     assert set(marked) == set(recorded)
+
+
+def test_recording_opens_the_gate_keeps_other_profiles_and_refuses_failures():
+    whole = [item | {"notebook": "wing/chapter"} for item in records(trained={"verdict": "weaker"})]
+    known = {"wing/trained": {"kind": "outcome", "quick": "reproduced", "paper": "stronger"}}
+    written = yaml.safe_load(record("quick", whole, known))
+    assert written == {
+        "wing/same": {"kind": "identity"},
+        "wing/trained": {"kind": "outcome", "quick": "weaker", "paper": "stronger"},
+    }
+    assert gate("quick", whole, written) == []
+    whole[0]["verdict"] = "fails"
+    with pytest.raises(BuildError, match="wing/same fails"):
+        record("quick", whole, known)
