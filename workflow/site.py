@@ -94,7 +94,7 @@ def build_profile(profile: str, root: Path = ROOT) -> Path:
         root=root,
     )
     for remark in remarks:
-        print(f"removed from the page (stderr of {remark})", file=sys.stderr)
+        print(f"removed from the page: {remark}", file=sys.stderr)
     sites = root / "_build" / "sites"
     fresh = sites / f".{profile}"
     build(folder / "stage", fresh)

@@ -1,7 +1,7 @@
 """What does an executed notebook need before it can be a page of the book?
 
 The outputs of an execution, woven into the current prose, carry what belongs to that one execution
-(times, messages on stderr) and lack what a page needs (the parameters as a table, the archived
+(messages on stderr, progress bars) and lack what a page needs (the parameters as a table, the archived
 figure beside ours, where to download the notebook). :func:`prepare` turns the one into the other
 and refuses a notebook that would make a bad page.
 """
@@ -21,6 +21,7 @@ from promptlib import claims
 from workflow.sources import BuildError
 
 IMAGE_TYPES = ("image/svg+xml", "image/png", "image/jpeg", "image/gif")
+WIDGET = "application/vnd.jupyter.widget-view+json"
 MIN_ALT = 20
 """Shortest alternative text that can say what is seen."""
 
@@ -62,7 +63,7 @@ class Prepared:
     claims
         Ids of the claims that it shows, in order.
     noise
-        What it wrote to stderr, cell by cell; removed from the page.
+        What was removed from the page, cell by cell: messages on stderr, and widgets.
     """
 
     notebook: dict[str, Any]
@@ -108,7 +109,7 @@ def prepare(
             continue
         where = f"{name}, cell {number}"
         _refuse_errors(cell, where)
-        noise += _drop_stderr(cell, where)
+        noise += _drop_noise(cell, where)
         _describe_figures(cell, where)
         shown += _redraw_claims(cell, archived or {})
     content["cells"] = _page_cells(cells, name, profile, parameters)
@@ -224,11 +225,16 @@ def _refuse_errors(cell: Mapping[str, Any], where: str) -> None:
             )
 
 
-def _drop_stderr(cell: dict[str, Any], where: str) -> list[str]:
+def _drop_noise(cell: dict[str, Any], where: str) -> list[str]:
+    """Remove what cannot be part of a page: messages on stderr, and widgets without a kernel."""
     kept, noise = [], []
     for output in cell.get("outputs", []):
         if output["output_type"] == "stream" and output.get("name") == "stderr":
-            noise.append(f"{where}: {_text(output['text']).strip()}")
+            noise.append(f"{where}, on stderr: {_text(output['text']).strip()}")
+        elif WIDGET in output.get("data", {}):
+            noise.append(
+                f"{where}, a widget: {_text(output['data'].get('text/plain', '')).strip()}"
+            )
         else:
             kept.append(output)
     cell["outputs"] = kept
@@ -246,6 +252,10 @@ def _describe_figures(cell: dict[str, Any], where: str) -> None:
         return
     if len(figures) > 1:
         raise BuildError(f"{where} shows {len(figures)} figures; show one figure in a cell")
+    if "figure" in cell["metadata"].get("mystnb", {}) and len(cell["outputs"]) > 1:
+        raise BuildError(
+            f"{where} is a numbered figure and shows something else too; show that in another cell"
+        )
     image = cell["metadata"].setdefault("mystnb", {}).setdefault("image", {})
     alt = " ".join(str(figures[0].get("metadata", {}).get("alt") or image.get("alt", "")).split())
     if len(alt) < MIN_ALT:

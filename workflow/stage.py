@@ -72,7 +72,7 @@ def stage(
     Returns
     -------
     list of str
-        Remarks for the build log: what notebooks wrote to stderr.
+        Remarks for the build log: what was removed from the pages.
 
     Raises
     ------
@@ -378,10 +378,10 @@ def main(arguments: list[str] | None = None) -> int:
             to=options.to,
         )
     except BuildError as error:
-        print(f"stage: {error}", file=sys.stderr)
+        print(f"error: {error}", file=sys.stderr)
         return 1
     for remark in remarks:
-        print(f"stage: removed from the page (stderr of {remark})", file=sys.stderr)
+        print(f"removed from the page: {remark}", file=sys.stderr)
     return 0
 
 

@@ -9,8 +9,8 @@ import pytest
 
 from promptlib import claims
 from tests.site import little
-from tests.site.little import NAME, Little, a_claim, claim_output, figure
-from workflow.site_notebooks import Parameter, prepare, read_parameters
+from tests.site.little import NAME, Little, a_claim, claim_output, display, figure
+from workflow.site_notebooks import WIDGET, Parameter, prepare, read_parameters
 from workflow.sources import BuildError
 
 
@@ -41,6 +41,12 @@ def test_a_figure_without_a_real_alternative_text_is_refused(book, alt):
 def test_two_figures_in_one_cell_are_refused(book):
     book.outputs[1] = [figure(), figure()]
     with pytest.raises(BuildError, match="cell 4 shows 2 figures"):
+        prepare(book.notebook(), NAME, "quick")
+
+
+def test_a_numbered_figure_is_alone_in_its_cell(book):
+    book.outputs[1] = [figure(), {"output_type": "stream", "name": "stdout", "text": "hello"}]
+    with pytest.raises(BuildError, match="cell 4 is a numbered figure and shows something else"):
         prepare(book.notebook(), NAME, "quick")
 
 
@@ -129,17 +135,22 @@ def test_a_verdict_that_changed_shows(book):
     assert "claim-weaker" in json.dumps(prepared.notebook)
 
 
-def test_messages_on_stderr_leave_the_page_but_not_unseen(book):
+def test_messages_and_progress_bars_leave_the_page_but_not_unseen(book):
     book.outputs[1] = [
         {"output_type": "stream", "name": "stderr", "text": "building a cache\n"},
-        {"output_type": "stream", "name": "stdout", "text": "kept\n"},
+        display({WIDGET: "{}", "text/plain": "0% of 10"}),
         figure(),
     ]
+    book.outputs[2] = [{"output_type": "stream", "name": "stdout", "text": "kept\n"}]
     prepared = prepare(book.notebook(), NAME, "quick")
-    assert prepared.noise == ("wing/chapter, cell 4: building a cache",)
+    assert prepared.noise == (
+        "wing/chapter, cell 4, on stderr: building a cache",
+        "wing/chapter, cell 4, a widget: 0% of 10",
+    )
     text = json.dumps(prepared.notebook)
     assert "kept" in text
     assert "building a cache" not in text
+    assert "0% of 10" not in text
 
 
 def test_preparing_changes_nothing_and_is_repeatable(book):
