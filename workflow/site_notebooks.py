@@ -1,9 +1,9 @@
 """What does an executed notebook need before it can be a page of the book?
 
 The outputs of an execution, woven into the current prose, carry what belongs to that one execution
-(messages on stderr, progress bars) and lack what a page needs (the parameters as a table, the archived
-figure beside ours, where to download the notebook). :func:`prepare` turns the one into the other
-and refuses a notebook that would make a bad page.
+(messages on stderr, progress bars) and lack what a page needs (the parameters as a table, the
+archived figure beside ours, where to download the notebook). :func:`prepare` turns the one into the
+other and refuses a notebook that would make a bad page.
 """
 
 from __future__ import annotations

@@ -167,15 +167,25 @@ def test_tables_mark_what_was_measured():
         ],
         "machine": {"cores": "2"},
         "versions": {"torch": "2.13.0"},
-        "runs": [{"name": "pretrain", "key": "ab" * 32, "seconds": 61.0}],
+        "runs": [
+            {
+                "name": f"pretrain-seed{seed}-abc",
+                "train": "promptlib.wing.training:pretrain",
+                "config": {"seed": seed},
+                "seconds": 61.0 + seed,
+            }
+            for seed in (0, 1)
+        ],
     }
     pages = {kind: make(lambda path: path, build) for kind, make in book_site.TABLES.items()}
     assert pages["notebooks"].count('class="measured"') == 2
     assert pages["machine"].count('class="measured"') == 1
-    assert pages["runs"].count('class="measured"') == 1
+    assert pages["runs"].count('class="measured"') == 4  # together, longest, and each run
+    assert '<span class="measured">2 min 03 s</span>' in pages["runs"]
+    assert "<td>0, 1</td>" in pages["runs"]
+    assert "<code>pretrain-seed1-abc</code>" in pages["runs"]
     assert "measured" not in pages["versions"] + pages["parameters"]
     assert html.escape("A < B") in pages["notebooks"]
-    assert "<code>abababababab</code>" in pages["runs"]
 
 
 def test_a_build_without_runs_says_so():
