@@ -222,10 +222,9 @@ def _runs(relative: Relative, build: dict[str, Any]) -> str:
     for train, runs in groups.items():
         took = [float(run["seconds"]) for run in runs]
         seeds = sorted({run["config"]["seed"] for run in runs if "seed" in run["config"]})
-        function = f"<code>{html.escape(train.partition(':')[2])}</code>"
         summary.append(
             [
-                function,
+                f"<code>{html.escape(train.partition(':')[2])}</code>",
                 str(len(runs)),
                 ", ".join(map(str, seeds)) or "none",
                 measured(duration(sum(took))),
@@ -237,109 +236,12 @@ def _runs(relative: Relative, build: dict[str, Any]) -> str:
             for run in runs
         ]
     head = ["Training function", "Runs", "Seeds", "All together", "Longest"]
+    every = table("Every training run", ["Run", "Training time"], single)
     return (
         table("Training runs", head, summary)
         + '<details class="build-details"><summary>Every run, as it is called in the store'
-        + f"</summary>{table('Every training run', ['Run', 'Training time'], single)}</details>"
+        + f"</summary>{every}</details>"
     )
-
-
-TABLES:
-            raise self.error(f"build-table must be one of {', '.join(TABLES)}; got {kind!r}")
-        build = read_data(self.env.app, "build.json")
-        return [page_html(TABLES[kind], build)]
-
-
-def duration(seconds: float) -> str:
-    """A duration in words: ``8.3 s``, ``2 min 05 s``, ``1 h 10 min``."""
-    if seconds < 60:
-        return f"{seconds:.1f} s"
-    minutes, rest = divmod(round(seconds), 60)
-    if minutes < 60:
-        return f"{minutes} min {rest:02d} s"
-    return f"{minutes // 60} h {minutes % 60:02d} min"
-
-
-def table(
-    caption: str,
-    head: Iterable[str],
-    rows: Iterable[Iterable[str]],
-    show_caption: bool = False,
-) -> str:
-    """An HTML table; the first cell of a row is its heading. Cells are HTML already.
-
-    The caption names the table for screen readers; it is shown where no heading above says it.
-    """
-    hidden = "" if show_caption else ' class="visually-hidden"'
-    caption = html.escape(caption)
-    header = "".join(f'<th scope="col">{cell}</th>' for cell in head)
-    body = ""
-    for first, *rest in rows:
-        body += f'<tr><th scope="row">{first}</th>' + "".join(f"<td>{c}</td>" for c in rest)
-        body += "</tr>\n"
-    return (
-        f'<div class="build-table" role="region" aria-label="{caption}" tabindex="0">'
-        f'<table class="table"><caption{hidden}>{caption}</caption>'
-        f"<thead><tr>{header}</tr></thead>\n"
-        f"<tbody>\n{body}</tbody></table></div>"
-    )
-
-
-def measured(text: str) -> str:
-    """Mark what differs between two builds of the same commit."""
-    return f'<span class="measured">{html.escape(text)}</span>'
-
-
-def _versions(relative: Relative, build: dict[str, Any]) -> str:
-    rows = [[html.escape(name), html.escape(text)] for name, text in build["versions"].items()]
-    return table("Versions", ["Package", "Version"], rows)
-
-
-def _machine(relative: Relative, build: dict[str, Any]) -> str:
-    rows = [[name.capitalize(), measured(text)] for name, text in build["machine"].items()]
-    return table("Machine", ["Part", "This build"], rows)
-
-
-def _notebooks(relative: Relative, build: dict[str, Any]) -> str:
-    rows = [
-        [
-            f'<a href="{relative(item["name"] + ".html")}">{html.escape(item["title"])}</a>',
-            measured(duration(item["seconds"])),
-            measured(f"{item['peak_memory_mib']:,.0f} MiB"),
-        ]
-        for item in build["notebooks"]
-    ]
-    return table("Notebooks", ["Notebook", "Time", "Peak memory"], rows)
-
-
-def _parameters(relative: Relative, build: dict[str, Any]) -> str:
-    tables = []
-    for item in build["notebooks"]:
-        rows = [
-            [
-                f"<code>{html.escape(parameter['name'])}</code>",
-                f"<code>{html.escape(parameter['used'])}</code>",
-                html.escape(parameter["meaning"]),
-            ]
-            for parameter in item["parameters"]
-        ]
-        head = ["Parameter", "This build", "Meaning"]
-        tables.append(table(item["title"], head, rows, show_caption=True))
-    return "\n".join(tables)
-
-
-def _runs(relative: Relative, build: dict[str, Any]) -> str:
-    if not build["runs"]:
-        return '<p class="build-empty">This build trained no model.</p>'
-    rows = [
-        [
-            html.escape(run["name"]),
-            f"<code>{html.escape(str(run['key'])[:12])}</code>",
-            measured(duration(float(run["seconds"]))),
-        ]
-        for run in build["runs"]
-    ]
-    return table("Training runs", ["Run", "Key", "Training time"], rows)
 
 
 TABLES: dict[str, Callable[[Relative, dict[str, Any]], str]] = {
