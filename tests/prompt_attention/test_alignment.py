@@ -62,6 +62,20 @@ def test_variance_of_one_gradient_in_a_direction_that_means_nothing():
     assert abs(float(measured) - predicted) < 4 * float(error) + 1e-4 * predicted
 
 
+def test_the_prompt_lies_about_two_over_d_below_its_limit():
+    dim, runs, alpha = 100, 200, 2.0
+    cosines = alignment.measured_alignment(world(dim), round(alpha * dim), STEP, runs, generator(6))
+    gaps = cosines.mean(0) - torch.stack(
+        (
+            alignment.head_alignment(alpha, **SETTING),
+            alignment.prompt_alignment(alpha, eta=STEP, context_norm=CONTEXT_NORM, **SETTING),
+        )
+    )
+    errors = cosines.std(0) / math.sqrt(runs)
+    assert abs(float(gaps[0])) < 4 * float(errors[0])
+    assert abs(float(gaps[1]) + 2 / dim) < 4 * float(errors[1])
+
+
 def test_measured_alignment_agrees_with_the_three_steps():
     mixture = ContextualMixture(6, 10, 0.3, 1.2, 0.9, 0.8)
     cosines = alignment.measured_alignment(mixture, 12, 0.7, 1, generator(5))
