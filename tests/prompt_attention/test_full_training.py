@@ -68,11 +68,24 @@ def test_reach_claim():
 def test_fewer_bags_claim():
     gaps = torch.tensor([20.0, 5.0, 11.0])
     assert chapter.training_uses_fewer_bags(gaps, 150).verdict == "reproduced"
-    assert chapter.training_uses_fewer_bags(-gaps, 150).verdict == "not reproduced"
+    # Training that does not move: it guesses, and three steps do better.
+    frozen = full_training.Budget(90, 50, 400, 2, 30, (1e-9,), (1.0,))
+    rows = full_training.compare_seeds(
+        EASY, frozen, (0, 1), ("three steps, labels centred", "prompt-attention")
+    )
+    gaps = 100 * (rows[:, 0] - rows[:, 1])
+    assert chapter.training_uses_fewer_bags(gaps, 90).verdict == "not reproduced"
 
 
 @pytest.mark.claim("prompt-attention/three-steps-beat-rivals")
 def test_rivals_claim():
     gaps = torch.tensor([4.0, 3.0, 5.0])
     assert chapter.attention_beats_its_rivals(gaps, 2400).verdict == "reproduced"
-    assert chapter.attention_beats_its_rivals(-gaps, 2400).verdict == "not reproduced"
+    # A prompt of length zero: three steps of mean pooling, no better than a trained rival.
+    world = ContextualMixture(6, 10, 0.3, 2.5, 1.0, 1.0, dtype=torch.float32)
+    still = full_training.Budget(300, 100, 2000, 100, 60, (0.05,), (0.0,))
+    rows = full_training.compare_seeds(
+        world, still, (0, 1), ("three steps, labels centred", "linear prompt-attention")
+    )
+    gaps = 100 * (rows[:, 1] - rows[:, 0])
+    assert chapter.attention_beats_its_rivals(gaps, 300).verdict == "not reproduced"
