@@ -1,4 +1,6 @@
-"""Print how long a training step of experiment B3 takes: ``python -m benchmarks.bench``.
+"""Print how long what readers wait for takes: ``python -m benchmarks.bench``.
+
+The table is about training steps of experiment B3; below it stands a phase diagram of Part I.
 
 Ours and the baseline take turns, so that a machine that slows down slows both. Each turn is a
 block of steps, data included; the table shows the medians over turns and the median of the ratios
@@ -22,6 +24,7 @@ from promptlib.prefix_tuning.evaluation import sequence_loss
 from promptlib.prefix_tuning.gpt import GPT, GPTConfig
 from promptlib.prefix_tuning.prefix import Prefix, PrefixBatch
 from promptlib.prefix_tuning.tasks import SORT_ASCENDING, SORT_DESCENDING, batches
+from promptlib.prompt_attention.head_price import head_error_map
 from promptlib.training import Learner, Recipe, freeze, train, weights_of
 
 B3 = GPTConfig(n_layer=1, n_head=1, n_embd=96, vocab_size=11, block_size=19)
@@ -158,8 +161,29 @@ def table(turns: int, steps: int) -> Iterator[str]:
         yield f"{row.name:28} {ours:7.2f} {theirs:9.2f} {ratio:6.1f}x {share:7.0%}"
 
 
+def phase_diagram_seconds(turns: int) -> float:
+    """Return the median seconds of a 200 x 200 phase diagram of the ridge formula, in one call."""
+    sparsity = torch.arange(1, 201, dtype=torch.float64) / 400
+    context_norm = torch.linspace(0, 4, 200, dtype=torch.float64)[:, None]
+
+    def diagrams(count: int) -> None:
+        for _ in range(count):
+            head_error_map(
+                400,
+                sparsity=sparsity,
+                context_norm=context_norm,
+                signal_norm=0.5,
+                noise_std=1.0,
+                scale=0.5,
+                samples_per_dim=2.0,
+                ridge=0.05,
+            )
+
+    return statistics.median(milliseconds(diagrams, 1) for _ in range(turns)) / 1e3
+
+
 def main() -> None:
-    """Read the options and print the table, once for each number of threads."""
+    """Read the options and print the tables, once for each number of threads."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--turns", type=int, default=15, help="interleaved turns of each row")
     parser.add_argument("--steps", type=int, default=30, help="training steps in a turn")
@@ -169,7 +193,8 @@ def main() -> None:
         torch.set_num_threads(threads)
         for line in table(options.turns, options.steps):
             print(line, flush=True)
-        print()
+        seconds = phase_diagram_seconds(min(options.turns, 5))
+        print(f"ridge formula, 200 x 200 cells: {seconds:.2f} s\n", flush=True)
 
 
 if __name__ == "__main__":
