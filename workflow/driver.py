@@ -6,9 +6,11 @@ complete.
 
 from __future__ import annotations
 
+import ctypes
 import json
 import os
 import re
+import signal
 import subprocess
 import sys
 import warnings
@@ -103,7 +105,10 @@ def run_workflow(profile: Profile, cores: int) -> bool:
         "PYTHONHASHSEED": "0",
         "PYTHONUNBUFFERED": "1",
     }
-    if subprocess.run(command, cwd=ROOT, env=environment, check=False).returncode == 0:
+    engine = subprocess.run(
+        command, cwd=ROOT, env=environment, check=False, preexec_fn=_die_with_parent
+    )
+    if engine.returncode == 0:
         return True
     logs = (ROOT / ".snakemake" / "log").glob("*.snakemake.log")
     newest = max(logs, key=lambda path: path.stat().st_mtime, default=None)
@@ -111,6 +116,13 @@ def run_workflow(profile: Profile, cores: int) -> bool:
         for line in complaints(newest.read_text(encoding="utf-8")):
             print(line, file=sys.stderr)
     return False
+
+
+def _die_with_parent() -> None:
+    """Let the kernel end this process when the build is killed: no engine outlives its lock."""
+    if sys.platform == "linux":
+        set_parent_death_signal = 1
+        ctypes.CDLL(None).prctl(set_parent_death_signal, signal.SIGKILL)
 
 
 def complaints(log: str) -> list[str]:
