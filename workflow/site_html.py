@@ -181,6 +181,12 @@ def accessible(page: str) -> str:
     page = page.replace(' role="doc-biblioentry"', "").replace(
         '<div role="list" class="citation-list">', '<div class="citation-list">'
     )
+    # A heading that is a formula alone counts as empty, because nothing in it is plain text.
+    page = re.sub(
+        r'(<th class="head"><p>)(<span class="math [^>]*>[^<]*</span></p></th>)',
+        r'\1<span class="visually-hidden">column </span>\2',
+        page,
+    )
     # The empty corner of a table heads nothing.
     page = re.sub(r'<th(?: class="head")?>(?:<p></p>)?</th>', "<td></td>", page)
     page = re.sub(r'(<table) border="1" (class="dataframe")', r"\1 \2", page)

@@ -112,7 +112,7 @@ def row(claim: dict[str, Any], found: Sources, relative: Relative) -> str:
 
     def cell(label: str, content: str | None, kind: str) -> str:
         text = numbers(content) if content else '<span class="none">none</span>'
-        return f'<td role="cell" class="{kind}" data-label="{label}">{text}</td>'
+        return f'<td role="cell" class="{kind}" data-label="{label}"><div>{text}</div></td>'
 
     place = found.find(claim["checks"])
     links = [

@@ -105,6 +105,15 @@ def test_theorems_have_no_ids_in_common():
     assert 'id="thm-a"' in page
 
 
+def test_table_headings_have_words_or_are_none():
+    formula = '<span class="math notranslate nohighlight">\\(a\\)</span>'
+    page = accessible(
+        f'{HEAD}<th class="head"><p>{formula}</p></th><th class="head"><p>b</p></th><th></th>'
+    )
+    assert f'<span class="visually-hidden">column </span>{formula}</p></th>' in page
+    assert '<th class="head"><p>b</p></th><td></td>' in page
+
+
 def test_pages_are_light_without_scripts():
     assert '<html data-theme="light" lang="en"' in accessible(HEAD)
 

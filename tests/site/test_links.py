@@ -147,7 +147,7 @@ def test_vendored_files_are_unchanged(folder):
 
 def test_the_site_stays_small(site):
     sizes = {path: path.stat().st_size for path in site.rglob("*") if path.is_file()}
-    assert sum(sizes.values()) < 12e6
+    assert sum(sizes.values()) < 24e6
     pages = {path: size for path, size in sizes.items() if path.suffix == ".html"}
     assert max(pages.values()) < 400e3
 

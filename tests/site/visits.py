@@ -44,6 +44,7 @@ LOOK = r"""
 
 # Formulas are drawn with thousands of elements, hidden from screen readers and all alike. Axe
 # judges the first drawing of each kind and the MathML of all; boxes of their size replace the rest.
+# On source pages it judges the first of every kind of word; lines without a new kind become text.
 THIN_OUT = """
 () => {
   const kept = new Set(["span.math", "div.math"].map((kind) => document.querySelector(kind)));
@@ -54,6 +55,14 @@ THIN_OUT = """
     drawing.replaceChildren();
     drawing.style.cssText =
       `display: inline-block; padding: 0; width: ${box.width}px; height: ${box.height}px`;
+  }
+  const seen = new Set();
+  for (const line of document.querySelectorAll(".source-page .line")) {
+    const kinds = Array.from(line.querySelectorAll("span"), (word) => word.className);
+    if (kinds.every((kind) => seen.has(kind))) {
+      line.textContent = line.textContent;
+    }
+    kinds.forEach((kind) => seen.add(kind));
   }
 }
 """
