@@ -76,6 +76,22 @@ def test_the_prompt_lies_about_two_over_d_below_its_limit():
     assert abs(float(gaps[1]) + 2 / dim) < 4 * float(errors[1])
 
 
+def test_centred_labels_close_most_of_that_gap():
+    dim, runs, n = 100, 200, 200
+    mixture, source = world(dim), generator(6)
+    zero = torch.zeros(dim, dtype=mixture.dtype)
+    cosines = []
+    for _ in range(runs):
+        first, second = mixture.sample(n, source), mixture.sample(n, source)
+        w1 = (first.labels - first.labels.mean()) @ first.tokens.mean(1) / n
+        q1 = -gradients(second.tokens, second.labels - second.labels.mean(), w1, zero)[1]
+        cosines.append(torch.cosine_similarity(q1, mixture.context, dim=0))
+    gap = float(torch.stack(cosines).mean()) - float(
+        alignment.prompt_alignment(n / dim, eta=STEP, context_norm=CONTEXT_NORM, **SETTING)
+    )
+    assert -1 / dim < gap < 0.5 / dim
+
+
 def test_measured_alignment_agrees_with_the_three_steps():
     mixture = ContextualMixture(6, 10, 0.3, 1.2, 0.9, 0.8)
     cosines = alignment.measured_alignment(mixture, 12, 0.7, 1, generator(5))

@@ -24,6 +24,23 @@ def ceiling_claim(
     restarts: int,
     steps: int,
 ) -> Claim:
+    """The best accuracy of a search just beyond a threshold and far, against the proved ceiling.
+
+    Parameters
+    ----------
+    id, sentence : str
+        Of the claim.
+    ceiling : float
+        The accuracy that no weights exceed.
+    family : callable
+        Δ -> the values of (δq, δw).
+    threshold : callable
+        ζ -> the Δ from which on the ceiling holds.
+    model : PlaneModel
+        Searched.
+    seed, restarts, steps : int
+        Of the search; see :func:`~promptlib.prompt_attention.search.search_accuracy`.
+    """
     factors = (1.001, 1.01, 1.1, 2.0, 10.0)
     cells = [
         cell(share, family(factor * threshold(share)), cosine=cosine)

@@ -19,6 +19,7 @@ SPARSITIES = (0.05, 0.1, 0.2, 0.3, 0.45, 0.5, 0.6, 0.7, 0.9)
 
 
 def normal(generator: torch.Generator, *shape: int) -> Tensor:
+    """Standard normal draws of the given shape, in float64."""
     return torch.randn(shape, generator=generator, dtype=torch.float64)
 
 
@@ -45,6 +46,7 @@ def random_mixtures(
 def with_deviations(
     mixture: ContextualMixture, deviations: tuple[tuple[float, float], ...]
 ) -> ContextualMixture:
+    """The mixture without noise and with other values of (δq, δw), equally likely."""
     return ContextualMixture(
         mixture.dim,
         mixture.tokens,
@@ -59,6 +61,7 @@ def with_deviations(
 def cell(
     share: float, deviations: tuple[tuple[float, float], ...], cosine: float
 ) -> ContextualMixture:
+    """A small discrete mixture of 20 tokens; `share` is a multiple of 1/20."""
     return ContextualMixture(3, 20, share, cosine=cosine, deviations=deviations)
 
 
@@ -76,4 +79,5 @@ def every_case(
 
 
 def share_right(scores: Tensor, labels: Tensor) -> float:
+    """The share of scores with the strict sign of their label."""
     return float((scores * labels > 0).double().mean())
