@@ -33,8 +33,9 @@ help:  ## list the commands
 book: $(VENV)/.book-$(TORCH)  ## execute every notebook and build the site to _build/html
 	@$(BIN)/python -m workflow.build --profile $(PROFILE) --cores $(CORES)
 
-test: lint book  ## everything that proves the project: style, types, library, notebooks, workflow, site
-	@$(BIN)/python -m pytest $(PYTEST)
+test: lint  ## everything that proves the project: style, types, library, notebooks, workflow, site
+	@$(BIN)/python -m workflow.build --profile quick --cores $(CORES)
+	@$(BIN)/python -m pytest -n $(CORES) --dist loadfile $(PYTEST)
 
 lint: $(VENV)/.test-$(TORCH)  ## style and types
 	@$(BIN)/ruff check .

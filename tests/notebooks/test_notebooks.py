@@ -16,6 +16,7 @@ from papermill.exceptions import PapermillExecutionError
 from promptlib import claims
 from workflow import sources
 from workflow.collect import claims_of
+from workflow.execute import parse_settings
 from workflow.profile_config import load_profile, profile_names
 from workflow.sources import NOTEBOOKS, ROOT, Source
 
@@ -115,6 +116,21 @@ def test_what_a_claim_checks_is_in_the_library(name):
                 attribute = f"{outer}.{attribute}"
         for part in attribute.split("."):
             found = getattr(found, part)
+
+
+@pytest.mark.parametrize("page", ["README.md", "book/rerun.md"])
+def test_commands_that_readers_are_told_to_type_are_right(page):
+    text = (ROOT / page).read_text()
+    makefile = (ROOT / "Makefile").read_text()
+    for command in re.findall(r"make ([a-z-]+)", text):
+        assert re.search(rf"^{command}:", makefile, re.M) or command == "sure", command
+    commands = re.findall(r'make notebook NOTEBOOK=(\S+) SET="([^"]+)"', text)
+    assert commands
+    for name, settings in commands:
+        Source(name).check_parameters(parse_settings(settings.split()), page)
+    for name, setting in re.findall(r"papermill (\w+)\.ipynb .* -p (\w+ \w+)", text):
+        parameters = parse_settings([setting.replace(" ", "=")])
+        Source(f"prefix_tuning/{name}").check_parameters(parameters, page)
 
 
 def test_notebooks_lie_where_readers_look():
