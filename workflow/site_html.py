@@ -33,7 +33,6 @@ UNUSED = (
     "_static/file.png",
     "_static/minus.png",
     "_static/plus.png",
-    "_static/readme-ledger.png",
     "_static/check-solid.svg",
     "_static/images",
     "_static/locales",

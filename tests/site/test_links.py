@@ -92,6 +92,7 @@ def test_every_file_of_the_site_is_used(site, parsed):
         for _, address in page.addresses
         if not urlsplit(address).scheme and urlsplit(address).path
     }
+    referred |= {path.with_suffix(".css") for path in referred}  # a script may bring its own styles
     idle = [
         path.relative_to(site).as_posix()
         for path in site.rglob("*")
