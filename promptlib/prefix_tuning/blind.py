@@ -3,7 +3,7 @@ r"""How well can one sort without reading the question?
 A predictor that sees which output comes next and which outputs came before, but nothing of the
 input, does best by the distribution of the answers. Its mean loss over a sequence is then the
 entropy of that distribution, by the chain rule :math:`H(Y) = \sum_i H(Y_i \mid Y_{<i})`. A model
-whose loss is higher than this takes nothing useful from its input.
+whose loss is higher than this predicts worse than one that ignores its input, whatever it reads.
 """
 
 from __future__ import annotations

@@ -69,8 +69,8 @@ def bias_in_hull(
     """The bias lies in the convex hull of the prefix values, scaled by what was taken."""
     return claims.identity(
         "prefix-tuning/bias-in-hull",
-        r"The bias $t'_i - (1-\alpha_i)t_i$, divided by $\alpha_i$, lies in the convex hull of the "
-        r"prefix values $\bar v_1, \dots, \bar v_p$.",
+        r"The bias $t'_i - (1-\alpha_i)t_i$ lies in the convex hull of the prefix values "
+        r"$\bar v_1, \dots, \bar v_p$, shrunk by $\alpha_i$.",
         errors=torch.cat([identities.hull_distances(case, attend) for case in cases]),
         tolerance=TOLERANCE,
         source=PAPER,
@@ -176,14 +176,18 @@ def layer_norm_limit(
         searched = reach.climb(
             queries, weight, gain, shift, generator, restarts=restarts, steps=steps
         )
+        normaliser = reach.log_normalisers(queries, keys)
+        allowed = limit(queries, normaliser, weight, gain, shift, bias, length)
         for vectors in (searched, reach.best_normalised_vector(queries, weight, gain)):
             prefix_keys = (vectors * gain + shift) @ weight.mT + bias  # one for each query
             # Each query faces copies of its own best vector, so it goes in as its own batch entry.
             own = prefix_keys[:, None].expand(-1, length, -1)
             _, attention = attend(queries[:, None], keys.expand(n_tokens, -1, -1), keys, own, own)
             taken.append(attention[:, 0, :length].sum(-1))
-            normaliser = reach.log_normalisers(queries, keys)
-            limits.append(limit(queries, normaliser, weight, gain, shift, bias, length))
+            limits.append(allowed)
+        # The last one is the vector of the proof. It reaches the limit: the opposite inequality.
+        taken.append(limits[-1])
+        limits.append(taken[-2])
     return claims.bound(
         "prefix-tuning/layer-norm-limit",
         r"Prefix vectors that pass through a LayerNorm take at most "
@@ -352,8 +356,8 @@ def fine_tuning_re_aims(
     moved = [100 * float(movement(before, after, tokens).mean()) for before, after in models]
     return claims.outcome(
         "prefix-tuning/fine-tuning-re-aims",
-        "Fine-tuning a sorter on the opposite order moves a large part of the attention of the "
-        "positions that answer from some digits to others.",
+        "Fine-tuning a sorter on the opposite order moves more than a tenth of the attention of "
+        "the rows that answer from some positions to others.",
         values=moved,
         unit="% of the attention, mean over rows",
         source=PAPER,

@@ -34,7 +34,8 @@ def _logits(queries: Tensor, keys: Tensor) -> Tensor:
 
 
 def _features(vectors: Tensor) -> Tensor:
-    return F.elu(vectors) + 1
+    # elu + 1 written out: adding 1 to a rounded elu would lose positivity below -37.
+    return torch.where(vectors > 0, vectors + 1, vectors.clamp(-300, 0).exp())
 
 
 def _distance(queries: Tensor, keys: Tensor) -> Tensor:

@@ -31,6 +31,12 @@ Drawn = tuple[Figure, str]
 BRIGHTEST = 0.4
 """Attention from which on the maps show no difference."""
 
+MAPS_WIDTH = 5.2
+"""What axis labels and colour bar leave of a figure's width to the maps of a sweep, inches."""
+
+NARROWEST_CELL = 0.65
+"""Inches that a cell of a sweep needs for its numbers."""
+
 
 @torch.no_grad()
 def output_attention(model: GPT, tokens: Tensor, prefix: Prefix | None = None) -> Tensor:
@@ -91,7 +97,7 @@ def attention_maps(
         digits = [str(int(digit)) for digit in inputs[example][order]]
         for row, rows in enumerate((attention[example], mean)):
             mesh = _draw_map(axes[row, column], rows)
-        axes[0, column].set_title(title)
+        axes[0, column].set_title(title, pad=14)  # above the name of the prefix column
         axes[0, column].set_xticks(np.arange(10) + 0.5, digits, fontsize=8)
         axes[1, column].set_xticks([5, 14.5], ["inputs\nby size", "outputs\nread"], fontsize=9)
         where = f"first output looks most at input {peak_rank(mean)} of 10 by size"
@@ -196,6 +202,9 @@ def sweep_maps(
 ) -> Drawn:
     """Draw sweeps over learning rate and init scale; cells show mean, spread and accuracy.
 
+    Panels stand side by side as long as their cells have room for the numbers, else one above the
+    other.
+
     Parameters
     ----------
     sweeps : mapping
@@ -205,34 +214,45 @@ def sweep_maps(
     quantity : {"loss", "accuracy"}
         What the colour shows.
     """
+    first = next(iter(sweeps.values()))
+    rates = sorted({cell["learning_rate"] for cell in first[0]}, reverse=True)
+    stds = sorted({cell["init_std"] for cell in first[0]})
+    beside = MAPS_WIDTH / (len(sweeps) * len(stds)) >= NARROWEST_CELL
+    shape = (1, len(sweeps)) if beside else (len(sweeps), 1)
+    lines = 3 if len(first) > 1 else 2
+    row = max(0.17 * lines + 0.12, 2.4 / (len(rates) * shape[0]))  # inches
+    height = 0.4 + shape[0] * (0.8 + len(rates) * row)
     figure, panels = plt.subplots(
-        1, len(sweeps), figsize=(plotting.WIDTH, 3.6), sharey=True, squeeze=False
+        *shape, figsize=(plotting.WIDTH, height), sharey=True, squeeze=False
     )
+    losses = {
+        title: np.array([[cell["loss"][task] for cell in seed] for seed in sweep])
+        for title, sweep in sweeps.items()
+    }
+    highest = max(float(loss.mean(axis=0).max()) for loss in losses.values())
     colours = {
-        "loss": {"cmap": "cividis_r", "vmin": 0.0, "vmax": 12.5},
+        "loss": {"cmap": "cividis_r", "vmin": 0.0, "vmax": np.ceil(highest)},
         "accuracy": {"cmap": "cividis", "vmin": 0.0, "vmax": 100.0},
     }[quantity]
     seen = []
-    for axes, (title, sweep) in zip(panels[0], sweeps.items(), strict=True):
-        rates = sorted({cell["learning_rate"] for cell in sweep[0]}, reverse=True)
-        stds = sorted({cell["init_std"] for cell in sweep[0]})
+    for axes, (title, sweep) in zip(panels.flat, sweeps.items(), strict=True):
+        shares = np.array([percent(seed, task) for seed in sweep])
         means = np.zeros((len(rates), len(stds)))
         for index, cell in enumerate(sweep[0]):
-            row, column = rates.index(cell["learning_rate"]), stds.index(cell["init_std"])
-            losses = np.array([seed[index]["loss"][task] for seed in sweep])
-            shares = np.array(percent([seed[index] for seed in sweep], task))
-            shown = losses if quantity == "loss" else shares
-            means[row, column] = shown.mean()
-            spread = f" ± {losses.std(ddof=1):.2f}" if len(losses) > 1 else ""
-            level = means[row, column] / colours["vmax"]
+            place, column = rates.index(cell["learning_rate"]), stds.index(cell["init_std"])
+            loss, share = losses[title][:, index], shares[:, index]
+            means[place, column] = (loss if quantity == "loss" else share).mean()
+            spread = f"\n± {loss.std(ddof=1):.2f}" if len(loss) > 1 else ""
+            level = means[place, column] / colours["vmax"]
             dark = level < 0.5 if quantity == "accuracy" else level > 0.5
             axes.text(
                 column + 0.5,
-                row + 0.5,
-                f"{losses.mean():.2f}{spread}\n{shares.mean():.1f} %",
+                place + 0.5,
+                f"{loss.mean():.2f}{spread}\n{share.mean():.1f} %",
                 ha="center",
                 va="center",
                 fontsize=10,
+                linespacing=1.1,
                 color="#ffffff" if dark else "#000000",
             )
         mesh = axes.pcolormesh(means, **colours)
@@ -242,17 +262,17 @@ def sweep_maps(
         axes.grid(False)
         axes.spines[:].set_visible(False)
         axes.tick_params(length=0)
-        accuracy = [value for seed in sweep for value in percent(seed, task)]
-        lowest = min(cell["loss"][task] for seed in sweep for cell in seed)
-        seen.append(f"{title}: lowest loss {lowest:.2f}, highest accuracy {max(accuracy):.1f} %.")
-    panels[0][0].set_ylabel("learning rate")
+        lowest = losses[title].min()
+        seen.append(f"{title}: lowest loss {lowest:.2f}, highest accuracy {shares.max():.1f} %.")
+    for axes in panels[:, 0]:
+        axes.set_ylabel("learning rate")
     label = {"loss": "test loss (nats a symbol)", "accuracy": "accuracy (% of sequences)"}
     bar = figure.colorbar(mesh, ax=panels, shrink=0.8, label=label[quantity])
     bar.outline.set_visible(False)
+    shown = "test loss, its standard deviation over seeds," if lines == 3 else "test loss"
     alt = (
         f"Heat maps of the sweep over {len(rates)} learning rates and {len(stds)} init scales; "
-        f"each cell shows test loss, its standard deviation over seeds, and accuracy. "
-        + " ".join(seen)
+        f"each cell shows {shown} and accuracy. " + " ".join(seen)
     )
     return figure, alt
 

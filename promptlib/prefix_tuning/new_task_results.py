@@ -6,6 +6,7 @@ claim, so that a test can hand in what a wrong implementation measures.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -20,11 +21,11 @@ from promptlib.prefix_tuning.evaluation import sequence_loss
 from promptlib.prefix_tuning.gpt import GPT
 from promptlib.prefix_tuning.new_task import NewTaskPlan
 from promptlib.prefix_tuning.new_task_training import load_model, load_prefix
-from promptlib.prefix_tuning.prefix import Prefix
+from promptlib.prefix_tuning.prefix import Prefix, PrefixBatch
 from promptlib.runs import Result, Run
 
 Metrics = Mapping[str, Any]
-Loss = Callable[[GPT, Tensor, Tensor, Prefix], Tensor]
+Loss = Callable[[GPT, Tensor, Tensor, PrefixBatch], Tensor]
 
 PAPER = "Petrov et al. 2024, new task"
 HERE = "this book"
@@ -128,12 +129,13 @@ def _accuracy_claim(
     refuted_if: tuple[Literal["<", ">"], float],
     checks: str,
     published_as: str | None = None,
+    source: str = HERE,
 ) -> claims.Claim:
     return claims.outcome(
         f"prefix-tuning/new-task-{name}",
         sentence,
         values=values,
-        source=PAPER if published_as else HERE,
+        source=PAPER if published_as else source,
         checks=f"promptlib.prefix_tuning.{checks}",
         unit=UNIT,
         published=published.NEW_TASK[published_as] if published_as else None,
@@ -210,16 +212,22 @@ def prefix_descending(measured: Measured) -> claims.Claim:
 
 
 def prefix_ascending(measured: Measured) -> claims.Claim:
-    """Trained as published, the prefix does break the old task."""
+    """The prefix does break the old task.
+
+    How much of it is left depends on where the training ends, so it spreads widely over seeds and
+    cells. An interval that wide would contain almost any published value. Therefore the claim is
+    judged on its own sentence and not on whether its interval meets the published one.
+    """
+    left = published.NEW_TASK["prefix_ascending"]
     return _accuracy_claim(
         "prefix-ascending",
         "The best prefix of the published parametrisation, though it gains nothing at the new "
-        "task, loses most of the old one.",
+        f"task, loses more than half of the old one (published: {left} % left).",
         percent([cell.metrics for cell in measured.best_prefixes("shared")], ASCENDING),
         "lower",
         (">", 50.0),
         "new_task_training.tune_prefixes",
-        "prefix_ascending",
+        source=PAPER,
     )
 
 
@@ -241,16 +249,17 @@ def besides_attention(measured: Measured) -> claims.Claim:
     return _accuracy_claim(
         "frozen-attention",
         "With queries, keys and embeddings frozen, so that every relative attention stays as it "
-        "was, training the other weights still teaches most of descending.",
+        "was, training the other weights still teaches it to sort more than half of the sequences "
+        "descending.",
         percent(measured.besides_attention, DESCENDING),
         "higher",
-        ("<", 25.0),
+        ("<", 50.0),
         "new_task_training.fine_tune",
     )
 
 
 def worse_than_blind(measured: Measured, blind: Callable[[], float] = blind_sorting_loss) -> Any:
-    """The best prefix takes nothing useful from the input."""
+    """The best prefix does worse than not to look at the input."""
     limit = blind()
     lowest = [
         min(cell["loss"][DESCENDING] for sweep in measured.sweeps.values() for cell in sweep[seed])
@@ -271,7 +280,10 @@ def worse_than_blind(measured: Measured, blind: Callable[[], float] = blind_sort
 def prefix_gradient(
     model: GPT, prefix: Prefix, tokens: Tensor, targets: Tensor, loss: Loss = sequence_loss
 ) -> claims.Claim:
-    """The gradient that trains a prefix is the gradient of the loss."""
+    """The gradient that trains a prefix is the gradient of the loss.
+
+    Training runs all prefixes of a sweep in one pass, and so does the gradient that is checked.
+    """
     return claims.identity(
         "prefix-tuning/new-task-prefix-gradient",
         "The gradient of the loss with respect to a prefix, as training computes it, equals "
@@ -300,7 +312,8 @@ def gradient_errors(
     tokens, targets : Tensor
         One batch.
     loss : callable
-        What computes the gradient; the differences are always of `sequence_loss`.
+        What computes the gradient, for the prefix and a copy of it in one pass, as in training;
+        the differences are always of `sequence_loss` with the prefix alone.
     step : float
         Half the distance of the two points.
 
@@ -310,7 +323,8 @@ def gradient_errors(
         Absolute errors, divided by the largest entry of the gradient.
     """
     parameters = list(prefix.parameters())
-    gradients = torch.autograd.grad(loss(model, tokens, targets, prefix), parameters)
+    together = PrefixBatch([prefix, copy.deepcopy(prefix)])
+    gradients = torch.autograd.grad(loss(model, tokens, targets, together).sum(), parameters)
     differences = []
     with torch.no_grad():
         for parameter in parameters:

@@ -150,12 +150,18 @@ def forgets_the_shift(queries, normaliser, weight, gain, shift, bias, length):
     return reach.largest_share(queries, normaliser, weight, gain, 0 * shift, bias, length)
 
 
+def doubles_the_radius(queries, normaliser, weight, gain, shift, bias, length):
+    return reach.largest_share(queries, normaliser, weight, 2 * gain, shift, bias, length)
+
+
 def halves_the_radius(queries, normaliser, weight, gain, shift, bias, length):
     return reach.largest_share(queries, normaliser, weight, gain / 2, shift, bias, length)
 
 
 @pytest.mark.claim("prefix-tuning/layer-norm-limit")
-@pytest.mark.parametrize("wrong", [forgets_the_length, forgets_the_shift, halves_the_radius])
+@pytest.mark.parametrize(
+    "wrong", [forgets_the_length, forgets_the_shift, halves_the_radius, doubles_the_radius]
+)
 def test_layer_norm_limit_fails(wrong):
     assert cannot_re_aim.layer_norm_limit(5, seeded(), limit=wrong).verdict == "fails"
 

@@ -338,7 +338,10 @@ def test_prefixes_that_do_not_learn_refute_what_prefixes_do(
 ) -> None:
     plan, runs, measured = learned
     broken = dataclasses.replace(measured, sweeps={"shared": [[metrics(0.1, 0.0)]]})
-    assert new_task_results.prefix_ascending(broken).verdict != "not reproduced"
+    assert new_task_results.prefix_ascending(broken).verdict == "reproduced"
+    spread = {"shared": [[metrics(0.0, 0.0)], [metrics(0.9, 0.0)], [metrics(0.9, 0.0)]]}
+    kept = dataclasses.replace(measured, pretrained=[metrics(1, 0)] * 3, sweeps=spread)
+    assert new_task_results.prefix_ascending(kept).verdict == "not reproduced"
     worked = dataclasses.replace(
         measured, control=[{"accuracy": {"add_one": share}} for share in (0.2, 0.98, 0.0)]
     )
@@ -401,6 +404,36 @@ def test_the_figures_say_what_they_show(learned: tuple[NewTaskPlan, Runs, Measur
         assert words in alt
         figure.canvas.draw()
         plt.close(figure)
+
+
+@pytest.mark.parametrize(
+    ("n_rates", "n_stds", "seeds"), [(3, 3, 3), (5, 3, 5), (6, 5, 5), (3, 3, 1)]
+)
+def test_the_numbers_of_a_sweep_stay_inside_their_cells(
+    n_rates: int, n_stds: int, seeds: int
+) -> None:
+    import matplotlib.pyplot as plt
+
+    from promptlib import plotting
+
+    cells = [
+        {"learning_rate": 0.1 * rate, "init_std": std, **metrics(0.0, 1.0, 12.34 + rate)}
+        for rate in range(1, n_rates + 1)
+        for std in range(1, n_stds + 1)
+    ]
+    plotting.use_theme()
+    sweeps = {name: [cells] * seeds for name in ("shared", "free")}
+    figure, _ = new_task_figures.sweep_maps(sweeps, "sort_descending")
+    figure.canvas.draw()
+    texts = [(axes, text) for axes in figure.axes for text in axes.texts]
+    assert len(texts) == 2 * n_rates * n_stds
+    for axes, text in texts:
+        column, row = text.get_position()
+        ends = axes.transData.transform([(column - 0.5, row + 0.5), (column + 0.5, row - 0.5)])
+        drawn = text.get_window_extent()
+        assert (drawn.min > ends[0]).all()
+        assert (drawn.max < ends[1]).all()
+    plt.close(figure)
 
 
 def test_columns_are_put_in_order_of_size() -> None:

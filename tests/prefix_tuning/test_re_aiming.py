@@ -50,6 +50,12 @@ def test_movements_needs_an_instance():
 
 
 @pytest.mark.parametrize("name", POSITIVE_KERNELS)
+def test_positive_kernels_are_positive_also_for_long_queries_and_keys(name):
+    queries, keys = 60 * draw(5, 7, seed=1), 60 * draw(11, 7, seed=2)
+    assert (POSITIVE_KERNELS[name](queries, keys) > 0).all()
+
+
+@pytest.mark.parametrize("name", POSITIVE_KERNELS)
 @pytest.mark.parametrize("causal", [False, True])
 def test_normalised_kernels_are_attention(name, causal):
     queries, keys, values = draw(3, 5, 7, seed=1), draw(3, 5, 7, seed=2), draw(3, 5, 11, seed=3)
