@@ -13,6 +13,9 @@ AXE = Path(__file__).resolve().parents[1] / "vendor" / "axe-core" / "axe.min.js"
 PHONE = {"width": 360, "height": 740}
 DESK = {"width": 1280, "height": 900}
 
+COLOUR_RULES = ["color-contrast", "link-in-text-block"]
+"""The rules of axe that look at colours."""
+
 LISTEN = """
 window.cspViolations = [];
 document.addEventListener("securitypolicyviolation", (event) =>
@@ -157,7 +160,7 @@ class Visitor:
             page.evaluate("() => new Promise((done) => setTimeout(done, 50))")  # it sees the size
             page.evaluate(THIN_OUT)
             page.evaluate(AXE.read_text(encoding="utf-8"))
-            for scheme, rules in (("dark", ["cat.color"]), ("light", None)):
+            for scheme, rules in (("dark", COLOUR_RULES), ("light", None)):
                 page.emulate_media(color_scheme=scheme)
                 until(page, f"document.documentElement.dataset.theme === '{scheme}'")
                 notes.audits[scheme] = page.evaluate(AUDIT, rules)
