@@ -41,6 +41,9 @@ __all__ = [
 NEGLIGIBLE = 1e-200
 """Weights below are too close to the end of float64 for a ratio of two of them to have digits."""
 
+ROUNDING = 1e-13
+"""Biases below, relative to the largest value, hold no digits."""
+
 
 class AttendFunction(Protocol):
     """Anything that attends as :func:`promptlib.attention.attend` does."""
@@ -168,7 +171,11 @@ def hull_distances(case: AttentionCase, attend: AttendFunction = library_attend)
     for head_bias, head_taken, head_values in zip(bias, taken, case.prefix_values, strict=True):
         corners = torch.cat((head_values.mT / largest, ones)).numpy()  # (d_k + 1, p)
         for row, share in zip(head_bias / largest, head_taken, strict=True):
-            distances.append(nnls(corners, np.append(row.numpy(), share))[1])
+            target = np.append(row.numpy(), share)
+            distance = np.linalg.norm(target)  # that of c = 0
+            if distance > ROUNDING:  # the solver cycles on targets that are rounding alone
+                distance = nnls(corners, target, maxiter=100 * case.prefix_length)[1]
+            distances.append(distance)
     return torch.tensor(distances, dtype=torch.float64)
 
 
