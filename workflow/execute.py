@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import ast
 import json
+import logging
 import os
 import resource
 import sys
@@ -129,6 +130,7 @@ def _run(prepared: Path, partial: Path, parameters: Mapping[str, Any]) -> None:
     """Papermill with a kernel behind files of its own: no ports to race for, or to listen on."""
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     os.environ["TQDM_DISABLE"] = "1"
+    logging.getLogger("papermill").setLevel(logging.ERROR)  # parameters were checked by us
     with tempfile.TemporaryDirectory(prefix="kernel-") as runtime:
         os.environ["JUPYTER_RUNTIME_DIR"] = runtime  # paths of sockets must stay short
         papermill.execute_notebook(
@@ -139,7 +141,10 @@ def _run(prepared: Path, partial: Path, parameters: Mapping[str, Any]) -> None:
             progress_bar=False,
             cwd=str(ROOT),
             start_timeout=120,
-            config=Config(KernelManager={"transport": "ipc", "ip": f"{runtime}/kernel"}),
+            config=Config(
+                KernelManager={"transport": "ipc", "ip": f"{runtime}/kernel"},
+                NotebookClient={"extra_arguments": [f"--IPKernelApp.log_level={logging.CRITICAL}"]},
+            ),
         )
 
 
