@@ -34,6 +34,7 @@ import yaml
 
 from promptlib import claims
 from promptlib.runs import RunStore
+from promptlib.runs import machine as runs_machine
 from workflow.profile_config import load_profile
 from workflow.site_notebooks import Prepared, prepare
 from workflow.sources import ROOT, BuildError, Source, weave
@@ -158,15 +159,10 @@ def read_archive(folder: Path | None) -> dict[str, claims.Claim]:
 
 def machine() -> dict[str, str]:
     """The machine in words: system, processor, cores, memory."""
-    processor = platform.processor() or platform.machine()
-    cpuinfo = Path("/proc/cpuinfo")
-    if cpuinfo.is_file():
-        model = re.search(r"^model name\s*:\s*(.+)$", cpuinfo.read_text(), flags=re.MULTILINE)
-        processor = model[1].strip() if model else processor
     usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     described = {
         "system": f"{platform.system()} {platform.release()} ({platform.machine()})",
-        "processor": processor,
+        "processor": runs_machine()["processor"],
         "cores": str(usable),
     }
     if hasattr(os, "sysconf") and "SC_PHYS_PAGES" in os.sysconf_names:
