@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from promptlib import claims
-from promptlib.prompt_attention import few_samples
+from promptlib.prompt_attention import few_samples, few_samples_training
 from promptlib.prompt_attention.attention_layer import (
     LayerWeights,
     containing_layer,
@@ -155,6 +155,41 @@ def test_mean_over_sizes():
         mean_over(plan, errors, [9])
     with pytest.raises(ValueError, match="sizes is empty"):
         mean_over(plan, errors, [])
+
+
+ATTENTION = {"prompt_read": [1], "layer_read": [0, 3]}  # q; W_Q and b
+
+
+def trained_gap(monkeypatch, broken=None):
+    """How much more often the layer errs than the prompt on an easy task, in percentage points."""
+    if broken is not None:
+        right = getattr(few_samples_training, broken)
+
+        def mean_pooling(tokens, weights):
+            frozen = [
+                torch.zeros_like(weight) if number in ATTENTION[broken] else weight
+                for number, weight in enumerate(weights)
+            ]
+            return right(tokens, frozen)
+
+        monkeypatch.setattr(few_samples_training, broken, mean_pooling)
+    options = {**TINY, "sizes": (600,), "context_norm": 3.0, "signal_norm": 0.5}
+    plan = few_samples.plan(**options, noise_std=0.5, steps=60)
+    prompt, layer = (
+        train_few_samples(plan.runs[name, 0].config, [], silent).metrics["chosen"][0]["test_error"]
+        for name in ("prompt", "layer")
+    )
+    return 100 * (layer - prompt)
+
+
+@pytest.mark.claim("prompt-attention/prompt-wins-on-few-bags")
+@pytest.mark.claim("prompt-attention/layer-catches-up")
+def test_a_learner_that_cannot_move_its_attention_decides_the_claims(monkeypatch):
+    assert abs(trained_gap(monkeypatch)) < 1.0
+    with monkeypatch.context() as patch:
+        assert trained_gap(patch, "prompt_read") < 0.0  # refutes that the prompt wins
+    with monkeypatch.context() as patch:
+        assert trained_gap(patch, "layer_read") > 1.0  # refutes that the layer catches up
 
 
 @pytest.mark.claim("prompt-attention/prompt-wins-on-few-bags")

@@ -212,7 +212,10 @@
         (now.variation > state.T
           ? "Caution: the prompt is so long that bags of " + state.T + " tokens are read unequally " +
             "well, and these closed forms are off."
-          : "With " + state.T + " tokens all bags are read about alike.");
+          : 10 * now.variation > state.T
+            ? "With " + state.T + " tokens bags are read somewhat unequally well, and these closed " +
+              "forms are approximate."
+            : "With " + state.T + " tokens all bags are read about alike.");
       svg.textContent = "";
       var inner = {
         width: FRAME.width - FRAME.left - FRAME.right, height: FRAME.height - FRAME.top - FRAME.bottom
