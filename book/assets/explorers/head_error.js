@@ -102,7 +102,7 @@
     { key: "known", name: "known head" }
   ];
   var STEPS = 200;
-  var FRAME = { width: 640, height: 360, left: 52, right: 14, top: 34, bottom: 56 };
+  var FRAME = { width: 640, height: 360, left: 52, right: 26, top: 34, bottom: 60 };
   var SVG = "http://www.w3.org/2000/svg";
 
   function valueAt(knob, share) {
@@ -229,7 +229,7 @@
       ticksOf(axis).forEach(function (tick) {
         var x = left(shareOf(axis, tick));
         draw("line", { x1: x, x2: x, y1: top(0), y2: top(0) + 5, class: "explorer-tick" }, svg);
-        draw("text", { x: x, y: top(0) + 24, "text-anchor": "middle" }, svg, shown(tick));
+        draw("text", { x: x, y: top(0) + 26, "text-anchor": "middle" }, svg, shown(tick));
       });
       draw("text", {
         x: left(0.5), y: FRAME.height - 8, "text-anchor": "middle", class: "explorer-title"
