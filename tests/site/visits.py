@@ -123,7 +123,7 @@ class Visitor:
         self.page = context.new_page()
         self.page.add_init_script(LISTEN)
         self.page.on("request", self._requested)
-        self.page.on("requestfailed", lambda request: self.notes.failed.append(request.url))
+        self.page.on("requestfailed", self._failed)
         self.page.on("response", self._answered)
         self.page.on("pageerror", lambda error: self.notes.console.append(str(error)))
         self.page.on("console", self._said)
@@ -132,6 +132,11 @@ class Visitor:
         self.notes.requests += 1
         if not request.url.startswith((f"{self.base}/", "data:", "blob:")):
             self.notes.outside.append(request.url)
+
+    def _failed(self, request: Any) -> None:
+        # What leaving a page cuts short, such as the icon of a tab, is not missing.
+        if request.failure != "net::ERR_ABORTED":
+            self.notes.failed.append(f"{request.failure} {request.url}")
 
     def _answered(self, answer: Any) -> None:
         if answer.status >= 400:
