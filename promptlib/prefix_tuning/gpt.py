@@ -233,6 +233,8 @@ class GPT(nn.Module):
         Parameters
         ----------
         tokens : Tensor, int64, ``(B, T)`` with ``T <= block_size``
+            Or floating, ``(B, T, D)``: embeddings in the place of tokens, to which positions are
+            added. Some of them can be learned; then they are virtual tokens.
         prefix : Prefix or PrefixBatch, optional
             Vectors that every position attends to, in every block. They have no token and no
             position, and nothing is predicted at them.
@@ -250,10 +252,10 @@ class GPT(nn.Module):
         Raises
         ------
         ValueError
-            If there are more than `block_size` tokens, or the prefix was made for another depth
-            or width.
+            If there are more than `block_size` tokens, embeddings have another width, or the
+            prefix was made for another depth or width.
         """
-        n_tokens = tokens.shape[-1]
+        n_tokens = tokens.shape[1]
         if not 1 <= n_tokens <= self.config.block_size:
             raise ValueError(
                 f"expected 1 to block_size={self.config.block_size} tokens, got {n_tokens}"
@@ -286,10 +288,15 @@ class GPT(nn.Module):
         x, queries : Tensor, ``(B, wanted, D)``
         keys, values : Tensor, ``(B, T, D)``
         """
-        n_sequences, n_tokens = tokens.shape
+        n_sequences, n_tokens = tokens.shape[:2]
         positions = self.position.weight[:n_tokens]
-        if n_sequences <= self.config.vocab_size:
-            x = self.token(tokens) + positions
+        embedded = tokens.is_floating_point()
+        if embedded and tokens.shape[2:] != (self.config.n_embd,):
+            raise ValueError(
+                f"expected embeddings (B, T, {self.config.n_embd}), got {tuple(tokens.shape)}"
+            )
+        if embedded or n_sequences <= self.config.vocab_size:
+            x = (tokens if embedded else self.token(tokens)) + positions
             return x[:, -wanted:], *self.blocks[0].read(x, wanted)
         every_pair = self.token.weight.unsqueeze(1) + positions  # (V, T, D)
         queries, keys, values = self.blocks[0].read(every_pair, n_tokens)

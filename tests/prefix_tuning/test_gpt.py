@@ -202,6 +202,15 @@ def test_accuracy_without_decoding_equals_accuracy_of_decoding() -> None:
     assert torch.equal((decoded_all == inputs).all(dim=-1), copied)
 
 
+@pytest.mark.parametrize("n", [2, 13])  # fewer sequences than symbols, and more
+def test_embeddings_stand_in_for_tokens(n: int) -> None:
+    model = make_model()
+    tokens = torch.randint(11, (n, 7), generator=torch.Generator().manual_seed(1))
+    torch.testing.assert_close(model(model.token(tokens)), model(tokens), rtol=0, atol=1e-10)
+    with pytest.raises(ValueError, match=r"expected embeddings \(B, T, 21\), got \(1, 3, 5\)"):
+        model(torch.zeros(1, 3, 5, dtype=torch.float64))
+
+
 def test_bad_sizes_are_named() -> None:
     with pytest.raises(ValueError, match="n_head=5 does not divide n_embd=21"):
         GPTConfig(1, 5, 21, 11, 19)
