@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from promptlib.attention import attend
-from promptlib.prefix_tuning import kernels
+from promptlib.prefix_tuning import kernels, positions
 from promptlib.prefix_tuning.identities import (
     AttendFunction,
     relative_attention,
@@ -89,6 +89,24 @@ def _positions_shift(generator: torch.Generator) -> Tensor:
     return total_variation(relative_attention(to_content), before)
 
 
+def _moved_content(scheme_name: str, gap: int = 0) -> Callable[[torch.Generator], Tensor]:
+    """Prefix vectors that take positions before the content, or in its middle, `gap` tokens in."""
+    scheme = positions.RELATIVE[scheme_name]
+
+    def draw(generator: torch.Generator) -> Tensor:
+        case = _draw(generator)
+        content = torch.arange(N_TOKENS)
+        queries, keys = scheme(case.queries, case.keys, content, content)
+        _, before = attend(queries, keys, case.values)
+        moved = content + PREFIX_LENGTH * (content >= gap)
+        taken = gap + torch.arange(PREFIX_LENGTH)
+        _, after = positions.moved_attention(case, scheme, moved, taken)
+        _, _, to_content = split(after, PREFIX_LENGTH)
+        return total_variation(relative_attention(to_content), before).flatten()
+
+    return draw
+
+
 def _second_layer(generator: torch.Generator) -> Tensor:
     """Two layers with residual stream and LayerNorm; the second one's attention is compared."""
     first, second = _weights(generator, 4), _weights(generator, 2)
@@ -126,7 +144,10 @@ BREAKERS: dict[str, Callable[[torch.Generator], Tensor]] = {
     "linear attention, signed": _with(kernels.signed_linear()),
     "sigmoid": _with(kernels.sigmoid()),
     "sparsemax": _with(kernels.sparsemax()),
-    "positions shift": _positions_shift,
+    "rotary, positions shift": _moved_content("rotary"),
+    "ALiBi, positions shift": _moved_content("ALiBi"),
+    "absolute, positions shift": _positions_shift,
+    "rotary, vectors in the middle": _moved_content("rotary", gap=N_TOKENS // 2),
     "second layer": _second_layer,
     "rank-one change of $W_K$": _trained_weights,
 }

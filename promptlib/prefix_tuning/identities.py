@@ -28,11 +28,13 @@ from promptlib.prefix_tuning.layers import AttentionCase
 
 __all__ = [
     "AttendFunction",
+    "bias_errors",
     "hull_distances",
     "output_errors",
     "ratio_errors",
     "relative_attention",
     "rescaling_errors",
+    "row_errors",
     "split",
     "statistics_errors",
     "total_variation",
@@ -102,6 +104,54 @@ def total_variation(rows: Tensor, other: Tensor) -> Tensor:
     return (rows - other).abs().sum(-1) / 2
 
 
+def row_errors(plain: Tensor, prefixed: Tensor, prefix_length: int) -> Tensor:
+    r"""How far rows with a prefix are from :math:`A'_{ij} = (1-\alpha_i) A_{ij}`, both ways.
+
+    The larger of the absolute error and, where both weights have digits, the relative error of the
+    relative attention.
+
+    Parameters
+    ----------
+    plain : Tensor, shape (..., m, n)
+    prefixed : Tensor, shape (..., m, p + n)
+        Prefix first.
+    prefix_length : int
+        ``p``, at least 1.
+
+    Returns
+    -------
+    Tensor, shape (..., m)
+    """
+    taken, _, to_content = split(prefixed, prefix_length)
+    absolute = (to_content - (1 - taken)[..., None] * plain).abs().amax(-1)
+    left = to_content.sum(-1, keepdim=True) * plain
+    relative = torch.where(left > NEGLIGIBLE, (to_content / left - 1).abs(), 0.0).amax(-1)
+    return torch.maximum(absolute, relative)
+
+
+def bias_errors(
+    outputs: Tensor, prefixed_outputs: Tensor, prefixed: Tensor, prefix_values: Tensor
+) -> Tensor:
+    r"""How far outputs are from :math:`(1-\alpha_i) t_i + \sum_m A'_{im} \bar v_m`.
+
+    Parameters
+    ----------
+    outputs, prefixed_outputs : Tensor, shape (..., m, d)
+        Of each head, without and with the prefix.
+    prefixed : Tensor, shape (..., m, p + n)
+        Attention with the prefix, prefix first.
+    prefix_values : Tensor, shape (..., p, d)
+
+    Returns
+    -------
+    Tensor, shape (..., m)
+        The largest coordinate, in the units of the outputs.
+    """
+    taken, to_prefix, _ = split(prefixed, prefix_values.shape[-2])
+    predicted = (1 - taken)[..., None] * outputs + to_prefix @ prefix_values
+    return (prefixed_outputs - predicted).abs().amax(-1)
+
+
 def rescaling_errors(case: AttentionCase, attend: AttendFunction = library_attend) -> Tensor:
     r"""Largest :math:`|A'_{ij} - (1-\alpha_i) A_{ij}|` of every row.
 
@@ -144,10 +194,8 @@ def output_errors(case: AttentionCase, attend: AttendFunction = library_attend) 
     Tensor, shape (H * n,)
     """
     outputs, _, prefixed_outputs, prefixed = _both(case, attend)
-    taken, to_prefix, _ = split(prefixed, case.prefix_length)
-    predicted = (1 - taken)[..., None] * outputs + to_prefix @ case.prefix_values
-    errors = (prefixed_outputs - predicted).abs().amax(-1).flatten()
-    return errors / _largest_value(case)
+    errors = bias_errors(outputs, prefixed_outputs, prefixed, case.prefix_values)
+    return errors.flatten() / _largest_value(case)
 
 
 def hull_distances(case: AttentionCase, attend: AttendFunction = library_attend) -> Tensor:

@@ -17,8 +17,9 @@ from torch import Tensor, nn
 
 from promptlib.prefix_tuning.gpt import GPT, Block
 from promptlib.prefix_tuning.identities import (
-    NEGLIGIBLE,
+    bias_errors,
     relative_attention,
+    row_errors,
     split,
     total_variation,
 )
@@ -133,11 +134,7 @@ def model_ratio_errors(model: GPT, prefix: Prefix, tokens: Tensor) -> Tensor:
     """
     _, plain = first_layer(model, tokens)
     _, attention = first_layer(model, tokens, prefix)
-    taken, _, to_content = split(attention, prefix.length)
-    absolute = (to_content - (1 - taken)[..., None] * plain).abs().amax(-1)
-    left = to_content.sum(-1, keepdim=True) * plain
-    relative = torch.where(left > NEGLIGIBLE, (to_content / left - 1).abs(), 0.0).amax(-1)
-    return torch.maximum(absolute, relative).flatten()
+    return row_errors(plain, attention, prefix.length).flatten()
 
 
 def model_output_errors(model: GPT, prefix: Prefix, tokens: Tensor) -> Tensor:
@@ -150,11 +147,9 @@ def model_output_errors(model: GPT, prefix: Prefix, tokens: Tensor) -> Tensor:
     """
     plain_outputs, _ = first_layer(model, tokens)
     outputs, attention = first_layer(model, tokens, prefix)
-    taken, to_prefix, _ = split(attention, prefix.length)
     values = prefix_head_values(model, prefix)
-    predicted = (1 - taken)[..., None] * plain_outputs + to_prefix @ values
     largest = torch.maximum(plain_outputs.abs().max(), values.abs().max())
-    return (outputs - predicted).abs().amax(-1).flatten() / largest
+    return bias_errors(plain_outputs, outputs, attention, values).flatten() / largest
 
 
 def shares_taken(model: GPT, prefix: Prefix, tokens: Tensor) -> Tensor:

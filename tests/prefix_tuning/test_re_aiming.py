@@ -35,7 +35,8 @@ def test_the_update_refuses_what_cannot_be():
 
 def test_only_the_assumptions_of_the_theorem_keep_attention_in_place():
     moved = movements(20, torch.Generator().manual_seed(0))
-    keeps = {"softmax", "sigmoid"} | {name for name in BREAKERS if name.startswith("linear")}
+    keeps = {"softmax", "sigmoid", "rotary, positions shift", "ALiBi, positions shift"}
+    keeps |= {name for name in BREAKERS if name.startswith("linear")}
     for name, rows in moved.items():
         assert rows.numel() > 20
         if name in keeps:

@@ -1,0 +1,117 @@
+"""Which deeper model does the chapter "A prefix cannot re-aim attention" look into?
+
+A sorter with several layers and heads, and prefixes of several vectors in every layer that were
+trained to make it sort downwards. It is small and shortly trained: the theorem does not ask how
+good a model is, only that its attention has become uneven.
+
+The plan of the chapter is that of "A new task", whose one-layer sorters it also looks into, and
+these runs. This module holds plain data and imports no torch, so that the workflow can read it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from promptlib.prefix_tuning import new_task
+from promptlib.runs import Run
+
+__all__ = ["DeepSorterPlan", "chapter_plan", "plan"]
+
+MODEL: dict[str, Any] = {
+    "n_layer": 3,
+    "n_head": 4,
+    "n_embd": 48,
+    "vocab_size": 11,
+    "block_size": 19,
+    "first_layer_norm": True,
+}
+
+PREFIX_LENGTH = 5
+PREFIX_CELLS = [
+    {"learning_rate": 0.03, "init_std": 0.1},
+    {"learning_rate": 0.03, "init_std": 1.0},
+]
+"""Learning rates and initial scales of the prefixes, trained together."""
+
+
+@dataclass(frozen=True)
+class DeepSorterPlan:
+    """The runs of the deeper sorter.
+
+    Attributes
+    ----------
+    pretrained : Run
+        Sorts upwards.
+    prefixes : Run
+        Prefixes with free keys and values that try to make it sort downwards.
+    """
+
+    pretrained: Run
+    prefixes: Run
+
+
+def plan(deep_steps: int) -> DeepSorterPlan:
+    """Plan the deeper sorter and its prefixes.
+
+    Parameters
+    ----------
+    deep_steps : int
+        Training steps of the model; the prefixes get a third as many. At least 10.
+
+    Raises
+    ------
+    ValueError
+        If there are fewer steps.
+    """
+    if isinstance(deep_steps, bool) or not isinstance(deep_steps, int) or deep_steps < 10:
+        raise ValueError(f"deep_steps must be a whole number of at least 10, got {deep_steps!r}")
+
+    def config(steps: int, task: str, **more: Any) -> dict[str, Any]:
+        return {
+            "seed": 0,
+            "steps": steps,
+            "warmup": int(new_task.WARMUP_SHARE * steps),
+            "batch_size": new_task.BATCH_SIZE,
+            "test_sequences": 400,
+            "model": MODEL,
+            "task": task,
+            "evaluate": list(new_task.SORTS),
+            **more,
+        }
+
+    pretrained = Run(
+        f"{new_task.TRAINING}:pretrain",
+        config(deep_steps, "sort_ascending", learning_rate=new_task.WEIGHT_LEARNING_RATE),
+    )
+    prefixes = Run(
+        f"{new_task.TRAINING}:tune_prefixes",
+        config(
+            deep_steps // 3,
+            "sort_descending",
+            length=PREFIX_LENGTH,
+            cells=PREFIX_CELLS,
+            **new_task.PARAMETRISATIONS["free"],
+        ),
+        needs=(pretrained,),
+    )
+    return DeepSorterPlan(pretrained, prefixes)
+
+
+def chapter_plan(
+    seeds: int,
+    pretrain_steps: int,
+    adapt_steps: int,
+    learning_rates: Sequence[float],
+    init_stds: Sequence[float],
+    control_steps: int,
+    test_sequences: int,
+    deep_steps: int,
+) -> list[Run]:
+    """All runs that the chapter shows; parameters as in :func:`plan` and in ``new_task.plan``."""
+    deep = plan(deep_steps)
+    of_new_task = new_task.plan(
+        seeds, pretrain_steps, adapt_steps, learning_rates, init_stds, control_steps, test_sequences
+    )
+    return [*of_new_task, deep.pretrained, deep.prefixes]
