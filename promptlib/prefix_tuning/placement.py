@@ -85,10 +85,11 @@ def insertion_errors(
 def suffix_that_reads(wanted: Tensor, keys: Tensor, query_weight: Tensor) -> Tensor:
     r"""A vector behind the content whose own row distributes itself as wanted.
 
-    .. math:: s = W_Q^{+} K^{+} \sqrt{d_k} \log B,
+    .. math:: s = W_Q^{+} K^{+} \sqrt{d_k} (\log B - c),
 
     with the rows of :math:`K` the content's keys. :math:`B` is then the relative attention of the
-    vector's row over the content, however much the vector leaves to itself.
+    vector's row over the content, however much the vector leaves to itself. The constant
+    :math:`c`, the mean of :math:`\log B`, cancels in the row and keeps the vector short.
 
     Parameters
     ----------
@@ -119,7 +120,7 @@ def suffix_that_reads(wanted: Tensor, keys: Tensor, query_weight: Tensor) -> Ten
         )
     if head_width > width:
         raise ValueError(f"W_Q of shape {tuple(query_weight.shape)} cannot give every query")
-    query = torch.linalg.pinv(keys) @ wanted.log() * head_width**0.5
+    query = torch.linalg.pinv(keys) @ (wanted.log() - wanted.log().mean()) * head_width**0.5
     return torch.linalg.pinv(query_weight) @ query
 
 

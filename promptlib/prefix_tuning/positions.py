@@ -3,12 +3,12 @@ r"""What if a prefix takes positions, so that the content moves on?
 A soft prompt of :math:`p` vectors sits at positions :math:`1, \dots, p` and the content behind it.
 Where a layer knows positions only through differences, the content does not notice:
 
-rotary (Su et al. 2021)
+rotary (Su et al. 2024)
     queries and keys are rotated, :math:`q_i \mapsto R_{\pi_i} q_i`, and
     :math:`(R_a q)^\top (R_b k) = q^\top R_{b-a} k`;
 ALiBi (Press et al. 2022)
     :math:`m\,|\pi_i - \pi_j|` is subtracted from the logit, with a slope :math:`m` for each head;
-a table of distances (Shaw et al. 2018; Raffel et al. 2020)
+a table of distances (Raffel et al. 2020)
     :math:`b(\pi_i - \pi_j)` is added to the logit.
 
 With position vectors added to the tokens the logits change. A *scheme* turns queries and keys at
