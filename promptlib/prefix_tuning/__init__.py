@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from promptlib.attention import attend
+    from promptlib.prefix_tuning.constructions.conditional import conditional_generator
+    from promptlib.prefix_tuning.constructions.unconditional import unconditional_generator
     from promptlib.prefix_tuning.evaluation import greedy_decode, sequence_accuracy, sequence_loss
     from promptlib.prefix_tuning.gpt import GPT, GPTConfig
     from promptlib.prefix_tuning.lora import add_lora, remove_lora
@@ -42,14 +44,18 @@ __all__ = [
     "PrefixBatch",
     "add_lora",
     "attend",
+    "conditional_generator",
     "greedy_decode",
     "remove_lora",
     "sequence_accuracy",
     "sequence_loss",
+    "unconditional_generator",
 ]
 
 _HOME = {
     "attend": "promptlib.attention",
+    "conditional_generator": "promptlib.prefix_tuning.constructions.conditional",
+    "unconditional_generator": "promptlib.prefix_tuning.constructions.unconditional",
     "greedy_decode": "promptlib.prefix_tuning.evaluation",
     "sequence_accuracy": "promptlib.prefix_tuning.evaluation",
     "sequence_loss": "promptlib.prefix_tuning.evaluation",

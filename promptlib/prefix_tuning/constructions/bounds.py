@@ -1,0 +1,166 @@
+r"""How cold must attention be, and how many symbols does float64 allow?
+
+A head that should read one of ``n`` positions gives the others at most :math:`(n-1)e^{-\beta}` in
+all. A lookup has two heads, so the number that it finds is wrong by at most
+:math:`2(n-1)e^{-\beta}`, and everything is decoded correctly while that stays below the margin:
+
+.. math::
+
+    \beta \ge \log\frac{2(n-1)}{\text{margin}}, \qquad
+    \text{margin} = \begin{cases}
+        1/(2V) & \text{when the number is } j/V, \\
+        \frac{15}{32} V^{-V} & \text{when it packs } V \text{ digits.}
+    \end{cases}
+
+:func:`critical_inverse_temperature` sharpens this to an *if and only if* where there is one.
+
+Symbols: ``V`` symbols, ``n`` visible positions, ``N`` outputs, ``beta`` the inverse temperature.
+"""
+
+from __future__ import annotations
+
+import math
+
+from promptlib.prefix_tuning.constructions.unpacking import LARGEST_PACKED, MARGIN
+
+__all__ = [
+    "LARGEST_VOCABULARY",
+    "RESERVE",
+    "check_temperature",
+    "critical_inverse_temperature",
+    "largest_leak",
+    "leak_bound",
+    "least_inverse_temperature",
+    "log2_behaviours",
+    "margin",
+]
+
+RESERVE = math.log(16.0)
+"""Added to the least inverse temperature by default: leaks then use a sixteenth of the margin."""
+
+LARGEST_VOCABULARY = {1: 2**24, 2: 13}
+"""By number of prompt symbols, the largest ``V`` for which float64 is proved to suffice."""
+
+
+def leak_bound(n: int, inverse_temperature: float) -> float:
+    r"""The bound :math:`(n-1)e^{-\beta}` on the attention that misses its target."""
+    return (n - 1) * math.exp(-inverse_temperature)
+
+
+def largest_leak(n: int, inverse_temperature: float) -> float:
+    r"""The leak itself when all other logits are level, :math:`(n-1) / (e^\beta + n - 1)`."""
+    return (n - 1) / (math.exp(inverse_temperature) + n - 1)
+
+
+def margin(vocab_size: int, inputs: int = 1) -> float:
+    """By how much the number found by the first lookup may be wrong.
+
+    Parameters
+    ----------
+    vocab_size : int
+        ``V`` >= 2.
+    inputs : int
+        Symbols of the prompt; with 2 the number packs a row of the map.
+    """
+    return MARGIN * float(vocab_size) ** -vocab_size if inputs == 2 else 0.5 / vocab_size
+
+
+def least_inverse_temperature(vocab_size: int, n: int, inputs: int = 1) -> float:
+    r"""The inverse temperature from which on correct decoding is proved.
+
+    Parameters
+    ----------
+    vocab_size : int
+        ``V`` >= 2.
+    n : int
+        Positions that the last output sees, >= 1.
+    inputs : int
+        As for :func:`margin`.
+
+    Returns
+    -------
+    float
+        :math:`\log(2(n-1)/\text{margin})`, or 0 if there is only one position to look at.
+    """
+    return math.log(2 * (n - 1) / margin(vocab_size, inputs)) if n > 1 else 0.0
+
+
+def critical_inverse_temperature(
+    vocab_size: int, responses: int, conditional: bool = False
+) -> float:
+    r"""The exact inverse temperature above which everything is decoded, in real arithmetic.
+
+    .. math::
+
+        \beta_c = \begin{cases}
+            \log\bigl((N-1)(4V-3)\bigr) & \text{unconditional, } N \ge 2, \\
+            \log\bigl((4V-2)(2N-2) - (2N-1)\bigr) & \text{one in, } N \ge 2 \text{ out,} \\
+            -\infty & N = 1 .
+        \end{cases}
+
+    Parameters
+    ----------
+    vocab_size : int
+        ``V`` >= 2.
+    responses : int
+        ``N`` >= 1 symbols that are generated.
+    conditional : bool
+        After one symbol of a prompt, instead of from the virtual token alone.
+    """
+    if responses == 1:
+        return -math.inf
+    if conditional:
+        return math.log((4 * vocab_size - 2) * (2 * responses - 2) - (2 * responses - 1))
+    return math.log((responses - 1) * (4 * vocab_size - 3))
+
+
+def log2_behaviours(vocab_size: int, responses: int, inputs: int = 0) -> float:
+    """Bits that say which behaviour is wanted: ``log2`` of ``V ** (N * V ** inputs)``."""
+    return responses * vocab_size**inputs * math.log2(vocab_size)
+
+
+def check_vocabulary(vocab_size: int, inputs: int, beyond_bounds: bool) -> None:
+    """Refuse vocabularies for which float64 is not proved to suffice.
+
+    Raises
+    ------
+    ValueError
+        If ``V`` < 2; if it is beyond :data:`LARGEST_VOCABULARY` and nobody asked for that; or if
+        two inputs would need more digits than can be packed at all.
+    """
+    largest = LARGEST_VOCABULARY[max(inputs, 1)]
+    if vocab_size < 2:
+        raise ValueError(f"vocab_size must be at least 2, got {vocab_size}")
+    if inputs == 2 and vocab_size > LARGEST_PACKED:
+        raise ValueError(
+            f"vocab_size must be at most {LARGEST_PACKED} with two inputs, got {vocab_size}: "
+            f"{vocab_size}**{vocab_size} rows of a map are more than a 64-bit number can tell apart"
+        )
+    if vocab_size > largest and not beyond_bounds:
+        raise ValueError(
+            f"float64 is proved to suffice up to vocab_size={largest:,} here, got {vocab_size:,}; "
+            "pass beyond_bounds=True to see it fail"
+        )
+
+
+def check_temperature(
+    inverse_temperature: float | None, least: float, beyond_bounds: bool
+) -> float:
+    """The inverse temperature to use: the default, or the one given if it suffices.
+
+    Raises
+    ------
+    ValueError
+        If it is not finite, or under the proved bound and nobody asked for that.
+    """
+    if inverse_temperature is None:
+        return least + RESERVE
+    if not math.isfinite(inverse_temperature):
+        raise ValueError(f"inverse_temperature must be finite, got {inverse_temperature}")
+    if inverse_temperature < least and not beyond_bounds:
+        raise ValueError(
+            f"inverse_temperature {inverse_temperature:g} is under the proved bound {least:.6g}, "
+            "so symbols may be decoded wrongly; raise it, leave it out, or pass "
+            "beyond_bounds=True to see the failure"
+        )
+    return float(inverse_temperature)
