@@ -11,10 +11,13 @@ SET ?=
 SHELL := /bin/bash
 VENV := .venv
 BIN := $(VENV)/bin
+EXTRAS ?= $(if $(wildcard $(VENV)/.real-*),real)# what was once asked for stays up to date
 TORCH_PIN := $(shell sed -n 's/^ *"\(torch==[^"]*\)".*/\1/p' pyproject.toml)
 UV_PIN := uv==0.13.9
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export PYTHONHASHSEED := 0
+
+EXTRA_STAMPS := $(EXTRAS:%=$(VENV)/.%-$(TORCH))
 
 .PHONY: help book test lint serve bench notebook lab record archive clean clean-runs
 .DEFAULT_GOAL := help
@@ -28,16 +31,17 @@ help:  ## list the commands
 	@echo "  PROFILE=quick|paper   small and quick, or the published sizes with 5 seeds (now: $(PROFILE))"
 	@echo "  CORES=n               processes at a time (now: $(CORES))"
 	@echo "  TORCH=pip|cpu|gpu     torch as pip finds it, without CUDA, or with the CUDA that fits (now: $(TORCH))"
+	@echo "  EXTRAS=real           transformers, peft and a sentence encoder, for one chapter (now: $(or $(EXTRAS),none))"
 	@echo "  PYTHON=…              the Python (3.11 or newer) that makes .venv (now: $(PYTHON))"
 
-book: $(VENV)/.book-$(TORCH)  ## execute every notebook and build the site to _build/html
+book: $(VENV)/.book-$(TORCH) $(EXTRA_STAMPS)  ## execute every notebook and build the site to _build/html
 	@$(BIN)/python -m workflow.build --profile $(PROFILE) --cores $(CORES)
 
 test: lint  ## everything that proves the project: style, types, library, notebooks, workflow, site
 	@$(BIN)/python -m workflow.build --profile quick --cores $(CORES)
 	@$(BIN)/python -m pytest -n $(CORES) --dist loadfile $(PYTEST)
 
-lint: $(VENV)/.test-$(TORCH)  ## style and types
+lint: $(VENV)/.test-$(TORCH) $(EXTRA_STAMPS)  ## style and types
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy
@@ -47,11 +51,11 @@ serve:  ## serve the built site on localhost
 	@echo "http://localhost:$(PORT)/ (stop with Ctrl-C)"
 	@$(PYTHON) -m http.server --bind 127.0.0.1 --directory _build/html $(PORT)
 
-notebook: $(VENV)/.book-$(TORCH)  ## run one notebook: NOTEBOOK=prefix_tuning/new_task SET="seeds=5"
+notebook: $(VENV)/.book-$(TORCH) $(EXTRA_STAMPS)  ## run one notebook: NOTEBOOK=prefix_tuning/new_task SET="seeds=5"
 	@test -n "$(NOTEBOOK)" || { echo 'error: say which: make notebook NOTEBOOK=prefix_tuning/new_task SET="seeds=5"' >&2; exit 1; }
 	@$(BIN)/python -m workflow.execute $(NOTEBOOK) --profile $(PROFILE) $(if $(SET),--set $(SET))
 
-lab: $(VENV)/.lab-$(TORCH)  ## open the notebooks in JupyterLab
+lab: $(VENV)/.lab-$(TORCH) $(EXTRA_STAMPS)  ## open the notebooks in JupyterLab
 	@$(BIN)/jupyter lab notebooks
 
 bench: $(VENV)/.test-$(TORCH)  ## time training steps against the plain baseline
@@ -87,6 +91,14 @@ $(VENV)/.lab-$(TORCH): $(VENV)/.book-$(TORCH)
 	@$(call install,.[lab])
 	@touch $@
 
+$(VENV)/.real-$(TORCH): $(VENV)/.book-$(TORCH)
+	@echo "Installing the extra packages of the chapter on real architectures (250 MB) …"
+	@$(call install,.[real])
+	@touch $@
+
+ifneq ($(filter-out real,$(EXTRAS)),)
+$(error EXTRAS must be real, or empty, got '$(EXTRAS)')
+endif
 ifeq ($(filter $(TORCH),pip cpu gpu),)
 $(error TORCH must be pip, cpu or gpu, got '$(TORCH)')
 endif

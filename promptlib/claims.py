@@ -11,6 +11,10 @@ estimate
 outcome
     a trained result over seeds against a published one, with a 95 % t-interval.
 
+A claim that needs an optional extra of the project is still shown when the extra is not installed,
+with the verdict ``not checked`` (:func:`not_checked`); where it is installed the build insists on
+the check.
+
 Each function below is pure: it takes what was measured, decides, and returns a :class:`Claim`.
 In a notebook a claim is the last expression of its cell; what Jupyter then displays carries the
 claim three times: as a box to look at, as text, and as JSON under :data:`MIME_TYPE`, which the
@@ -23,7 +27,7 @@ import html
 import math
 import re
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -31,7 +35,7 @@ from numpy.typing import ArrayLike
 
 MIME_TYPE = "application/vnd.promptlib.claim+json"
 KINDS = ("identity", "bound", "estimate", "outcome")
-VERDICTS = ("holds", "fails", "reproduced", "stronger", "weaker", "not reproduced")
+VERDICTS = ("holds", "fails", "reproduced", "stronger", "weaker", "not reproduced", "not checked")
 _ID = re.compile(r"[a-z0-9]+(-[a-z0-9]+)*/[a-z0-9]+(-[a-z0-9]+)*")
 
 
@@ -55,7 +59,7 @@ class Claim:
         One of :data:`VERDICTS`.
     value
         The deciding number: worst error, tightest slack, largest deviation in standard errors,
-        or mean over seeds.
+        or mean over seeds. None if the claim was not checked.
     details
         What else was measured, by name; JSON-able.
     """
@@ -66,7 +70,7 @@ class Claim:
     source: str
     checks: str
     verdict: str
-    value: float
+    value: float | None
     details: Mapping[str, Any] = field(default_factory=dict)
 
     @property
@@ -90,6 +94,8 @@ class Claim:
 
     def summary(self) -> str:
         """What was measured, in one line of plain text."""
+        if self.verdict == "not checked":
+            return f"not checked in this build: needs EXTRAS={self.details['needs']}"
         return _SUMMARIES[self.kind](self)
 
     def _repr_mimebundle_(self, include: Any = None, exclude: Any = None) -> dict[str, Any]:
@@ -309,6 +315,35 @@ def outcome(
     )
 
 
+def not_checked(
+    id: str, sentence: str, *, kind: str, source: str, checks: str, needs: str
+) -> Claim:
+    """A claim that this build cannot check, because an optional extra is not installed.
+
+    Parameters
+    ----------
+    kind
+        What it is where it is checked, one of :data:`KINDS`.
+    needs
+        Name of the extra.
+
+    Raises
+    ------
+    ValueError
+        If the kind is unknown or no extra is named.
+    """
+    if kind not in KINDS:
+        raise ValueError(f"claim {id}: kind must be one of {KINDS}, got {kind!r}")
+    if not needs:
+        raise ValueError(f"claim {id}: say which extra it needs")
+    return _claim(id, sentence, kind, source, checks, "not checked", None, needs=needs)
+
+
+def needing(claim: Claim, extra: str) -> Claim:
+    """The same claim, marked as one that only a build with this optional extra can check."""
+    return replace(claim, details={**claim.details, "needs": extra})
+
+
 def t_half_width(sample: ArrayLike, level: float = 0.95) -> float | None:
     """Half-width of the Student t-interval of the mean; None for a single value.
 
@@ -384,7 +419,7 @@ def _claim(
     source: str,
     checks: str,
     verdict: str,
-    value: float,
+    value: float | None,
     **details: Any,
 ) -> Claim:
     if not _ID.fullmatch(id):

@@ -141,3 +141,24 @@ def test_formulas_become_mathjax_spans():
     assert claims.sentence_html("a $x<y$ b") == (
         'a <span class="math notranslate nohighlight">\\(x&lt;y\\)</span> b'
     )
+
+
+def test_a_claim_that_was_not_checked_says_so_everywhere():
+    claim = claims.not_checked("wing/one", "It is so.", kind="outcome", needs="real", **COMMON)
+    assert claim.verdict == "not checked"
+    assert claim.value is None
+    assert claim.summary() == "not checked in this build: needs EXTRAS=real"
+    assert "claim-not-checked" in claims.box(claim)
+    assert "needs EXTRAS=real" in claims.box(claim)
+    assert Claim.from_json(json.loads(json.dumps(claim.to_json(), allow_nan=False))) == claim
+    with pytest.raises(ValueError, match=r"kind must be one of .* got .theorem."):
+        claims.not_checked("wing/one", "s", kind="theorem", needs="real", **COMMON)
+    with pytest.raises(ValueError, match="say which extra it needs"):
+        claims.not_checked("wing/one", "s", kind="bound", needs="", **COMMON)
+
+
+def test_needing_marks_a_claim_and_leaves_its_verdict():
+    claim = claims.needing(identity([1.0]), "real")
+    assert claim.verdict == "fails"
+    assert claim.details["needs"] == "real"
+    assert claim.details["instances"] == 1

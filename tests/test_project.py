@@ -29,7 +29,7 @@ def test_conda_environment_has_the_pins_of_pyproject():
     conda = [item for item in environment["dependencies"] if isinstance(item, str)]
     (pip,) = (item["pip"] for item in environment["dependencies"] if isinstance(item, dict))
     extras = PROJECT["optional-dependencies"]
-    pins = PROJECT["dependencies"] + extras["test"] + extras["lab"]
+    pins = PROJECT["dependencies"] + extras["test"] + extras["lab"] + extras["real"]
     assert [item for item in pip if not item.startswith("--")] == pins
     assert "--constraint constraints.txt" in pip
     assert "--editable ." in pip
@@ -44,7 +44,7 @@ def test_every_direct_dependency_is_pinned_and_the_constraints_agree():
         if "==" in line
     )
     extras = PROJECT["optional-dependencies"]
-    for pin in PROJECT["dependencies"] + extras["test"] + extras["lab"]:
+    for pin in PROJECT["dependencies"] + [pin for pins in extras.values() for pin in pins]:
         name, separator, version = pin.lower().partition("==")
         assert separator, pin
         assert constraints.get(name, version) == version

@@ -48,6 +48,13 @@ def archive(profile_name: str) -> dict[str, Any]:
     changed = _git("status", "--porcelain", "--", "promptlib", "notebooks", "config")
     if changed:
         raise BuildError(f"commit first, so that the archive can name its sources:\n{changed}")
+    found = json.loads(claims_path.read_text())["claims"]
+    unchecked = [claim["id"] for claim in found if claim["verdict"] == "not checked"]
+    if unchecked:
+        raise BuildError(
+            f"an archive holds every claim; not checked in this build: {', '.join(unchecked)}; "
+            f"run: make book PROFILE={profile_name} EXTRAS=real"
+        )
     store = RunStore.default()
     runs = []
     for run in profile.runs.values():
@@ -82,7 +89,7 @@ def archive(profile_name: str) -> dict[str, Any]:
             "machine": machine(),
             "notebooks": notebooks,
         },
-        "claims": json.loads(claims_path.read_text())["claims"],
+        "claims": found,
         "runs": runs,
     }
 

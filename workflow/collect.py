@@ -4,6 +4,10 @@
 finds the tests that show each of them can fail (``@pytest.mark.claim(id)``), and writes
 ``_build/quick/claims.json``. ``--gate`` compares what is there with ``config/verdicts.yml``,
 ``--record`` writes that file anew.
+
+A claim recorded with ``needs: <extra>`` may come out as "not checked" while that optional extra is
+not installed. It is still in the record, in ``claims.json`` and on the ledger page. Where the extra
+is installed the claim must be checked.
 """
 
 from __future__ import annotations
@@ -13,7 +17,7 @@ import ast
 import json
 import sys
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from itertools import groupby
 from pathlib import Path
 from typing import Any
@@ -22,13 +26,17 @@ import nbformat
 import yaml
 
 from promptlib.claims import MIME_TYPE, Claim
+from workflow import extras
 from workflow.profile_config import CONFIG, Profile, load_profile
 from workflow.sources import ROOT, BuildError, write_if_changed
 
 VERDICTS = CONFIG / "verdicts.yml"
+FIELDS = ("kind", "needs")
+"""Of an entry of the record; the others are profiles."""
 HEADER = """\
-# Every claim of the book, with its kind and, for outcomes, the verdict of each profile. The gate
-# compares each build with this record. After a change that is right, `make record` writes it anew;
+# Every claim of the book, with its kind and, for outcomes, the verdict of each profile; `needs`
+# names the optional extra without which a build cannot check the claim. The gate compares each
+# build with this record. After a change that is right, `make record` writes it anew;
 # review the difference before you commit it.
 """
 
@@ -78,7 +86,10 @@ def collect(profile: Profile) -> dict[str, Any]:
 
 
 def gate(
-    profile: str, records: Iterable[Mapping[str, Any]], recorded: Mapping[str, Any]
+    profile: str,
+    records: Iterable[Mapping[str, Any]],
+    recorded: Mapping[str, Any],
+    installed: Callable[[str], bool] = extras.installed,
 ) -> list[str]:
     """Why the site may not be published; empty when it may.
 
@@ -89,7 +100,10 @@ def gate(
     records
         The ``claims`` of ``claims.json``.
     recorded
-        ``config/verdicts.yml``: kind by claim id, and verdict by profile for outcomes.
+        ``config/verdicts.yml``: kind by claim id, verdict by profile for outcomes, and the extra
+        that the check needs, if any.
+    installed
+        Says whether an extra is installed here.
     """
     records = list(records)
     counts = Counter(record["id"] for record in records)
@@ -109,6 +123,14 @@ def gate(
         entry = recorded[name]
         if entry["kind"] != record["kind"]:
             problems.append(f"{name} is recorded as {entry['kind']}, claimed as {record['kind']}")
+        elif entry.get("needs") != record.get("details", {}).get("needs"):
+            problems.append(
+                f"{name} is recorded as needing {entry.get('needs') or 'no extra'}, claimed as "
+                f"needing {record.get('details', {}).get('needs') or 'no extra'}"
+            )
+        elif verdict == "not checked":
+            if "needs" not in entry or installed(entry["needs"]):
+                problems.append(f"{name} was not checked, though nothing that it needs is missing")
         elif record["kind"] == "outcome" and entry.get(profile) != verdict:
             problems.append(
                 f"{name}: recorded {entry.get(profile)!r} for {profile}, now {verdict!r} "
@@ -132,10 +154,13 @@ def record(profile: str, records: Iterable[Mapping[str, Any]], recorded: Mapping
             if item["verdict"] == "fails":
                 raise BuildError(f"{item['id']} fails ({item['summary']}); mend it first")
             entry = {"kind": item["kind"]}
+            if "needs" in item.get("details", {}):
+                entry["needs"] = item["details"]["needs"]
             if item["kind"] == "outcome":
                 known = recorded.get(item["id"], {})
-                entry |= {name: known[name] for name in sorted(known) if name != "kind"}
-                entry[profile] = item["verdict"]
+                entry |= {name: known[name] for name in sorted(known) if name not in FIELDS}
+                if item["verdict"] != "not checked":
+                    entry[profile] = item["verdict"]
             fields = ", ".join(f"{name}: {value}" for name, value in entry.items())
             lines.append(f"{item['id']}: {{{fields}}}\n")
     return "".join(lines)

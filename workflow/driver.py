@@ -53,7 +53,8 @@ def update(profile_name: str, cores: int, record: Path) -> None:
             store = RunStore.default()
             runs = [store.folder(run) for run in profile.runs.values()]
             outputs = [folder / "executed", folder / "claims.json", build / "html", *runs]
-            record_build(record, ROOT, outputs)
+            needed = [plan.needs for plan in profile.notebooks if plan.needs]
+            record_build(record, ROOT, outputs, needed)
     except Timeout:
         raise BuildError("another build is running in this folder; wait for it") from None
 
@@ -67,7 +68,7 @@ def prepare(profile: Profile) -> None:
     notebooks = {}
     for plan in profile.notebooks:
         name = plan.source.name
-        key = json.dumps(plan.source.code_key(plan.parameters), indent=1, sort_keys=True)
+        key = json.dumps(plan.key, indent=1, sort_keys=True)
         write_if_changed(folder / "keys" / f"{name}.json", f"{key}\n".encode())
         notebooks[name] = {
             "library": [path.relative_to(ROOT).as_posix() for path in plan.source.dependencies],

@@ -6,6 +6,7 @@ A profile is a file ``config/<name>.yml``:
       <wing>/<notebook>:
         parameters: {<name>: <value>}        # in place of the defaults in the notebook
         runs: <module>:<function>            # optional: plan of the training runs it shows
+        needs: <extra>                       # optional: extra without which it shows no results
 
 The plan is called with those of the notebook's parameters that it takes by name and returns the
 :class:`promptlib.runs.Run` objects, so that a notebook and the workflow always mean the same runs.
@@ -23,6 +24,7 @@ from typing import Any
 import yaml
 
 from promptlib.runs import Run
+from workflow import extras
 from workflow.sources import ROOT, BuildError, Source, names, suggestion
 
 CONFIG = ROOT / "config"
@@ -31,11 +33,18 @@ NOT_PROFILES = {"verdicts"}
 
 @dataclass(frozen=True)
 class NotebookPlan:
-    """A notebook of a profile: its source, every parameter, and the plan of its runs."""
+    """A notebook of a profile: its source, every parameter, the plan of its runs, its extra."""
 
     source: Source
     parameters: Mapping[str, Any]
     plan: str | None = None
+    needs: str | None = None
+
+    @property
+    def key(self) -> dict[str, Any]:
+        """What decides the notebook's outputs, apart from the library files it reaches."""
+        key = self.source.code_key(self.parameters)
+        return {**key, "extras": extras.state(self.needs)} if self.needs else key
 
     @cached_property
     def runs(self) -> tuple[Run, ...]:
@@ -107,10 +116,16 @@ def load_profile(name: str) -> Profile:
     plans = []
     for notebook, entry in content["notebooks"].items():
         entry = entry or {}
-        _refuse_unknown(f"{where}, {notebook}", entry, ("parameters", "runs"))
+        _refuse_unknown(f"{where}, {notebook}", entry, ("parameters", "runs", "needs"))
+        needs = entry.get("needs")
+        if needs is not None and needs not in extras.extras():
+            raise BuildError(
+                f"{where}, {notebook}: there is no extra {needs!r} in pyproject.toml"
+                f"{suggestion(str(needs), extras.extras())}"
+            )
         source = Source(notebook)
         parameters = source.check_parameters(entry.get("parameters") or {}, where)
-        plans.append(NotebookPlan(source, parameters, entry.get("runs")))
+        plans.append(NotebookPlan(source, parameters, entry.get("runs"), needs))
     return Profile(name, tuple(plans))
 
 

@@ -35,6 +35,7 @@ import yaml
 from promptlib import claims
 from promptlib.runs import RunStore
 from promptlib.runs import machine as runs_machine
+from workflow import extras
 from workflow.profile_config import load_profile
 from workflow.site_notebooks import Prepared, prepare
 from workflow.sources import ROOT, BuildError, Source, weave
@@ -322,12 +323,15 @@ def published(claim: claims.Claim) -> str | None:
 
 
 def _versions(pyproject: Path) -> dict[str, str]:
-    """Python and the direct dependencies as installed."""
+    """Python, the direct dependencies and the optional extra `real`, as installed."""
     dependencies = tomllib.loads(pyproject.read_text(encoding="utf-8"))["project"]["dependencies"]
     found = {"Python": platform.python_version()}
     for requirement in dependencies:
         name = re.split(r"[\s=<>!~\[;]", requirement, maxsplit=1)[0]
         found[name] = importlib.metadata.version(name)
+    if "real" in extras.extras(pyproject.parent):
+        for name, version in extras.versions("real", pyproject.parent).items():
+            found[name] = version or "not installed (EXTRAS=real)"
     return found
 
 

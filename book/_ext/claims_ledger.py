@@ -21,7 +21,15 @@ from sphinx.environment import BuildEnvironment
 from sphinx.util import logging
 from sphinx.util.docutils import SphinxDirective
 
-VERDICTS = ("holds", "reproduced", "stronger", "weaker", "not reproduced", "fails")
+VERDICTS = (
+    "holds",
+    "reproduced",
+    "stronger",
+    "weaker",
+    "not reproduced",
+    "fails",
+    "not checked",
+)
 """Verdicts in the order in which the summary names them."""
 FILTERS = ("part", "kind", "verdict")
 """What the reader can narrow the table by."""

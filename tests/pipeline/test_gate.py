@@ -8,7 +8,8 @@ import pytest
 import yaml
 
 from promptlib import claims
-from workflow.collect import claim_tests, claims_of, gate, record
+from workflow import extras
+from workflow.collect import FIELDS, claim_tests, claims_of, gate, record
 from workflow.sources import BuildError
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -71,6 +72,61 @@ def test_lost_new_doubled_and_untested_claims_close_the_gate():
     ]
 
 
+NEEDY = {
+    "wing/same": {"kind": "identity", "needs": "real"},
+    "wing/trained": RECORDED["wing/trained"],
+}
+UNCHECKED = {"verdict": "not checked", "details": {"needs": "real"}}
+
+
+def there(extra):
+    return True
+
+
+def absent(extra):
+    return False
+
+
+def test_a_claim_may_stay_unchecked_only_while_its_extra_is_missing():
+    unchecked = records(same=UNCHECKED)
+    assert gate("quick", unchecked, NEEDY, absent) == []
+    assert gate("quick", unchecked, NEEDY, there) == [
+        "wing/same was not checked, though nothing that it needs is missing"
+    ]
+    assert gate("quick", unchecked[1:], NEEDY, absent) == [  # and it may never be dropped
+        "wing/same is recorded, and no notebook claims it"
+    ]
+    assert gate("quick", records(same={"tests": [], **UNCHECKED}), NEEDY, absent) == [
+        "wing/same has no test marked @pytest.mark.claim('wing/same')"
+    ]
+
+
+def test_what_a_claim_needs_is_part_of_the_record():
+    checked = records(same={"details": {"needs": "real"}})
+    assert gate("quick", checked, NEEDY, there) == []
+    assert gate("quick", checked, RECORDED, there) == [
+        "wing/same is recorded as needing no extra, claimed as needing real"
+    ]
+    assert gate("quick", records(), NEEDY, there) == [
+        "wing/same is recorded as needing real, claimed as needing no extra"
+    ]
+    assert gate("quick", records(same=UNCHECKED), RECORDED, absent) == [
+        "wing/same is recorded as needing no extra, claimed as needing real"
+    ]
+
+
+def test_a_claim_that_fails_fails_with_its_extra_too():
+    failing = records(same={"verdict": "fails", "details": {"needs": "real"}})
+    assert gate("quick", failing, NEEDY, there) == ["wing/same fails: …"]
+
+
+def test_recording_without_the_extra_keeps_what_was_known():
+    known = {"wing/trained": {"kind": "outcome", "needs": "real", "quick": "weaker"}}
+    (_, trained) = records(trained=UNCHECKED)
+    written = yaml.safe_load(record("quick", [trained | {"notebook": "wing/chapter"}], known))
+    assert written == known
+
+
 def test_an_empty_book_does_not_pass():
     assert len(gate("quick", [], RECORDED)) == 2
 
@@ -119,10 +175,11 @@ def test_recorded_verdicts_are_well_formed():
     for name, entry in recorded.items():
         assert entry["kind"] in claims.KINDS, name
         allowed = {"kind", "quick", "paper"} if entry["kind"] == "outcome" else {"kind"}
-        assert set(entry) <= allowed, name
+        assert set(entry) <= allowed | {"needs"}, name
+        assert entry.get("needs", "real") in extras.extras(), name
         if entry["kind"] == "outcome":
-            verdicts = {entry[profile] for profile in entry if profile != "kind"}
-            assert verdicts <= set(claims.VERDICTS) - {"holds", "fails"}, name
+            verdicts = {entry[profile] for profile in entry if profile not in FIELDS}
+            assert verdicts <= set(claims.VERDICTS) - {"holds", "fails", "not checked"}, name
     assert set(marked) == set(recorded)
 
 
