@@ -1,0 +1,256 @@
+"""What did the runs of the chapter "Beyond one layer" measure, and what follows from it?
+
+`collect` reads the runs of a plan and looks into the models. Each claim function takes what was
+measured and returns the claim, so that a test can hand in what a wrong implementation measures.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from promptlib import claims
+from promptlib.prefix_tuning.depth import movement
+from promptlib.prefix_tuning.depth.movement import Effect
+from promptlib.prefix_tuning.depth.plan import DepthPlan
+from promptlib.prefix_tuning.depth.training import load_lora
+from promptlib.prefix_tuning.gpt import GPT
+from promptlib.prefix_tuning.new_task_training import load_model, load_prefix
+from promptlib.prefix_tuning.prefix import Prefix
+from promptlib.prefix_tuning.trained_attention import in_float64
+from promptlib.runs import Result, Run
+
+HERE = "this book"
+PAPER = "Petrov et al. 2024, prefixes beyond one layer"
+LIBRARY = "promptlib.prefix_tuning.depth"
+
+OLD, NEW = "sort_ascending", "sort_descending"
+Get = Callable[[Run], Result]
+
+
+@dataclass(frozen=True)
+class Adapted:
+    """The best of a sweep: one way to adapt one base model.
+
+    Attributes
+    ----------
+    before, after : GPT
+        In float64. The same model if a prefix was trained.
+    prefix : Prefix or None
+    accuracy, loss : mapping of float
+        On test sequences, by task; accuracy in [0, 1].
+    learning_rate : float
+        Of the best cell.
+    parameters : int
+        Numbers that were trained.
+    moved : Tensor, shape (layers, heads)
+        From `promptlib.prefix_tuning.depth.movement.movement`.
+    """
+
+    before: GPT
+    after: GPT
+    prefix: Prefix | None
+    accuracy: Mapping[str, float]
+    loss: Mapping[str, float]
+    learning_rate: float
+    parameters: int
+    moved: Tensor
+
+
+@dataclass(frozen=True)
+class Measured:
+    """Everything, by way, then depth, then seed.
+
+    Attributes
+    ----------
+    adapted : mapping of mapping of sequence of Adapted
+    bases : mapping of mapping of sequence of mapping
+        Accuracy and loss of the base models ``"ascending"`` and ``"either"``.
+    """
+
+    adapted: Mapping[str, Mapping[int, Sequence[Adapted]]]
+    bases: Mapping[str, Mapping[int, Sequence[Mapping[str, Any]]]]
+
+    def with_prefix(self) -> list[Adapted]:
+        """Every adapted model that has a prefix."""
+        return [
+            one
+            for by_depth in self.adapted.values()
+            for seeds in by_depth.values()
+            for one in seeds
+            if one.prefix is not None
+        ]
+
+
+def collect(plan: DepthPlan, get: Get, tokens: Tensor) -> Measured:
+    """Read all runs of `plan` and measure movement on `tokens`; `get` is that of a run store.
+
+    Of each sweep the cell with the highest test accuracy counts, then the lowest test loss:
+    chosen after the fact, for every way alike.
+    """
+    adapted: dict[str, dict[int, list[Adapted]]] = {}
+    for way, by_depth in plan.ways.items():
+        adapted[way] = {
+            depth: [_best(runs, get, tokens) for runs in seeds] for depth, seeds in by_depth.items()
+        }
+    bases = {
+        name: {depth: [get(run).metrics for run in runs] for depth, runs in runs_by_depth.items()}
+        for name, runs_by_depth in (("ascending", plan.ascending), ("either", plan.either))
+    }
+    return Measured(adapted, bases)
+
+
+def _best(runs: Sequence[Run], get: Get, tokens: Tensor) -> Adapted:
+    cells = []
+    for run in runs:
+        metrics = get(run).metrics
+        for index, cell in enumerate(metrics.get("cells", [metrics])):
+            cells.append((run, index, cell))
+    run, index, cell = min(
+        cells, key=lambda entry: (-entry[2]["accuracy"][NEW], entry[2]["loss"][NEW])
+    )
+    base, result = get(run.needs[0]), get(run)
+    before = in_float64(load_model(run.config, base))
+    after, prefix = before, None
+    if run.train.endswith(":tune_prefixes"):
+        prefix = in_float64(load_prefix(run.config, result, index))
+        parameters = sum(parameter.numel() for parameter in prefix.parameters())
+    elif run.train.endswith(":tune_lora"):
+        after = in_float64(load_lora(run.config, base, result))
+        parameters = int(result.metrics["parameters"])
+    else:
+        after = in_float64(load_model(run.config, result))
+        parameters = sum(parameter.numel() for parameter in after.parameters())
+    return Adapted(
+        before=before,
+        after=after,
+        prefix=prefix,
+        accuracy=cell["accuracy"],
+        loss=cell["loss"],
+        learning_rate=cell["learning_rate"] if prefix else run.config["learning_rate"],
+        parameters=parameters,
+        moved=movement.movement(before, after, tokens, prefix),
+    )
+
+
+def accuracies(seeds: Sequence[Adapted], task: str = NEW) -> list[float]:
+    """Accuracy of each seed, in percent."""
+    return [100 * one.accuracy[task] for one in seeds]
+
+
+def deeper_movement(one: Adapted) -> float:
+    """Movement above the first layer, mean over layers and heads, in percent of the attention.
+
+    Raises
+    ------
+    ValueError
+        If the model has one layer.
+    """
+    if len(one.moved) < 2:
+        raise ValueError("a model of one layer has no deeper layer; choose a depth of at least 2")
+    return 100 * float(one.moved[1:].mean())
+
+
+def path_shares(one: Adapted, tokens: Tensor) -> dict[Effect, float]:
+    """Deeper movement by the prefix, by its bias alone and by its fading alone, in percent."""
+    if one.prefix is None:
+        raise ValueError("only a prefix has a bias and a fading; this model was adapted otherwise")
+    paths = movement.by_path(one.before, tokens, one.prefix)
+    return {effect: 100 * float(moved[1:].mean()) for effect, moved in paths.items()}
+
+
+def deepest(measured: Measured) -> int:
+    """The largest depth of the plan."""
+    return max(measured.adapted["prefix"])
+
+
+def prefix_moves_deeper(measured: Measured) -> claims.Claim:
+    """A trained prefix does move relative attention above the first layer."""
+    seeds = measured.adapted["prefix"][deepest(measured)]
+    return claims.outcome(
+        "prefix-tuning/depth-prefix-moves-deeper",
+        "A prefix trained for the new task moves more than a tenth of the relative attention of "
+        "the layers above the first, in the deepest models trained here.",
+        values=[deeper_movement(one) for one in seeds],
+        unit="% of the attention, mean over rows",
+        source=PAPER,
+        checks=f"{LIBRARY}.movement.movement",
+        refuted_if=("<", 10.0),
+    )
+
+
+def moving_is_not_learning(measured: Measured) -> claims.Claim:
+    """The prefix moves deeper attention and still does not learn the new task."""
+    seeds = measured.adapted["prefix"][deepest(measured)]
+    return claims.outcome(
+        "prefix-tuning/depth-prefix-does-not-learn",
+        "The best prefix of the sweep, as many parameters as LoRA on the attention and as many "
+        "steps, does not make the deepest sorter sort the other way.",
+        values=accuracies(seeds),
+        unit="% of sequences",
+        source=HERE,
+        checks=f"{LIBRARY}.results.accuracies",
+        favours="lower",
+        refuted_if=(">", 5.0),
+    )
+
+
+def lora_beats_prefix(measured: Measured) -> claims.Claim:
+    """LoRA on the attention learns more of the new task."""
+    depth = deepest(measured)
+    pairs = zip(
+        measured.adapted["LoRA on attention"][depth], measured.adapted["prefix"][depth], strict=True
+    )
+    return claims.outcome(
+        "prefix-tuning/depth-lora-beats-prefix",
+        "With equal parameters and steps, LoRA on the attention sorts more sequences the other way "
+        "than the prefix, in the deepest models; the difference.",
+        values=[a - b for a, b in (accuracies(pair) for pair in pairs)],
+        unit="% of sequences",
+        source=HERE,
+        checks=f"{LIBRARY}.training.tune_lora",
+        refuted_if=("<", 1.0),
+    )
+
+
+def elicits(measured: Measured) -> claims.Claim:
+    """Where the model knows both directions, the same prefix succeeds."""
+    seeds = measured.adapted["prefix, elicits"][deepest(measured)]
+    return claims.outcome(
+        "prefix-tuning/depth-elicits",
+        "Control: of a model that has learned both directions, the same prefix with the same steps "
+        "makes one that sorts downwards.",
+        values=accuracies(seeds),
+        unit="% of sequences",
+        source=HERE,
+        checks=f"{LIBRARY}.training.pretrain_either",
+        refuted_if=("<", 75.0),
+    )
+
+
+def bias_path(measured: Measured, tokens: Tensor) -> claims.Claim:
+    """The bias alone moves more than half of what the whole prefix moves."""
+    seeds = measured.adapted["prefix"][deepest(measured)]
+    shares = [path_shares(one, tokens) for one in seeds]
+    return claims.outcome(
+        "prefix-tuning/depth-bias-path",
+        "The bias alone, with nothing faded, moves more than half as much relative attention in "
+        "the deeper layers as the whole prefix of the new task does.",
+        values=[100 * one["bias"] / one["both"] for one in shares],
+        unit="% of the prefix's movement",
+        source=HERE,
+        checks=f"{LIBRARY}.movement.by_path",
+        refuted_if=("<", 50.0),
+    )
+
+
+def test_tokens(n: int, seed: int) -> Tensor:
+    """Test sequences of the new task as models read them, shape (n, 19)."""
+    from promptlib.prefix_tuning.tasks import SORT_DESCENDING, read_and_answer
+
+    inputs, targets = SORT_DESCENDING.sample(n, "test", torch.Generator().manual_seed(seed))
+    return read_and_answer(inputs, targets)

@@ -1,0 +1,251 @@
+"""Beyond one layer: the theory holds, and its claims fail when something is wrong."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from promptlib.attention import attend
+from promptlib.prefix_tuning.depth import (
+    many_rows,
+    one_row,
+    small_shares,
+    statements,
+    swaps,
+    switch,
+    two_layers,
+)
+from promptlib.prefix_tuning.depth.two_layers import (
+    TwoLayers,
+    random_layers,
+    random_two_layers,
+)
+
+ANY_SEED = st.integers(0, 2**32 - 1)
+
+
+def generator(seed: int = 0) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+@pytest.fixture(scope="module")
+def cases() -> list[TwoLayers]:
+    return list(random_layers(generator(), 1))
+
+
+def leaking(*arguments: Any, **options: Any) -> tuple[Tensor, Tensor]:
+    """Attention whose content logits feel the prefix."""
+    queries, keys, values, *prefix = arguments
+    if prefix and prefix[0] is not None:
+        keys = keys * (1 + 0.1 * prefix[0].abs().mean(-2, keepdim=True))
+    return attend(queries, keys, values, *prefix, **options)
+
+
+@pytest.mark.claim("prefix-tuning/depth-second-layer-logits")
+def test_four_terms(cases: list[TwoLayers]) -> None:
+    assert statements.second_layer_logits(cases).verdict == "holds"
+    assert statements.second_layer_logits(cases, leaking).verdict == "fails"
+
+    def without_last(layers: TwoLayers, stream: two_layers.Stream) -> tuple[Tensor, ...]:
+        return two_layers.four_terms(layers, stream)[:3]
+
+    assert statements.second_layer_logits(cases, terms=without_last).verdict == "fails"
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    seed=ANY_SEED,
+    n_tokens=st.integers(1, 13),
+    n_head=st.integers(1, 3),
+    length=st.integers(1, 5),
+    residual=st.booleans(),
+    causal=st.booleans(),
+)
+def test_four_terms_for_any_layers(
+    seed: int, n_tokens: int, n_head: int, length: int, residual: bool, causal: bool
+) -> None:
+    layers = random_two_layers(
+        generator(seed),
+        n_tokens=n_tokens,
+        n_head=n_head,
+        head_width=5,
+        prefix_length=length,
+        residual=residual,
+        causal=causal,
+    )
+    assert two_layers.logit_errors(layers).max() < 1e-12
+    assert two_layers.correction_rank(layers) <= 2 * length * n_head
+
+
+def test_the_formula_with_one_vector_is_that_of_the_paper() -> None:
+    layers = random_two_layers(generator(3), n_tokens=7, head_width=5)
+    for weight in (layers.second_query, layers.second_key):
+        weight[:, -1] = 0
+    stream = two_layers.take_apart(layers)
+    t, share = stream.plain, stream.shares[0]
+    form = layers.form[:-1, :-1]
+    point = layers.project[0] @ layers.prefix_values[0, 0]
+    left, right = (1 - share)[:, None], (1 - share)[None]
+    expected = (
+        left * right * (t @ form @ t.mT)
+        + left * share[None] * (t @ form @ point)[:, None]
+        + share[:, None] * right * (point @ form @ t.mT)[None]
+        + share[:, None] * share[None] * (point @ form @ point)
+    )
+    written, _ = two_layers.first_layer(layers)
+    torch.testing.assert_close(two_layers.second_logits(layers, written), expected)
+
+
+@pytest.mark.claim("prefix-tuning/depth-correction-rank")
+def test_rank_of_the_correction(cases: list[TwoLayers]) -> None:
+    assert statements.rank_of_correction(cases).verdict == "holds"
+    assert statements.rank_of_correction(cases, leaking).verdict == "fails"
+    for wrong in (lambda case: case.vectors, lambda case: 2 * case.vectors + 1):
+        assert statements.rank_of_correction(cases, limit=wrong).verdict == "fails"
+
+
+@pytest.mark.claim("prefix-tuning/depth-equal-shares")
+def test_equal_shares() -> None:
+    assert statements.equal_shares(10, generator()).verdict == "holds"
+    assert statements.equal_shares(10, generator(), leaking).verdict == "fails"
+    once = statements.equal_shares(10, generator(), temperature=lambda share: 1 - share)
+    assert once.verdict == "fails"
+
+
+@pytest.mark.claim("prefix-tuning/depth-no-swap")
+def test_no_swap() -> None:
+    assert statements.no_swap(3, generator(), restarts=3, steps=60).verdict == "holds"
+
+    def unequal(
+        layers: TwoLayers, generator: torch.Generator, restarts: int, steps: int
+    ) -> swaps.Found:
+        return swaps.swap_by_unequal_shares(layers)
+
+    assert statements.no_swap(3, generator(), find=unequal).verdict == "fails"
+
+
+@settings(max_examples=15, deadline=None)
+@given(seed=ANY_SEED)
+def test_swaps_by_construction(seed: int) -> None:
+    layers = swaps.disagreeing(generator(seed))
+    assert swaps.margin(layers, swaps.swap_by_two_vectors(layers)) > 0.5
+    assert swaps.margin(layers, swaps.swap_by_unequal_shares(layers)) > 0.5
+    share = 0.1 + 0.8 * torch.rand(3, generator=generator(seed), dtype=torch.float64)
+    value = torch.randn(1, swaps.WIDTH, generator=generator(seed), dtype=torch.float64)
+    assert swaps.margin(layers, (share[[0, 1, 2, 2], None], value)) < 0
+
+
+@pytest.mark.claim("prefix-tuning/depth-one-row")
+def test_one_row_is_free() -> None:
+    assert statements.one_row_is_free(12, generator()).verdict == "holds"
+    assert statements.one_row_is_free(12, generator(), leaking).verdict == "fails"
+
+    def forgets_the_key(*arguments: Any) -> tuple[Tensor, Tensor]:
+        shares, target = one_row.shares_for_row(*arguments)
+        return shares.mean().expand_as(shares).contiguous(), target
+
+    assert statements.one_row_is_free(12, generator(), aim=forgets_the_key).verdict == "fails"
+
+
+def test_one_row_refuses_what_the_theorem_excludes() -> None:
+    layers = random_two_layers(generator(1), n_tokens=3, head_width=5)
+    wanted = torch.tensor([0.5, 0.5, 0.0], dtype=torch.float64)
+    with pytest.raises(ValueError, match="must be positive, got a weight 0"):
+        one_row.aim_row(layers, 0, wanted)
+    even = torch.full((2,), 0.5, dtype=torch.float64)
+    with pytest.raises(ValueError, match="query 2 is not among the 2 positions"):
+        one_row.aim_row(layers, 2, even)
+    skew = torch.randn(6, 6, generator=generator(), dtype=torch.float64)
+    stream = two_layers.take_apart(layers).plain
+    with pytest.raises(ValueError, match="antisymmetric"):
+        one_row.shares_for_row(torch.zeros_like(skew), stream, stream, 0, even)
+    two = random_two_layers(generator(1), n_tokens=3, n_head=2, head_width=5)
+    with pytest.raises(ValueError, match="for one head, got 2"):
+        one_row.aim_row(two, 0, even)
+
+
+@pytest.mark.claim("prefix-tuning/depth-switch")
+def test_the_switch() -> None:
+    assert statements.switch_turns(5, 3).verdict == "holds"
+
+    def blind(*arguments: Any, **options: Any) -> tuple[Tensor, Tensor]:
+        return attend(*arguments[:3], **options)  # never sees the prefix
+
+    assert statements.switch_turns(5, 3, attend=blind).verdict == "fails"
+
+    def one_tilt_for_all(
+        contents: Tensor, kind: switch.Kind, prefixed: bool, beta: float, attention: Any
+    ) -> Tensor:
+        """Both asking tokens turn the same way: what a query does that is linear in the stream."""
+        if kind == "exchange" and prefixed:
+            row = switch.second_attention(contents, "reverse", prefixed, beta, attention)[:, 0]
+            return 1 - (row * (contents == contents.amax(-1, keepdim=True))).sum(-1)
+        return switch.leaks(contents, kind, prefixed, beta, attention)
+
+    assert statements.switch_turns(5, 3, leaks=one_tilt_for_all).verdict == "fails"
+
+
+@settings(max_examples=30, deadline=None)
+@given(
+    digits=st.lists(st.integers(0, 9), min_size=1, max_size=10),
+    prefixed=st.booleans(),
+    kind=st.sampled_from(switch.KINDS),
+)
+def test_the_switch_for_any_content(digits: list[int], prefixed: bool, kind: switch.Kind) -> None:
+    content = torch.tensor([digits])
+    leak = switch.leaks(content, kind, prefixed, 20.0)
+    assert leak.max() <= len(digits) * 2.1e-9
+
+
+def test_the_switch_names_bad_input() -> None:
+    with pytest.raises(ValueError, match="length from 1 to 10, got 3, 11"):
+        switch.all_contents(3, 11)
+    with pytest.raises(ValueError, match="must be > 0, got 0"):
+        switch.second_attention(torch.tensor([[1]]), "reverse", True, 0.0)
+
+
+@pytest.mark.claim("prefix-tuning/depth-small-share")
+def test_small_shares(cases: list[TwoLayers]) -> None:
+    assert statements.small_share(cases, generator()).verdict == "holds"
+    for wrong in (lambda s: torch.tanh(s / 5), lambda s: torch.tanh(s / 2)):
+        assert statements.small_share(cases, generator(), limit=wrong).verdict == "fails"
+
+
+def test_a_prefix_that_takes_nothing_moves_nothing(cases: list[TwoLayers]) -> None:
+    for case in cases[::5]:
+        faint = replace(case, prefix_keys=case.prefix_keys * 0, prefix_values=case.prefix_values)
+        assert (small_shares.movement(faint) <= small_shares.stream_limit(faint)).all()
+
+
+def test_equal_tokens_are_told_apart_under_a_causal_mask() -> None:
+    layers = random_two_layers(generator(5), n_tokens=6, head_width=5, causal=True)
+    content = layers.content.clone()
+    content[4] = content[1]
+    shares = two_layers.take_apart(replace(layers, content=content)).shares[0]
+    assert shares[1] > shares[4]
+
+
+def test_more_vectors_reach_more_rows() -> None:
+    reached = many_rows.re_aim_rows([1, 5], [1, 7], 3, generator(), n_tokens=7, steps=250)
+    distance = reached.distance.mean(-1)
+    assert distance.shape == (2, 2)
+    assert distance[0, 0] < 0.1 < distance[0, 1]
+    assert distance[1, 1] < distance[0, 1] < reached.untouched[1].mean()
+    assert many_rows.free_numbers(3, 7, 5) == 36
+    with pytest.raises(ValueError, match=r"rows must be from 1 to 7, got \[8\]"):
+        many_rows.re_aim_rows([1], [8], 3, generator(), n_tokens=7)
+    with pytest.raises(ValueError, match="instances must be at least 1, got 0"):
+        many_rows.re_aim_rows([1], [1], 0, generator())
+
+
+def test_sizes_out_of_range_are_named() -> None:
+    with pytest.raises(ValueError, match="prefix_length must be at least 1, got 0"):
+        random_two_layers(generator(), prefix_length=0)
+    with pytest.raises(ValueError, match="n_each must be at least 1, got 0"):
+        next(random_layers(generator(), 0))

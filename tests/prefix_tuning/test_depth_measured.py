@@ -1,0 +1,279 @@
+"""Beyond one layer, measured: plan, training, movement, and claims that can fail."""
+
+from __future__ import annotations
+
+import copy
+import subprocess
+import sys
+from collections.abc import Iterable
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from promptlib.attention import attend
+from promptlib.prefix_tuning import new_task_training
+from promptlib.prefix_tuning.depth import figures, movement, plan, results, statements, training
+from promptlib.prefix_tuning.depth.results import Adapted, Measured
+from promptlib.prefix_tuning.gpt import GPT, GPTConfig
+from promptlib.prefix_tuning.identities import relative_attention, split
+from promptlib.prefix_tuning.prefix import Prefix
+from promptlib.runs import Result, Run
+
+SMALL: dict[str, Any] = {
+    "seeds": 2,
+    "depths": [1, 2],
+    "width": 10,
+    "n_head": 2,
+    "pretrain_steps": 10,
+    "pretrain_rate": 0.01,
+    "adapt_steps": 11,
+    "weight_rates": [0.01],
+    "lora_rates": [0.01, 0.1],
+    "prefix_rates": [0.1, 1.0],
+    "lora_rank": 1,
+    "prefix_length": 4,
+    "test_sequences": 20,
+}
+
+
+def silent(items: Iterable[Any], label: str, total: int | None = None) -> Iterable[Any]:
+    return items
+
+
+class Runs:
+    """Train runs in memory, each once."""
+
+    def __init__(self) -> None:
+        self.results: dict[str, Result] = {}
+
+    def get(self, run: Run) -> Result:
+        if run.key not in self.results:
+            module, _, name = run.train.partition(":")
+            home = training if module.endswith("depth.training") else new_task_training
+            needs = [self.get(needed) for needed in run.needs]
+            self.results[run.key] = getattr(home, name)(run.config, needs, silent)
+        return self.results[run.key]
+
+
+@pytest.fixture(scope="module")
+def tokens() -> Tensor:
+    return results.test_tokens(5, 0)
+
+
+@pytest.fixture(scope="module")
+def measured(tokens: Tensor) -> Measured:
+    torch.set_num_threads(1)
+    return results.collect(plan.plan(**SMALL), Runs().get, tokens)
+
+
+@pytest.fixture(scope="module")
+def pair() -> tuple[GPT, Prefix]:
+    """A model whose weights are large enough to attend somewhere, and a prefix."""
+    generator = torch.Generator().manual_seed(7)
+    model = GPT(GPTConfig(3, 2, 14, 11, 19), generator).double().requires_grad_(False)
+    for parameter in model.parameters():
+        parameter.mul_(10 if parameter.ndim > 1 else 1)
+    prefix = Prefix(3, 5, 14, 1.0, generator, separate_values=True, layer_norm=False)
+    return model, prefix.double().requires_grad_(False)
+
+
+def test_the_plan_is_what_the_chapter_says() -> None:
+    runs = plan.plan(**SMALL)
+    # For each of two depths and two seeds: two bases, two prefix sweeps, four LoRA runs, one more.
+    assert len(list(runs)) == 2 * 2 * (2 + 2 + 4 + 1)
+    assert len({run.key for run in runs}) == len(list(runs))
+    assert tuple(runs.ways) == plan.WAYS
+    assert {run.config["steps"] for run in runs if run.needs} == {SMALL["adapt_steps"]}
+    sweep = runs.ways["prefix, elicits"][2][1][0]
+    assert sweep.needs == (runs.either[2][1],)
+    assert runs.ways["prefix"][2][1][0].needs == (runs.ascending[2][1],)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "message"),
+    [
+        ("seeds", 0, "seeds must be a whole number of at least 1, got 0"),
+        ("depths", [2, 2], r"depths must be different .* got \[2, 2\]"),
+        ("depths", [], r"depths must be .* got \[\]"),
+        ("n_head", 3, "n_head=3 does not divide width=10"),
+        ("adapt_steps", 9, "adapt_steps .* at least 10, got 9"),
+        ("pretrain_rate", 0, r"pretrain_rate must be .* above 0, got \[0\]"),
+        ("lora_rates", [], r"lora_rates must be .* got \[\]"),
+        ("prefix_length", 1.5, "prefix_length must be .* got 1.5"),
+    ],
+)
+def test_parameters_out_of_range_are_named(name: str, value: object, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        plan.plan(**{**SMALL, name: value})
+
+
+def test_the_plan_needs_no_torch() -> None:
+    code = (
+        "import sys; from promptlib.prefix_tuning.depth.plan import plan;"
+        f"list(plan(**{SMALL!r})); assert 'torch' not in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_prefix_and_lora_have_equal_parameters(measured: Measured) -> None:
+    prefix = measured.adapted["prefix"][2][0]
+    assert prefix.parameters == measured.adapted["LoRA on attention"][2][0].parameters
+    assert prefix.after is prefix.before
+
+
+def test_lora_is_stored_and_rebuilt() -> None:
+    runs = Runs()
+    run = plan.plan(**{**SMALL, "seeds": 1}).ways["LoRA on attention"][2][0][1]
+    base, result = runs.get(run.needs[0]), runs.get(run)
+    model = training.load_lora(run.config, base, result)
+    assert new_task_training.measure(model, run.config)["loss"] == result.metrics["loss"]
+    assert sum(tensor.numel() for tensor in result.tensors.values()) == result.metrics["parameters"]
+
+
+def test_the_layers_seen_are_those_of_the_model(pair: tuple[GPT, Prefix], tokens: Tensor) -> None:
+    model, prefix = pair
+    rows, shares = movement.relative_rows(model, tokens, prefix)
+    _, attention = model(tokens, prefix, return_attention=True)
+    taken, _, to_content = split(attention, prefix.length)
+    torch.testing.assert_close(rows, relative_attention(to_content))
+    torch.testing.assert_close(shares, taken)
+    plain, nothing = movement.relative_rows(model, tokens)
+    torch.testing.assert_close(plain, model(tokens, return_attention=True)[1])
+    assert (nothing == 0).all()
+
+
+def test_bias_and_fading_are_the_two_paths(pair: tuple[GPT, Prefix], tokens: Tensor) -> None:
+    model, prefix = pair
+    silent_values = copy.deepcopy(prefix)
+    assert silent_values.value_vectors is not None
+    silent_values.value_vectors.zero_()
+    for block in model.blocks:
+        block.attention.value.bias.zero_()
+    # Without values there is no bias: the whole prefix is its fading.
+    whole, _ = movement.relative_rows(model, tokens, silent_values)
+    fade, _ = movement.relative_rows(model, tokens, silent_values, effect="fade")
+    bias, _ = movement.relative_rows(model, tokens, silent_values, effect="bias")
+    plain, _ = movement.relative_rows(model, tokens)
+    torch.testing.assert_close(whole, fade)
+    torch.testing.assert_close(bias, plain)
+    assert (whole - plain).abs().max() > 1e-3
+    with pytest.raises(ValueError, match=r"effect must be one of .* got 'neither'"):
+        movement.relative_rows(model, tokens, prefix, effect="neither")  # type: ignore[arg-type]
+
+
+def leaking(*arguments: Any, **options: Any) -> tuple[Tensor, Tensor]:
+    queries, keys, values, *prefix = arguments
+    if prefix:
+        keys = keys * (1 + 0.1 * prefix[0].abs().mean(-2, keepdim=True))
+    return attend(queries, keys, values, *prefix, **options)
+
+
+@pytest.mark.claim("prefix-tuning/depth-own-layer")
+def test_the_own_prefix_moves_nothing(pair: tuple[GPT, Prefix], tokens: Tensor) -> None:
+    model, prefix = pair
+    good = movement.own_layer_errors(model, tokens, prefix)
+    assert statements.own_layer([good]).verdict == "holds"
+    bad = movement.own_layer_errors(model, tokens, prefix, leaking)
+    assert statements.own_layer([bad]).verdict == "fails"
+
+
+@pytest.mark.claim("prefix-tuning/depth-first-layer-still")
+def test_the_first_layer_keeps_still(
+    pair: tuple[GPT, Prefix], measured: Measured, tokens: Tensor
+) -> None:
+    model, prefix = pair
+    good = movement.movement(model, model, tokens, prefix)
+    assert good[0].max() < 1e-12 < 1e-3 < good[1:].min()
+    trained = [one.moved for one in measured.with_prefix()]
+    assert statements.first_layer_still([good, *trained]).verdict == "holds"
+    bad = movement.movement(model, model, tokens, prefix, attend=leaking)
+    assert statements.first_layer_still([bad]).verdict == "fails"
+
+
+def with_seeds(measured: Measured, way: str, **changes: Any) -> Measured:
+    """The same, with every seed of a way changed at the largest depth."""
+    depth = results.deepest(measured)
+    changed = [replace(one, **changes) for one in measured.adapted[way][depth]]
+    by_depth = {**measured.adapted[way], depth: changed}
+    return replace(measured, adapted={**measured.adapted, way: by_depth})
+
+
+def right(percent: float) -> dict[str, dict[str, float]]:
+    return {"accuracy": {results.NEW: percent / 100, results.OLD: 0.0}}
+
+
+@pytest.mark.claim("prefix-tuning/depth-prefix-moves-deeper")
+def test_moving_deeper_layers(measured: Measured) -> None:
+    for moved, verdict in ((0.4, "reproduced"), (0.01, "not reproduced")):
+        rows = torch.tensor([[0.0, 0.0], [moved, moved]])
+        claim = results.prefix_moves_deeper(with_seeds(measured, "prefix", moved=rows))
+        assert claim.verdict == verdict
+    # A movement that is measured in the first layer alone is no deeper movement.
+    rows = torch.tensor([[0.9, 0.9], [0.0, 0.0]])
+    claim = results.prefix_moves_deeper(with_seeds(measured, "prefix", moved=rows))
+    assert claim.verdict == "not reproduced"
+
+
+@pytest.mark.claim("prefix-tuning/depth-prefix-does-not-learn")
+def test_a_prefix_that_learns_refutes(measured: Measured) -> None:
+    for percent, verdict in ((0.2, "reproduced"), (30.0, "not reproduced")):
+        claim = results.moving_is_not_learning(with_seeds(measured, "prefix", **right(percent)))
+        assert claim.verdict == verdict
+
+
+@pytest.mark.claim("prefix-tuning/depth-lora-beats-prefix")
+def test_a_lora_that_is_no_better_refutes(measured: Measured) -> None:
+    base = with_seeds(measured, "prefix", **right(0.5))
+    for percent, verdict in ((40.0, "reproduced"), (0.5, "not reproduced")):
+        claim = results.lora_beats_prefix(with_seeds(base, "LoRA on attention", **right(percent)))
+        assert claim.verdict == verdict
+
+
+@pytest.mark.claim("prefix-tuning/depth-elicits")
+def test_a_prefix_that_elicits_nothing_refutes(measured: Measured) -> None:
+    for percent, verdict in ((95.0, "reproduced"), (50.0, "not reproduced")):
+        claim = results.elicits(with_seeds(measured, "prefix, elicits", **right(percent)))
+        assert claim.verdict == verdict
+
+
+@pytest.mark.claim("prefix-tuning/depth-bias-path")
+def test_the_bias_path(measured: Measured, pair: tuple[GPT, Prefix], tokens: Tensor) -> None:
+    model, prefix = pair
+    loud = copy.deepcopy(prefix)
+    assert loud.value_vectors is not None
+    loud.value_vectors.mul_(100)
+    silent_values = copy.deepcopy(prefix)
+    assert silent_values.value_vectors is not None
+    silent_values.value_vectors.zero_()
+    quiet = copy.deepcopy(model)
+    for block in quiet.blocks:
+        block.attention.value.bias.zero_()
+    for used, expected in ((loud, "reproduced"), (silent_values, "not reproduced")):
+        changed = with_seeds(measured, "prefix", before=quiet, after=quiet, prefix=used)
+        assert results.bias_path(changed, tokens).verdict == expected
+
+
+def test_what_has_no_prefix_or_no_deeper_layer_is_refused(
+    measured: Measured, tokens: Tensor
+) -> None:
+    with pytest.raises(ValueError, match="adapted otherwise"):
+        results.path_shares(measured.adapted["fine-tuning"][2][0], tokens)
+    with pytest.raises(ValueError, match="one layer has no deeper layer"):
+        results.deeper_movement(measured.adapted["prefix"][1][0])
+    with pytest.raises(ValueError, match="there is none"):
+        figures.attention_by_layer(measured.adapted["fine-tuning"][2][0], tokens)
+
+
+def test_the_best_cell_has_the_highest_accuracy_then_the_lowest_loss(tokens: Tensor) -> None:
+    runs = Runs()
+    sweep = plan.plan(**{**SMALL, "seeds": 1}).ways["prefix"][1][0]
+    cells = runs.get(sweep[0]).metrics["cells"]
+    best: Adapted = results._best(sweep, runs.get, tokens)
+    expected = min(
+        cells, key=lambda cell: (-cell["accuracy"][results.NEW], cell["loss"][results.NEW])
+    )
+    assert best.loss == expected["loss"]
+    assert best.learning_rate == expected["learning_rate"]
