@@ -1,4 +1,4 @@
-"""An ordinary implementation of experiment B3, to measure the library against.
+"""An ordinary implementation of the experiments, to measure the library against.
 
 A GPT of stock ``torch.nn`` parts in eager mode, a data set that makes one example at a time, a
 ``DataLoader``, AdamW, and a cross-entropy over the whole sequence in which the input positions
@@ -10,11 +10,16 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
+
+from promptlib.prefix_tuning.gpt import GPTConfig
+
+Method = Literal["pretraining", "prefix", "LoRA"]
 
 
 class SortDataset(Dataset):
@@ -42,13 +47,26 @@ class SortDataset(Dataset):
         return sequence[:-1], targets
 
 
+class LoRA(nn.Module):
+    """A frozen linear layer with a correction of low rank."""
+
+    def __init__(self, base: nn.Linear, rank: int) -> None:
+        super().__init__()
+        self.base = base
+        self.a = nn.Parameter(0.02 * torch.randn(rank, base.in_features))
+        self.b = nn.Parameter(torch.zeros(base.out_features, rank))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.base(x) + F.linear(F.linear(x, self.a), self.b)
+
+
 class Block(nn.Module):
     """Pre-LayerNorm attention and MLP."""
 
-    def __init__(self, n_head: int, n_embd: int) -> None:
+    def __init__(self, n_head: int, n_embd: int, layer_norm: bool = True) -> None:
         super().__init__()
         self.n_head = n_head
-        self.ln_1 = nn.LayerNorm(n_embd)
+        self.ln_1 = nn.LayerNorm(n_embd) if layer_norm else nn.Identity()
         self.c_attn = nn.Linear(n_embd, 3 * n_embd)
         self.c_proj = nn.Linear(n_embd, n_embd)
         self.ln_2 = nn.LayerNorm(n_embd)
@@ -70,15 +88,17 @@ class Block(nn.Module):
 class GPT(nn.Module):
     """A GPT; a prefix, ``[n_layer, p, D]``, is put in front of the input of each block."""
 
-    def __init__(
-        self, n_layer: int, n_head: int, n_embd: int, vocab_size: int, block_size: int
-    ) -> None:
+    def __init__(self, config: GPTConfig) -> None:
         super().__init__()
-        self.wte = nn.Embedding(vocab_size, n_embd)
-        self.wpe = nn.Embedding(block_size, n_embd)
-        self.blocks = nn.ModuleList(Block(n_head, n_embd) for _ in range(n_layer))
-        self.ln_f = nn.LayerNorm(n_embd)
-        self.lm_head = nn.Linear(n_embd, vocab_size, bias=False)
+        D = config.n_embd
+        self.wte = nn.Embedding(config.vocab_size, D)
+        self.wpe = nn.Embedding(config.block_size, D)
+        self.blocks = nn.ModuleList(
+            Block(config.n_head, D, config.first_layer_norm or layer > 0)
+            for layer in range(config.n_layer)
+        )
+        self.ln_f = nn.LayerNorm(D)
+        self.lm_head = nn.Linear(D, config.vocab_size, bias=False)
 
     def forward(self, tokens: Tensor, prefix: Tensor | None = None) -> Tensor:
         B, T = tokens.shape
@@ -92,21 +112,41 @@ class GPT(nn.Module):
         return self.lm_head(self.ln_f(x))
 
 
+def prepare(
+    config: GPTConfig, method: Method, prefix_length: int
+) -> tuple[GPT, nn.Parameter | None, list[nn.Parameter]]:
+    """Return a model, the prefix if there is one, and what is learned.
+
+    LoRA has rank 1 and corrects the two layers of each MLP.
+    """
+    model = GPT(config)
+    if method == "pretraining":
+        return model, None, list(model.parameters())
+    model.requires_grad_(False)
+    if method == "prefix":
+        shape = (config.n_layer, prefix_length, config.n_embd)
+        prefix = nn.Parameter(0.1 * torch.randn(shape))
+        return model, prefix, [prefix]
+    for block in model.blocks:
+        for layer in (0, 2):
+            block.mlp[layer] = LoRA(block.mlp[layer], rank=1)
+    return model, None, [factor for factor in model.parameters() if factor.requires_grad]
+
+
 def training_step(
-    *, with_prefix: bool, batch_size: int, generator_seed: int = 0
+    config: GPTConfig,
+    method: Method,
+    *,
+    prefix_length: int = 1,
+    batch_size: int,
+    generator_seed: int = 0,
 ) -> Callable[[], float]:
-    """Return a function that makes one training step of B3 and returns its loss."""
+    """Return a function that makes one training step and returns its loss."""
     torch.manual_seed(generator_seed)
-    model = GPT(n_layer=1, n_head=1, n_embd=96, vocab_size=11, block_size=19)
-    prefix = None
-    if with_prefix:
-        model.requires_grad_(False)
-        prefix = nn.Parameter(0.1 * torch.randn(1, 1, 96))
-        parameters = [prefix]
-    else:
-        parameters = list(model.parameters())
+    model, prefix, parameters = prepare(config, method, prefix_length)
     optimiser = torch.optim.AdamW(parameters, lr=5e-4, betas=(0.9, 0.95), weight_decay=0.1)
-    loader = iter(DataLoader(SortDataset(descending=with_prefix), batch_size=batch_size))
+    data = SortDataset(descending=method != "pretraining")
+    loader = iter(DataLoader(data, batch_size=batch_size))
 
     def step() -> float:
         tokens, targets = next(loader)

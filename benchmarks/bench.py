@@ -1,11 +1,15 @@
 """Print how long what readers wait for takes: ``python -m benchmarks.bench``.
 
-The table is about training steps of experiment B3; below it stands a phase diagram of Part I.
+The table is about training steps of the experiments B3 to B6; below it stands a phase diagram of
+Part I.
 
 Ours and the baseline take turns, so that a machine that slows down slows both. Each turn is a
 block of steps, data included; the table shows the medians over turns and the median of the ratios
 of neighbouring turns. The last column compares with the machine: which share of its measured
-matrix-product rate the step reaches, counting the products that the step needs.
+matrix-product rate, in the precision of the row, the step reaches, counting the products that the
+step needs.
+
+On one thread the clock is the processor's, which does not run while others use the core.
 """
 
 from __future__ import annotations
@@ -18,17 +22,40 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from torch import nn
 
 from benchmarks import baseline
+from benchmarks.baseline import Method
 from promptlib.prefix_tuning.evaluation import sequence_loss
 from promptlib.prefix_tuning.gpt import GPT, GPTConfig
+from promptlib.prefix_tuning.lora import add_lora
 from promptlib.prefix_tuning.prefix import Prefix, PrefixBatch
 from promptlib.prefix_tuning.tasks import SORT_ASCENDING, SORT_DESCENDING, batches
 from promptlib.prompt_attention.head_price import head_error_map
-from promptlib.training import Learner, Recipe, freeze, train, weights_of
+from promptlib.training import Learner, Precision, Recipe, freeze, products_in, train, weights_of
 
-B3 = GPTConfig(n_layer=1, n_head=1, n_embd=96, vocab_size=11, block_size=19)
 BATCH = 64
+POSITIONS = 10
+"""Positions of a sequence whose output the loss asks for."""
+
+
+@dataclass(frozen=True)
+class Size:
+    """A published model, and how it is trained here."""
+
+    config: GPTConfig
+    prefix_length: int
+    precision: Precision
+
+
+SIZES = {
+    "B3": Size(GPTConfig(1, 1, 96, 11, 19), 1, "float32"),
+    "B4": Size(GPTConfig(1, 4, 256, 11, 19, first_layer_norm=False), 1, "bfloat16"),
+    "B5, B6": Size(GPTConfig(4, 4, 256, 11, 19), 10, "bfloat16"),
+}
+
+TOGETHER = 6
+"""Prefixes of a sweep that share their passes."""
 
 
 @dataclass(frozen=True)
@@ -37,16 +64,38 @@ class Row:
 
     Attributes
     ----------
-    ours, theirs : callable
-        Make the given number of training steps.
-    ours_does : int
-        Models that one step of ours trains at once; times are divided by it.
+    size : str
+        Key of `SIZES`.
+    method : {"pretraining", "prefix", "LoRA"}
+    learners : int
+        What one step of ours trains at once; its time is divided by it.
+    precision : {"float32", "bfloat16"}
+        Of ours; the baseline computes in float32.
     """
 
-    name: str
-    ours: Callable[[int], None]
-    theirs: Callable[[int], None]
-    ours_does: int = 1
+    size: str
+    method: Method
+    learners: int
+    precision: Precision
+
+    @property
+    def name(self) -> str:
+        """What the table says."""
+        together = f", {self.learners} at once" if self.learners > 1 else ""
+        return f"{self.size}: {self.method}{together}"
+
+
+def rows() -> Iterator[Row]:
+    """Yield what is measured: every size in float32, and as it is trained if that differs."""
+    for name, size in SIZES.items():
+        for precision in dict.fromkeys(("float32", size.precision)):
+            for method, learners in (
+                ("pretraining", 1),
+                ("prefix", 1),
+                ("prefix", TOGETHER),
+                ("LoRA", 1),
+            ):
+                yield Row(name, method, learners, precision)  # type: ignore[arg-type]
 
 
 def silent(items: Iterable[Any], label: str, total: int | None = None) -> Iterable[Any]:
@@ -54,32 +103,34 @@ def silent(items: Iterable[Any], label: str, total: int | None = None) -> Iterab
     return items
 
 
-def pretrain(steps: int) -> None:
-    """Train all weights of a B3 model."""
+def ours(row: Row) -> Callable[[int], None]:
+    """Return a function that makes a number of training steps with the library."""
+    size = SIZES[row.size]
     generator = torch.Generator().manual_seed(0)
-    model = GPT(B3, generator)
-    train(
-        [weights_of(model, 5e-4)],
-        lambda batch: sequence_loss(model, *batch),
-        batches(SORT_ASCENDING, steps, BATCH, generator),
-        Recipe(steps, warmup=0),
-        progress=silent,
-    )
+    model = GPT(size.config, generator)
+    prefix: Prefix | PrefixBatch | None = None
+    if row.method == "pretraining":
+        learners = [weights_of(model, 5e-4)]
+    elif row.method == "LoRA":
+        factors = add_lora(model, 1, ["mlp.expand", "mlp.contract"], generator)
+        learners = [Learner("LoRA", [], factors, 5e-3)]
+    else:
+        freeze(model)
+        shape = (size.config.n_layer, size.prefix_length, size.config.n_embd)
+        prefixes = [Prefix(*shape, 0.1, generator) for _ in range(row.learners)]
+        prefix = prefixes[0] if row.learners == 1 else PrefixBatch(prefixes)
+        learners = [Learner("prefix", [], [one.vectors], 1e-2) for one in prefixes]
+    task = SORT_ASCENDING if row.method == "pretraining" else SORT_DESCENDING
 
-
-def prefix_tune(n_prefixes: int) -> Callable[[int], None]:
-    """Train prefixes of a frozen B3 model, several of them in one pass."""
+    def loss(batch: tuple[torch.Tensor, torch.Tensor]) -> torch.Tensor:
+        with products_in(row.precision):
+            return sequence_loss(model, *batch, prefix)
 
     def run(steps: int) -> None:
-        generator = torch.Generator().manual_seed(0)
-        model = GPT(B3, generator)
-        freeze(model)
-        prefixes = [Prefix(1, 1, B3.n_embd, 0.1, generator) for _ in range(n_prefixes)]
-        batch_of = prefixes[0] if n_prefixes == 1 else PrefixBatch(prefixes)
         train(
-            [Learner("prefix", [], [prefix.vectors], 1e-2) for prefix in prefixes],
-            lambda batch: sequence_loss(model, *batch, batch_of),
-            batches(SORT_DESCENDING, steps, BATCH, generator),
+            learners,
+            loss,
+            batches(task, steps, BATCH, generator),
             Recipe(steps, warmup=0),
             progress=silent,
         )
@@ -87,9 +138,12 @@ def prefix_tune(n_prefixes: int) -> Callable[[int], None]:
     return run
 
 
-def ordinary(with_prefix: bool) -> Callable[[int], None]:
-    """Train with the baseline; the model is built once, which favours it."""
-    step = baseline.training_step(with_prefix=with_prefix, batch_size=BATCH)
+def theirs(row: Row) -> Callable[[int], None]:
+    """Return a function that makes a number of training steps with the baseline."""
+    size = SIZES[row.size]
+    step = baseline.training_step(
+        size.config, row.method, prefix_length=size.prefix_length, batch_size=BATCH
+    )
 
     def run(steps: int) -> None:
         for _ in range(steps):
@@ -100,65 +154,86 @@ def ordinary(with_prefix: bool) -> Callable[[int], None]:
 
 def milliseconds(run: Callable[[int], None], steps: int) -> float:
     """Time one turn: milliseconds a step."""
-    start = time.perf_counter()
+    clock = time.process_time if torch.get_num_threads() == 1 else time.perf_counter
+    start = clock()
     run(steps)
-    return 1e3 * (time.perf_counter() - start) / steps
+    return 1e3 * (clock() - start) / steps
 
 
 def measure(row: Row, turns: int, steps: int) -> tuple[float, float, float]:
     """Return the median milliseconds of ours and of the baseline, and the median ratio."""
-    milliseconds(row.ours, 10)
-    milliseconds(row.theirs, 10)
+    run_ours, run_theirs = ours(row), theirs(row)
+    milliseconds(run_ours, 2)
+    milliseconds(run_theirs, 2)
     pairs = [
-        (milliseconds(row.ours, steps) / row.ours_does, milliseconds(row.theirs, steps))
+        (milliseconds(run_ours, steps) / row.learners, milliseconds(run_theirs, steps))
         for _ in range(turns)
     ]
-    ours, theirs = zip(*pairs, strict=True)
+    mine, baselines = zip(*pairs, strict=True)
     ratio = statistics.median(b / a for a, b in pairs)
-    return statistics.median(ours), statistics.median(theirs), ratio
+    return statistics.median(mine), statistics.median(baselines), ratio
 
 
-def matmul_rate() -> float:
-    """Measure the machine's float32 matrix products of the MLP's shape, in GFLOP/s."""
-    a, b = torch.randn(640, 384), torch.randn(384, 384)
-    out = torch.empty(640, 384)
+def matmul_rate(width: int, precision: Precision) -> float:
+    """Measure the machine's matrix products of an MLP's shape, in GFLOP/s."""
+    dtype = getattr(torch, precision)
+    rows, columns = BATCH * 19, 4 * width
+    a, b = torch.randn(rows, width, dtype=dtype), torch.randn(columns, width, dtype=dtype)
 
     def products(n: int) -> None:
         for _ in range(n):
-            torch.mm(a, b, out=out)
+            nn.functional.linear(a, b)
 
-    best = min(milliseconds(products, 50) for _ in range(10))
-    return 2 * 640 * 384 * 384 / best / 1e6
+    best = min(milliseconds(products, 20) for _ in range(10))
+    return 2 * rows * width * columns / best / 1e6
 
 
-def needed_gflop(with_prefix: bool) -> float:
-    """Count the matrix products that one step of B3 cannot do without, in GFLOP.
+def needed_gflop(row: Row) -> float:
+    """Count the matrix products that one step cannot do without, in GFLOP.
 
-    The MLP and the output projection at the ten output positions, forwards and backwards (once
-    for activations, once for weights if they learn). Attention, and queries, keys and values,
-    which depend on a token and its position only, are left out.
+    In every layer but the last: queries, keys, values, output projection and MLP at all positions;
+    in the last, keys and values at all positions and the rest at the ten output positions. Forwards
+    and backwards: once for activations, once more for weights if they learn. Attention itself is
+    left out, and so are queries, keys and values of the first layer, which depend on a token and
+    its position only.
     """
-    positions = BATCH * 10
-    forward = 2 * positions * (8 + 1) * B3.n_embd**2
-    return forward * (2 if with_prefix else 3) / 1e9
+    size = SIZES[row.size]
+    everywhere, outputs = BATCH * size.config.block_size, BATCH * POSITIONS
+    deeper = size.config.n_layer - 1
+    maps = 0
+    if deeper:
+        maps += (9 + 12 * (deeper - 1)) * everywhere  # the first layer, then the middle
+        maps += 2 * everywhere + 10 * outputs  # the last
+    else:
+        maps += 9 * outputs
+    forward = 2 * maps * size.config.n_embd**2
+    return forward * (3 if row.method == "pretraining" else 2) / 1e9
 
 
 def table(turns: int, steps: int) -> Iterator[str]:
-    """Yield the lines of the table."""
-    rate = matmul_rate()
+    """Yield the lines of the table; models of more than one layer get a fifth of the steps."""
     yield f"torch {torch.__version__}, {torch.get_num_threads()} thread(s)"
-    yield f"matrix products, float32: {rate:.0f} GFLOP/s"
+    rates = {}
+    for size in SIZES.values():
+        for precision in ("float32", size.precision):
+            key = (size.config.n_embd, precision)
+            if key not in rates:
+                rates[key] = matmul_rate(*key)  # type: ignore[arg-type]
+                yield f"matrix products, width {key[0]}, {precision}: {rates[key]:.0f} GFLOP/s"
     yield ""
-    yield f"{'B3, batch 64, ms a step':28} {'ours':>7} {'baseline':>9} {'ratio':>7} {'of peak':>8}"
-    prefix_baseline = ordinary(with_prefix=True)
-    for row, with_prefix in (
-        (Row("pretraining", pretrain, ordinary(with_prefix=False)), False),
-        (Row("prefix", prefix_tune(1), prefix_baseline), True),
-        (Row("prefix, 9 in one pass", prefix_tune(9), prefix_baseline, 9), True),
-    ):
-        ours, theirs, ratio = measure(row, turns, steps)
-        share = needed_gflop(with_prefix) / (ours / 1e3) / rate
-        yield f"{row.name:28} {ours:7.2f} {theirs:9.2f} {ratio:6.1f}x {share:7.0%}"
+    yield (
+        f"{'batch 64, ms a step':28} {'products':>8} {'ours':>7} {'samples/s':>9} {'baseline':>9} "
+        f"{'ratio':>6} {'of peak':>8}"
+    )
+    for row in rows():
+        config = SIZES[row.size].config
+        fewer = max(1, steps // (5 if config.n_layer > 1 else 1) // row.learners)
+        mine, baselines, ratio = measure(row, turns, fewer)
+        share = needed_gflop(row) / (mine / 1e3) / rates[config.n_embd, row.precision]
+        yield (
+            f"{row.name:28} {row.precision:>8} {mine:7.2f} {1e3 * BATCH / mine:9.0f} "
+            f"{baselines:9.2f} {ratio:5.1f}x {share:8.0%}"
+        )
 
 
 def phase_diagram_seconds(turns: int) -> float:
@@ -185,9 +260,9 @@ def phase_diagram_seconds(turns: int) -> float:
 def main() -> None:
     """Read the options and print the tables, once for each number of threads."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--turns", type=int, default=15, help="interleaved turns of each row")
-    parser.add_argument("--steps", type=int, default=30, help="training steps in a turn")
-    parser.add_argument("--threads", type=int, nargs="+", default=[1, 2])
+    parser.add_argument("--turns", type=int, default=7, help="interleaved turns of each row")
+    parser.add_argument("--steps", type=int, default=20, help="training steps in a turn")
+    parser.add_argument("--threads", type=int, nargs="+", default=[1])
     options = parser.parse_args()
     for threads in options.threads:
         torch.set_num_threads(threads)

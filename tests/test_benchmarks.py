@@ -6,42 +6,46 @@ import pytest
 import torch
 
 from benchmarks import baseline, bench
-from promptlib.prefix_tuning.gpt import GPT
+from promptlib.prefix_tuning.gpt import GPT, GPTConfig
 from promptlib.prefix_tuning.prefix import Prefix
 from promptlib.prefix_tuning.tasks import SORT_DESCENDING, read_and_answer
 
 
-def same_weights() -> tuple[GPT, baseline.GPT]:
+def same_weights(config: GPTConfig) -> tuple[GPT, baseline.GPT]:
     """Return our model and the baseline's with the same random weights."""
     generator = torch.Generator().manual_seed(0)
-    ours = GPT(bench.B3, generator)
-    theirs = baseline.GPT(1, 1, 96, 11, 19)
-    mine, block = ours.blocks[0], theirs.blocks[0]
-    attention = mine.attention
+    ours = GPT(config, generator)
+    theirs = baseline.GPT(config)
     pairs = [
         (theirs.wte, ours.token),
         (theirs.wpe, ours.position),
-        (block.ln_1, mine.norm_attention),
-        (block.c_proj, attention.project),
-        (block.ln_2, mine.norm_mlp),
-        (block.mlp[0], mine.mlp.expand),
-        (block.mlp[2], mine.mlp.contract),
         (theirs.ln_f, ours.norm),
         (theirs.lm_head, ours.head),
     ]
+    for mine, block in zip(ours.blocks, theirs.blocks, strict=True):
+        attention = mine.attention
+        pairs += [
+            (block.ln_1, mine.norm_attention),
+            (block.c_proj, attention.project),
+            (block.ln_2, mine.norm_mlp),
+            (block.mlp[0], mine.mlp.expand),
+            (block.mlp[2], mine.mlp.contract),
+        ]
+        joint = (attention.query, attention.key, attention.value)
+        with torch.no_grad():
+            block.c_attn.weight.copy_(torch.cat([part.weight for part in joint]))
+            block.c_attn.bias.copy_(torch.cat([part.bias for part in joint]))
     for to, source in pairs:
         to.load_state_dict(source.state_dict())
-    joint = (attention.query, attention.key, attention.value)
-    with torch.no_grad():
-        block.c_attn.weight.copy_(torch.cat([part.weight for part in joint]))
-        block.c_attn.bias.copy_(torch.cat([part.bias for part in joint]))
     return ours, theirs
 
 
 @pytest.mark.parametrize("with_prefix", [False, True])
-def test_both_compute_the_same_logits(with_prefix: bool) -> None:
-    ours, theirs = same_weights()
-    prefix = Prefix(1, 3, 96, 1.0) if with_prefix else None
+@pytest.mark.parametrize("size", bench.SIZES)
+def test_both_compute_the_same_logits(size: str, with_prefix: bool) -> None:
+    config = bench.SIZES[size].config
+    ours, theirs = same_weights(config)
+    prefix = Prefix(config.n_layer, 3, config.n_embd, 1.0) if with_prefix else None
     inputs, targets = SORT_DESCENDING.sample(64, "test", torch.Generator().manual_seed(1))
     tokens = read_and_answer(inputs, targets)
     expected = theirs(tokens, None if prefix is None else prefix.vectors)
@@ -59,8 +63,37 @@ def test_the_baseline_draws_examples_of_the_same_kind() -> None:
         assert torch.equal(targets[9:], answer)
 
 
-def test_the_table_has_a_ratio_in_every_row() -> None:
+@pytest.mark.parametrize(
+    ("method", "learned"),
+    [("prefix", 2 * 3 * 8), ("LoRA", 2 * 10 * 8), ("pretraining", None)],
+)
+def test_the_baseline_learns_what_the_method_says(
+    method: baseline.Method, learned: int | None
+) -> None:
+    config = GPTConfig(2, 1, 8, 11, 19)
+    model, prefix, parameters = baseline.prepare(config, method, prefix_length=3)
+    assert (prefix is not None) == (method == "prefix")
+    everything = sum(parameter.numel() for parameter in model.parameters())
+    assert sum(parameter.numel() for parameter in parameters) == (learned or everything)
+    step = baseline.training_step(config, method, prefix_length=3, batch_size=5)
+    assert 0.5 < step() < 5.0
+
+
+def test_the_products_that_a_step_needs() -> None:
+    """Written out for four layers: of 48 maps of the width at every position, some are saved."""
+    row = bench.Row("B5, B6", "prefix", 1, "float32")
+    maps = 64 * (19 * (9 + 12 + 12 + 2) + 10 * 10)
+    assert bench.needed_gflop(row) == pytest.approx(2 * 2 * maps * 256**2 / 1e9)
+    assert maps < 0.85 * 64 * 19 * 48
+
+
+def test_the_table_has_a_ratio_in_every_row(monkeypatch: pytest.MonkeyPatch) -> None:
+    small = {
+        "B4": bench.Size(GPTConfig(1, 2, 8, 11, 19, first_layer_norm=False), 1, "bfloat16"),
+        "B5, B6": bench.Size(GPTConfig(2, 2, 8, 11, 19), 3, "float32"),
+    }
+    monkeypatch.setattr(bench, "SIZES", small)
     lines = list(bench.table(turns=1, steps=2))
-    rows = [line for line in lines if line.startswith(("pretraining", "prefix"))]
-    assert len(rows) == 3
-    assert all("x" in row and row.endswith("%") for row in rows)
+    rows = [line for line in lines if line.startswith(("B4", "B5"))]
+    assert len(rows) == len(list(bench.rows())) == 12
+    assert all("x " in row and row.endswith("%") for row in rows)

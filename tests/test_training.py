@@ -14,6 +14,7 @@ from promptlib.training import (
     TrainingDiverged,
     flushed_denormals,
     freeze,
+    products_in,
     train,
     weights_of,
 )
@@ -143,3 +144,28 @@ def test_denormals_are_flushed_only_inside() -> None:
     with flushed_denormals():
         assert (tiny * 1.0).item() == 0.0
     assert (tiny * 1.0).item() > 0.0
+
+
+def test_products_in_bfloat16_round_their_factors_and_leave_parameters_alone() -> None:
+    layer = nn.Linear(2, 1, bias=False)
+    layer.weight.data = torch.tensor([[1.0 + 2.0**-12, 0.5]])
+    x = torch.tensor([[1.0, 2.0]])
+    with products_in("float32"):
+        assert layer(x).dtype == torch.float32
+        assert layer(x).item() == 2.0 + 2.0**-12
+    with products_in("bfloat16"):
+        output = layer(x)
+    assert output.item() == 2.0
+    output.float().sum().backward()
+    assert layer.weight.dtype == torch.float32
+    assert layer.weight.grad is not None
+    assert layer.weight.grad.dtype == torch.float32
+    assert layer(x).dtype == torch.float32
+
+
+def test_products_in_refuses_other_precisions() -> None:
+    with (
+        pytest.raises(ValueError, match="'float32' or 'bfloat16', got 'int8'"),
+        products_in("int8"),  # type: ignore[arg-type]
+    ):
+        pass

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from promptlib.prefix_tuning import new_task
+from promptlib.prefix_tuning import experiment_runs, new_task
 from promptlib.runs import Run
 
 __all__ = ["DeepSorterPlan", "chapter_plan", "plan"]
@@ -68,33 +68,22 @@ def plan(deep_steps: int) -> DeepSorterPlan:
     if isinstance(deep_steps, bool) or not isinstance(deep_steps, int) or deep_steps < 10:
         raise ValueError(f"deep_steps must be a whole number of at least 10, got {deep_steps!r}")
 
-    def config(steps: int, task: str, **more: Any) -> dict[str, Any]:
-        return {
-            "seed": 0,
-            "steps": steps,
-            "warmup": int(new_task.WARMUP_SHARE * steps),
-            "batch_size": new_task.BATCH_SIZE,
-            "test_sequences": 400,
-            "model": MODEL,
-            "task": task,
-            "evaluate": list(new_task.SORTS),
-            **more,
-        }
-
-    pretrained = Run(
-        f"{new_task.TRAINING}:pretrain",
-        config(deep_steps, "sort_ascending", learning_rate=new_task.WEIGHT_LEARNING_RATE),
+    pretrained = experiment_runs.pretrain(
+        MODEL,
+        "sort_ascending",
+        seed=0,
+        steps=deep_steps,
+        learning_rate=new_task.WEIGHT_LEARNING_RATE,
+        evaluate=new_task.SORTS,
+        test_sequences=400,
     )
-    prefixes = Run(
-        f"{new_task.TRAINING}:tune_prefixes",
-        config(
-            deep_steps // 3,
-            "sort_descending",
-            length=PREFIX_LENGTH,
-            cells=PREFIX_CELLS,
-            **new_task.PARAMETRISATIONS["free"],
-        ),
-        needs=(pretrained,),
+    prefixes = experiment_runs.tune_prefixes(
+        pretrained,
+        "sort_descending",
+        steps=deep_steps // 3,
+        length=PREFIX_LENGTH,
+        parametrisation="free",
+        sweep=PREFIX_CELLS,
     )
     return DeepSorterPlan(pretrained, prefixes)
 

@@ -65,7 +65,8 @@ def sequence_accuracy(
         If `n` is below 1, or the task needs more symbols than the model has.
     """
     check_vocabulary(task, model.config.vocab_size)
-    inputs, targets = task.sample(n, "test", generator)
+    device = model.head.weight.device
+    inputs, targets = (part.to(device) for part in task.sample(n, "test", generator))
     right = 0
     for some_inputs, some_targets in zip(inputs.split(1024), targets.split(1024), strict=True):
         tokens = read_and_answer(some_inputs, some_targets)

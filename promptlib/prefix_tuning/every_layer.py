@@ -17,9 +17,9 @@ import torch
 from torch import Tensor
 
 from promptlib.prefix_tuning.deep_sorter import DeepSorterPlan
+from promptlib.prefix_tuning.experiment_training import load_model, load_prefix
 from promptlib.prefix_tuning.gpt import GPT
 from promptlib.prefix_tuning.identities import bias_errors, row_errors
-from promptlib.prefix_tuning.new_task_training import load_model, load_prefix
 from promptlib.prefix_tuning.prefix import Prefix
 from promptlib.prefix_tuning.trained_attention import in_float64
 from promptlib.runs import RunStore

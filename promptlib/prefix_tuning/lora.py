@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from promptlib.prefix_tuning.gpt import GPT
 
 INIT_STD = 0.02
-"""Standard deviation of the initial entries of `LoRALinear.down`."""
+"""Standard deviation of the initial entries of `LoRALinear.down`, unless another is asked for."""
 
 
 class LoRALinear(nn.Module):
@@ -29,13 +29,17 @@ class LoRALinear(nn.Module):
     base : nn.Linear
         The layer as it was; frozen.
     down : Parameter, ``(rank, n_in)``
-        The paper's A, from N(0, 0.02²).
+        The paper's A, from N(0, `init_std`²).
     up : Parameter, ``(n_out, rank)``
         The paper's B, zero at first.
     """
 
     def __init__(
-        self, base: nn.Linear, rank: int, generator: torch.Generator | None = None
+        self,
+        base: nn.Linear,
+        rank: int,
+        generator: torch.Generator | None = None,
+        init_std: float = INIT_STD,
     ) -> None:
         super().__init__()
         if not 1 <= rank <= min(base.in_features, base.out_features):
@@ -43,9 +47,11 @@ class LoRALinear(nn.Module):
                 f"expected a rank from 1 to {min(base.in_features, base.out_features)} for a "
                 f"layer {base.in_features} -> {base.out_features}, got {rank}"
             )
+        if not init_std > 0:
+            raise ValueError(f"expected init_std > 0, got {init_std}")
         self.base = base.requires_grad_(False)
         noise = torch.randn(rank, base.in_features, generator=generator)
-        self.down = nn.Parameter((INIT_STD * noise).to(base.weight))
+        self.down = nn.Parameter((init_std * noise).to(base.weight))
         self.up = nn.Parameter(torch.zeros(base.out_features, rank).to(base.weight))
 
     def forward(self, x: Tensor) -> Tensor:
@@ -69,6 +75,7 @@ def add_lora(
     rank: int,
     modules: Sequence[str],
     generator: torch.Generator | None = None,
+    init_std: float = INIT_STD,
 ) -> list[nn.Parameter]:
     """Give linear layers of `model` a low-rank correction, in place.
 
@@ -84,6 +91,8 @@ def add_lora(
         In every block.
     generator : torch.Generator, optional
         Source of the initial entries.
+    init_std : float
+        Standard deviation of the initial entries of the factors that do not start at zero, above 0.
 
     Returns
     -------
@@ -113,7 +122,7 @@ def add_lora(
     model.requires_grad_(False)
     learned: list[nn.Parameter] = []
     for name in chosen:
-        corrected = LoRALinear(linear[name], rank, generator)
+        corrected = LoRALinear(linear[name], rank, generator, init_std)
         _replace(model, name, corrected)
         learned += [corrected.down, corrected.up]
     return learned

@@ -14,18 +14,11 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from promptlib.prefix_tuning import experiment_runs
+from promptlib.prefix_tuning.experiment_runs import MIXED, PARAMETRISATIONS
 from promptlib.runs import Run
 
-TRAINING = "promptlib.prefix_tuning.new_task_training"
-
-MODEL: dict[str, Any] = {
-    "n_layer": 1,
-    "n_head": 1,
-    "n_embd": 96,
-    "vocab_size": 11,
-    "block_size": 19,
-    "first_layer_norm": True,
-}
+MODEL: dict[str, Any] = experiment_runs.model_of(n_layer=1, n_head=1, n_embd=96)
 """The published size."""
 
 CONTROL_MODEL: dict[str, Any] = {**MODEL, "n_head": 4, "first_layer_norm": False}
@@ -34,12 +27,7 @@ CONTROL_MODEL: dict[str, Any] = {**MODEL, "n_head": 4, "first_layer_norm": False
 WEIGHT_LEARNING_RATE = 3e-3
 """Highest learning rate of everything that trains weights."""
 
-BATCH_SIZE = 64
-WARMUP_SHARE = 0.1
-"""Part of the steps over which the learning rate rises."""
-
 SORTS = ("sort_ascending", "sort_descending")
-MIXED = ("sort_ascending", "sort_descending", "add_one", "add_two")
 
 ALL_WEIGHTS = ("",)
 BESIDES_ATTENTION = (
@@ -52,16 +40,6 @@ BESIDES_ATTENTION = (
     "head",
 )
 """What can change while every position keeps its relative attention over the content."""
-
-PARAMETRISATIONS: dict[str, dict[str, bool]] = {
-    "shared": {"layer_norm": True, "separate_values": False},
-    "free": {"layer_norm": False, "separate_values": True},
-}
-"""Two ways to make keys and values of a prefix.
-
-shared: one vector passes through LayerNorm and serves as key and value, as content does.
-free: two vectors without LayerNorm, the ``past_key_values`` of common implementations.
-"""
 
 
 @dataclass(frozen=True)
@@ -123,74 +101,44 @@ def plan(
     ValueError
         If a number is out of its range.
     """
-    for name, count, least in (
-        ("seeds", seeds, 1),
-        ("pretrain_steps", pretrain_steps, 10),
-        ("adapt_steps", adapt_steps, 10),
-        ("control_steps", control_steps, 10),
-        ("test_sequences", test_sequences, 1),
-    ):
-        if isinstance(count, bool) or not isinstance(count, int) or count < least:
-            raise ValueError(f"{name} must be a whole number of at least {least}, got {count!r}")
-    for name, numbers in (("learning_rates", learning_rates), ("init_stds", init_stds)):
-        if not numbers or not all(number > 0 for number in numbers):
-            raise ValueError(f"{name} must be one or more numbers above 0, got {numbers!r}")
-
-    def config(seed: int, steps: int, **more: Any) -> dict[str, Any]:
-        return {
-            "seed": seed,
-            "steps": steps,
-            "warmup": int(WARMUP_SHARE * steps),
-            "batch_size": BATCH_SIZE,
-            "test_sequences": test_sequences,
-            **more,
-        }
+    experiment_runs.check_counts(
+        seeds=(seeds, 1),
+        pretrain_steps=(pretrain_steps, 10),
+        adapt_steps=(adapt_steps, 10),
+        control_steps=(control_steps, 10),
+        test_sequences=(test_sequences, 1),
+    )
+    experiment_runs.check_positive(learning_rates=learning_rates, init_stds=init_stds)
+    cells = experiment_runs.cells(learning_rates, init_stds)
 
     def sweep(task: str, parametrisation: str, base: Run) -> Run:
-        cells = [
-            {"learning_rate": rate, "init_std": std} for rate in learning_rates for std in init_stds
-        ]
-        return Run(
-            f"{TRAINING}:tune_prefixes",
-            config(
-                base.config["seed"],
-                adapt_steps,
-                model=base.config["model"],
-                task=task,
-                evaluate=base.config["evaluate"],
-                length=1,
-                cells=cells,
-                **PARAMETRISATIONS[parametrisation],
-            ),
-            needs=(base,),
+        return experiment_runs.tune_prefixes(
+            base,
+            task,
+            steps=adapt_steps,
+            length=1,
+            parametrisation=parametrisation,
+            sweep=cells,
         )
 
     def fine_tune(base: Run, learned: Sequence[str]) -> Run:
-        return Run(
-            f"{TRAINING}:fine_tune",
-            config(
-                base.config["seed"],
-                adapt_steps,
-                model=MODEL,
-                task="sort_descending",
-                evaluate=list(SORTS),
-                learning_rate=WEIGHT_LEARNING_RATE,
-                learned=list(learned),
-            ),
-            needs=(base,),
+        return experiment_runs.fine_tune(
+            base,
+            "sort_descending",
+            steps=adapt_steps,
+            learning_rate=WEIGHT_LEARNING_RATE,
+            learned=learned,
         )
 
     def pretrain(seed: int, task: str, model: dict[str, Any], evaluate: Sequence[str]) -> Run:
-        return Run(
-            f"{TRAINING}:pretrain",
-            config(
-                seed,
-                control_steps if model is CONTROL_MODEL else pretrain_steps,
-                model=model,
-                task=task,
-                evaluate=list(evaluate),
-                learning_rate=WEIGHT_LEARNING_RATE,
-            ),
+        return experiment_runs.pretrain(
+            model,
+            task,
+            seed=seed,
+            steps=control_steps if model is CONTROL_MODEL else pretrain_steps,
+            learning_rate=WEIGHT_LEARNING_RATE,
+            evaluate=evaluate,
+            test_sequences=test_sequences,
         )
 
     pretrained = tuple(pretrain(seed, "sort_ascending", MODEL, SORTS) for seed in range(seeds))

@@ -18,9 +18,9 @@ from promptlib import claims
 from promptlib.prefix_tuning import published
 from promptlib.prefix_tuning.blind import blind_sorting_loss
 from promptlib.prefix_tuning.evaluation import sequence_loss
+from promptlib.prefix_tuning.experiment_training import load_model, load_prefix
 from promptlib.prefix_tuning.gpt import GPT
 from promptlib.prefix_tuning.new_task import NewTaskPlan
-from promptlib.prefix_tuning.new_task_training import load_model, load_prefix
 from promptlib.prefix_tuning.prefix import Prefix, PrefixBatch
 from promptlib.runs import Result, Run
 
@@ -153,7 +153,7 @@ def pretrained_ascending(measured: Measured) -> claims.Claim:
         percent(measured.pretrained, ASCENDING),
         "higher",
         ("<", 50.0),
-        "new_task_training.pretrain",
+        "experiment_training.pretrain",
         "pretrained_ascending",
     )
 
@@ -179,7 +179,7 @@ def finetuned_descending(measured: Measured) -> claims.Claim:
         percent(measured.finetuned, DESCENDING),
         "higher",
         ("<", 50.0),
-        "new_task_training.fine_tune",
+        "experiment_training.fine_tune",
         "finetuned_descending",
     )
 
@@ -192,7 +192,7 @@ def finetuned_ascending(measured: Measured) -> claims.Claim:
         percent(measured.finetuned, ASCENDING),
         "lower",
         (">", 1.0),
-        "new_task_training.fine_tune",
+        "experiment_training.fine_tune",
         "finetuned_ascending",
     )
 
@@ -206,7 +206,7 @@ def prefix_descending(measured: Measured) -> claims.Claim:
         percent([cell.metrics for cell in measured.best_prefixes()], DESCENDING),
         "lower",
         (">", 1.0),
-        "new_task_training.tune_prefixes",
+        "experiment_training.tune_prefixes",
         "prefix_descending",
     )
 
@@ -226,7 +226,7 @@ def prefix_ascending(measured: Measured) -> claims.Claim:
         percent([cell.metrics for cell in measured.best_prefixes("shared")], ASCENDING),
         "lower",
         (">", 50.0),
-        "new_task_training.tune_prefixes",
+        "experiment_training.tune_prefixes",
         source=PAPER,
     )
 
@@ -240,7 +240,7 @@ def control_elicits(measured: Measured) -> claims.Claim:
         [max(percent(measured.control, "add_one"))],
         "higher",
         ("<", 90.0),
-        "new_task_training.tune_prefixes",
+        "experiment_training.tune_prefixes",
     )
 
 
@@ -254,7 +254,7 @@ def besides_attention(measured: Measured) -> claims.Claim:
         percent(measured.besides_attention, DESCENDING),
         "higher",
         ("<", 50.0),
-        "new_task_training.fine_tune",
+        "experiment_training.fine_tune",
     )
 
 

@@ -9,9 +9,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from promptlib.prefix_tuning.experiment_training import load_model, load_prefix
 from promptlib.prefix_tuning.gpt import GPT
 from promptlib.prefix_tuning.new_task import NewTaskPlan
-from promptlib.prefix_tuning.new_task_training import load_model, load_prefix
 from promptlib.prefix_tuning.prefix import Prefix
 from promptlib.prefix_tuning.trained_attention import in_float64
 from promptlib.runs import RunStore

@@ -146,14 +146,32 @@ SORT_ASCENDING = Task("sort_ascending", _ascending, N_DIGITS)
 SORT_DESCENDING = Task("sort_descending", _descending, N_DIGITS)
 ADD_ONE = Task("add_one", lambda inputs: inputs + 1, N_DIGITS + 1)
 ADD_TWO = Task("add_two", lambda inputs: inputs + 2, N_DIGITS + 2)
-ASCENDING_ADD_ONE = Task("ascending_add_one", lambda x: _ascending(x) + 1, N_DIGITS + 1)
-DOUBLE_HISTOGRAM = Task("double_histogram", _count, SEQUENCE_LENGTH + 1)
 MIXTURE = Mixture("mixture", (SORT_ASCENDING, SORT_DESCENDING, ADD_ONE, ADD_TWO))
+
+# Compositions: one task of the mixture after another.
+ASCENDING_ADD_ONE = Task("ascending_add_one", lambda x: _ascending(x) + 1, N_DIGITS + 1)
+DESCENDING_ADD_ONE = Task("descending_add_one", lambda x: _descending(x) + 1, N_DIGITS + 1)
+ADD_THREE = Task("add_three", lambda x: x + 3, N_DIGITS + 3)
+
+# Tasks that no chain of tasks of the mixture makes.
+DOUBLE_HISTOGRAM = Task("double_histogram", _count, SEQUENCE_LENGTH + 1)
+ASCENDING_HISTOGRAM = Task(
+    "ascending_histogram", lambda x: _count(_ascending(x)), SEQUENCE_LENGTH + 1
+)
+REVERSE = Task("reverse", lambda x: x.flip(-1), N_DIGITS)
+ROTATE = Task("rotate", lambda x: x.roll(-1, dims=-1), N_DIGITS)
+RUNNING_MAXIMUM = Task("running_maximum", lambda x: x.cummax(dim=-1).values, N_DIGITS)
 
 _TASKS: tuple[Task | Mixture, ...] = (
     *MIXTURE.tasks,
     ASCENDING_ADD_ONE,
+    DESCENDING_ADD_ONE,
+    ADD_THREE,
     DOUBLE_HISTOGRAM,
+    ASCENDING_HISTOGRAM,
+    REVERSE,
+    ROTATE,
+    RUNNING_MAXIMUM,
     MIXTURE,
 )
 _BY_NAME = {task.name: task for task in _TASKS}

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from promptlib.attention import attend
-from promptlib.prefix_tuning import new_task_training
+from promptlib.prefix_tuning import experiment_training
 from promptlib.prefix_tuning.depth import figures, movement, plan, results, statements, training
 from promptlib.prefix_tuning.depth.results import Adapted, Measured
 from promptlib.prefix_tuning.gpt import GPT, GPTConfig
@@ -52,7 +52,7 @@ class Runs:
     def get(self, run: Run) -> Result:
         if run.key not in self.results:
             module, _, name = run.train.partition(":")
-            home = training if module.endswith("depth.training") else new_task_training
+            home = training if module.endswith("depth.training") else experiment_training
             needs = [self.get(needed) for needed in run.needs]
             self.results[run.key] = getattr(home, name)(run.config, needs, silent)
         return self.results[run.key]
@@ -129,7 +129,7 @@ def test_lora_is_stored_and_rebuilt() -> None:
     run = plan.plan(**{**SMALL, "seeds": 1}).ways["LoRA on attention"][2][0][1]
     base, result = runs.get(run.needs[0]), runs.get(run)
     model = training.load_lora(run.config, base, result)
-    assert new_task_training.measure(model, run.config)["loss"] == result.metrics["loss"]
+    assert experiment_training.measure(model, run.config)["loss"] == result.metrics["loss"]
     assert sum(tensor.numel() for tensor in result.tensors.values()) == result.metrics["parameters"]
 
 

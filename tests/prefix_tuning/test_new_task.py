@@ -16,10 +16,10 @@ from torch import Tensor
 from promptlib.prefix_tuning import (
     blind,
     evaluation,
+    experiment_training,
     new_task,
     new_task_figures,
     new_task_results,
-    new_task_training,
     published,
 )
 from promptlib.prefix_tuning import gpt as gpt_module
@@ -61,7 +61,7 @@ class Runs:
 
     def get(self, run: Run) -> Result:
         if run.key not in self.results:
-            function = getattr(new_task_training, run.train.partition(":")[2])
+            function = getattr(experiment_training, run.train.partition(":")[2])
             needs = [self.get(needed) for needed in run.needs]
             self.results[run.key] = function(run.config, needs, silent)
         return self.results[run.key]
@@ -151,10 +151,10 @@ def test_a_run_gives_the_same_numbers_again() -> None:
 def test_stored_models_and_prefixes_are_rebuilt() -> None:
     plan, runs = new_task.plan(**{**SMALL, "seeds": 1}), Runs()
     run = plan.prefixes["free"][0]
-    model = new_task_training.load_model(plan.pretrained[0].config, runs.get(plan.pretrained[0]))
-    prefix = new_task_training.load_prefix(run.config, runs.get(run), 4)
+    model = experiment_training.load_model(plan.pretrained[0].config, runs.get(plan.pretrained[0]))
+    prefix = experiment_training.load_prefix(run.config, runs.get(run), 4)
     assert not prefix.layer_norm
-    again = new_task_training.measure(model, run.config, prefix)
+    again = experiment_training.measure(model, run.config, prefix)
     cell = runs.get(run).metrics["cells"][4]
     assert again["accuracy"] == cell["accuracy"]
     assert again["loss"] == pytest.approx(cell["loss"])
@@ -247,7 +247,7 @@ def train_nothing(
 
 def retrained(run: Run, runs: Runs, needs: Sequence[Result] | None = None) -> Mapping[str, Any]:
     """Train a run again, under whatever the test has broken."""
-    function = getattr(new_task_training, run.train.partition(":")[2])
+    function = getattr(experiment_training, run.train.partition(":")[2])
     needs = [runs.get(needed) for needed in run.needs] if needs is None else needs
     return function(run.config, needs, silent).metrics
 
@@ -258,7 +258,7 @@ def test_a_model_that_was_not_trained_refutes_that_it_learns(
 ) -> None:
     plan, runs, measured = learned
     assert new_task_results.pretrained_ascending(measured).verdict != "not reproduced"
-    monkeypatch.setattr(new_task_training, "train", train_nothing)
+    monkeypatch.setattr(experiment_training, "train", train_nothing)
     wrong = dataclasses.replace(measured, pretrained=[retrained(plan.pretrained[0], runs)])
     assert new_task_results.pretrained_ascending(wrong).verdict == "not reproduced"
 
@@ -273,9 +273,9 @@ def test_an_accuracy_that_ignores_the_task_refutes_that_the_task_is_new(
     def of_one_task_only(model: GPT, task: Task, *rest: Any) -> float:
         return evaluation.sequence_accuracy(model, SORT_ASCENDING, *rest)
 
-    monkeypatch.setattr(new_task_training, "sequence_accuracy", of_one_task_only)
+    monkeypatch.setattr(experiment_training, "sequence_accuracy", of_one_task_only)
     model = new_task_results.model_of(plan.pretrained[0], runs.get)
-    wrong = new_task_training.measure(model, plan.pretrained[0].config)
+    wrong = experiment_training.measure(model, plan.pretrained[0].config)
     claim = new_task_results.pretrained_descending(
         dataclasses.replace(measured, pretrained=[wrong])
     )
@@ -296,7 +296,7 @@ def test_fine_tuning_that_changes_nothing_refutes_what_it_does(
     assert all(claim(measured).verdict != "not reproduced" for claim in statements)
     reached = dataclasses.replace(measured, besides_attention=[metrics(0.0, 0.6)])
     assert new_task_results.besides_attention(reached).verdict == "reproduced"
-    monkeypatch.setattr(new_task_training, "train", train_nothing)
+    monkeypatch.setattr(experiment_training, "train", train_nothing)
     wrong = dataclasses.replace(
         measured,
         finetuned=[retrained(plan.finetuned[0], runs)],
@@ -346,7 +346,7 @@ def test_prefixes_that_do_not_learn_refute_what_prefixes_do(
         measured, control=[{"accuracy": {"add_one": share}} for share in (0.2, 0.98, 0.0)]
     )
     assert new_task_results.control_elicits(worked).verdict == "reproduced"
-    monkeypatch.setattr(new_task_training, "train", train_nothing)
+    monkeypatch.setattr(experiment_training, "train", train_nothing)
     cells = retrained(plan.prefixes["shared"][0], runs)["cells"]
     wrong = dataclasses.replace(
         measured,

@@ -18,16 +18,24 @@ from hypothesis import strategies as st
 from promptlib.prefix_tuning import tasks
 from promptlib.prefix_tuning.tasks import (
     ADD_ONE,
+    ADD_THREE,
     ADD_TWO,
     ASCENDING_ADD_ONE,
+    ASCENDING_HISTOGRAM,
+    DESCENDING_ADD_ONE,
     DOUBLE_HISTOGRAM,
     MIXTURE,
+    REVERSE,
+    ROTATE,
+    RUNNING_MAXIMUM,
     SORT_ASCENDING,
     SORT_DESCENDING,
     Task,
 )
 
-SINGLE_TASKS = [*MIXTURE.tasks, ASCENDING_ADD_ONE, DOUBLE_HISTOGRAM]
+COMPOSITIONS = [ASCENDING_ADD_ONE, DESCENDING_ADD_ONE, ADD_THREE]
+INVENTIONS = [DOUBLE_HISTOGRAM, ASCENDING_HISTOGRAM, REVERSE, ROTATE, RUNNING_MAXIMUM]
+SINGLE_TASKS = [*MIXTURE.tasks, *COMPOSITIONS, *INVENTIONS]
 EXAMPLE = [3, 1, 3, 0, 7, 1, 1, 5, 0, 3]
 
 
@@ -39,7 +47,13 @@ EXAMPLE = [3, 1, 3, 0, 7, 1, 1, 5, 0, 3]
         (ADD_ONE, [4, 2, 4, 1, 8, 2, 2, 6, 1, 4]),
         (ADD_TWO, [5, 3, 5, 2, 9, 3, 3, 7, 2, 5]),
         (ASCENDING_ADD_ONE, [1, 1, 2, 2, 2, 4, 4, 4, 6, 8]),
+        (DESCENDING_ADD_ONE, [8, 6, 4, 4, 4, 2, 2, 2, 1, 1]),
+        (ADD_THREE, [6, 4, 6, 3, 10, 4, 4, 8, 3, 6]),
         (DOUBLE_HISTOGRAM, [3, 3, 3, 2, 1, 3, 3, 1, 2, 3]),
+        (ASCENDING_HISTOGRAM, [2, 2, 3, 3, 3, 3, 3, 3, 1, 1]),
+        (REVERSE, [3, 0, 5, 1, 1, 7, 0, 3, 1, 3]),
+        (ROTATE, [1, 3, 0, 7, 1, 1, 5, 0, 3, 3]),
+        (RUNNING_MAXIMUM, [3, 3, 3, 3, 7, 7, 7, 7, 7, 7]),
     ],
     ids=lambda value: getattr(value, "name", ""),
 )

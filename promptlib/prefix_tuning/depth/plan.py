@@ -19,7 +19,7 @@ from typing import Any
 from promptlib.runs import Run
 
 HERE = "promptlib.prefix_tuning.depth.training"
-SHARED = "promptlib.prefix_tuning.new_task_training"
+SHARED = "promptlib.prefix_tuning.experiment_training"
 
 SORTS = ("sort_ascending", "sort_descending")
 BATCH_SIZE = 64

@@ -18,8 +18,8 @@ from promptlib.prefix_tuning.depth import movement
 from promptlib.prefix_tuning.depth.movement import Effect
 from promptlib.prefix_tuning.depth.plan import DepthPlan
 from promptlib.prefix_tuning.depth.training import load_lora
+from promptlib.prefix_tuning.experiment_training import load_model, load_prefix
 from promptlib.prefix_tuning.gpt import GPT
-from promptlib.prefix_tuning.new_task_training import load_model, load_prefix
 from promptlib.prefix_tuning.prefix import Prefix
 from promptlib.prefix_tuning.trained_attention import in_float64
 from promptlib.runs import Result, Run

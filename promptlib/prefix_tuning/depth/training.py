@@ -13,9 +13,9 @@ import torch
 from torch import Tensor
 
 from promptlib.prefix_tuning.evaluation import sequence_loss
+from promptlib.prefix_tuning.experiment_training import CURVE_POINTS, load_model, measure
 from promptlib.prefix_tuning.gpt import GPT, GPTConfig
 from promptlib.prefix_tuning.lora import add_lora
-from promptlib.prefix_tuning.new_task_training import CURVE_POINTS, load_model, measure
 from promptlib.prefix_tuning.tasks import (
     SORT_ASCENDING,
     SORT_DESCENDING,

@@ -1,0 +1,137 @@
+"""Which training runs answer the question of the chapter "Eliciting a learned task"?
+
+Experiment B4: a model of one layer learns a mixture of four tasks that nothing in the input tells
+apart. Then one prefix vector for each task is to make it do that task only. Two models are
+compared, with and without the LayerNorm in front of the first attention, and the sweep of their
+prefixes goes over learning rates and initial scales.
+
+This module holds plain data and imports no torch, so that the workflow can read it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+from promptlib.prefix_tuning import experiment_runs
+from promptlib.prefix_tuning.experiment_runs import MIXED
+from promptlib.runs import Run
+
+N_HEAD = 4
+LENGTH = 1
+"""Vectors of a prefix, as published."""
+
+PRETRAIN_LEARNING_RATE = 1e-3
+"""Highest learning rate of pretraining at the published width; see `pretrain_rate`."""
+
+PUBLISHED_WIDTH = 256
+
+NORMS = {"without": False, "with": True}
+"""Models by the LayerNorm in front of their first attention; the published one is without."""
+
+
+@dataclass(frozen=True)
+class ElicitPlan:
+    """The runs of the chapter; iterating yields all of them.
+
+    Attributes
+    ----------
+    pretrained : mapping of tuple of Run
+        By `NORMS`; one for each seed.
+    prefixes : mapping of mapping of tuple of Run
+        By `NORMS` and task, one for each seed; each run is a whole sweep.
+    """
+
+    pretrained: Mapping[str, tuple[Run, ...]]
+    prefixes: Mapping[str, Mapping[str, tuple[Run, ...]]]
+
+    def __iter__(self) -> Iterator[Run]:
+        for norm, models in self.pretrained.items():
+            yield from models
+            for runs in self.prefixes[norm].values():
+                yield from runs
+
+
+def pretrain_rate(width: int) -> float:
+    """Return the highest learning rate of pretraining; narrow models learn at higher ones."""
+    return PRETRAIN_LEARNING_RATE * (PUBLISHED_WIDTH / width) ** 0.5
+
+
+def plan(
+    seeds: int,
+    width: int,
+    precision: str,
+    pretrain_steps: int,
+    prefix_steps: int,
+    learning_rates: Sequence[float],
+    init_stds: Sequence[float],
+    test_sequences: int,
+) -> ElicitPlan:
+    """Plan the runs of the chapter.
+
+    Parameters
+    ----------
+    seeds : int
+        Independent repetitions, from pretraining on; at least 1.
+    width : int
+        Of the models, a multiple of 4; 256 is published.
+    precision : str
+        Of the matrix products in training: "float32" or "bfloat16".
+    pretrain_steps, prefix_steps : int
+        Training steps of a model and of a prefix; at least 10.
+    learning_rates, init_stds : sequences of float
+        The sweep of the prefixes is over all pairs.
+    test_sequences : int
+        Sequences that each accuracy is measured on, at least 1.
+
+    Raises
+    ------
+    ValueError
+        If a number is out of its range.
+    """
+    experiment_runs.check_counts(
+        seeds=(seeds, 1),
+        pretrain_steps=(pretrain_steps, 10),
+        prefix_steps=(prefix_steps, 10),
+        test_sequences=(test_sequences, 1),
+    )
+    experiment_runs.check_positive(learning_rates=learning_rates, init_stds=init_stds)
+    experiment_runs.check_precision(precision)
+    experiment_runs.check_model(1, width, N_HEAD)
+    sweep = experiment_runs.cells(learning_rates, init_stds)
+    pretrained = {
+        norm: tuple(
+            experiment_runs.pretrain(
+                experiment_runs.model_of(1, N_HEAD, width, first_layer_norm),
+                "mixture",
+                seed=seed,
+                steps=pretrain_steps,
+                learning_rate=pretrain_rate(width),
+                evaluate=MIXED,
+                test_sequences=test_sequences,
+                precision=precision,
+            )
+            for seed in range(seeds)
+        )
+        for norm, first_layer_norm in NORMS.items()
+    }
+    return ElicitPlan(
+        pretrained=pretrained,
+        prefixes={
+            norm: {
+                task: tuple(
+                    experiment_runs.tune_prefixes(
+                        base,
+                        task,
+                        steps=prefix_steps,
+                        length=LENGTH,
+                        parametrisation="shared",
+                        sweep=sweep,
+                    )
+                    for base in models
+                )
+                for task in MIXED
+            }
+            for norm, models in pretrained.items()
+        },
+    )
