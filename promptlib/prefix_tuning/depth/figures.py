@@ -24,6 +24,7 @@ Drawn = tuple[Figure, str]
 
 LAYER_COLOURS = ("blue", "vermilion", "green", "purple")
 WAY_COLOURS = dict(zip(WAYS, ("vermilion", "ochre", "blue", "green", "purple"), strict=True))
+WAY_MARKERS = dict(zip(WAYS, ("o", "s", "D", "^", "v"), strict=True))
 BRIGHTEST = 0.4
 """Attention from which on the maps show no difference."""
 
@@ -72,7 +73,7 @@ def attention_by_layer(one: Adapted, tokens: Tensor) -> Drawn:
             va="center",
         )
     for axis in axes.flat:
-        axis.set(ylim=(10, 0), xticks=[0.5, 9.5], xticklabels=["smallest", "largest"])
+        axis.set(ylim=(10, 0), xticks=[0.5, 9.5], xticklabels=["small", "large"])
         axis.set_yticks([0.5, 9.5], ["1", "10"])
         axis.grid(False)
         axis.spines[:].set_visible(False)
@@ -229,20 +230,21 @@ def moving_and_learning(measured: Measured, depth: int) -> Drawn:
         seeds = measured.adapted[way][depth]
         x = [results.deeper_movement(one) for one in seeds]
         y = results.accuracies(seeds)
-        axes.plot(x, y, "o", color=PALETTE[WAY_COLOURS[way]], markersize=8)
+        # Hollow and of different shapes: some lie on one another.
+        axes.plot(
+            x,
+            y,
+            WAY_MARKERS[way],
+            color=PALETTE[WAY_COLOURS[way]],
+            markersize=9,
+            markerfacecolor="none",
+            markeredgewidth=2,
+            label=way,
+        )
         told.append(f"{way}: moved {np.mean(x):.0f} %, right {np.mean(y):.1f} %.")
-    _label_groups(
-        axes,
-        {
-            way: (
-                [results.deeper_movement(one) for one in measured.adapted[way][depth]],
-                results.accuracies(measured.adapted[way][depth]),
-            )
-            for way in WAYS
-        },
-    )
+    figure.legend(loc="outside right upper", labelcolor="linecolor", handletextpad=0.1)
     axes.set_xlim(0, 100)
-    axes.set_ylim(-6, 112)
+    axes.set_ylim(-5, 105)
     axes.set_yticks([0, 25, 50, 75, 100])
     axes.set_xlabel("relative attention moved above layer 1 (% of a row)")
     axes.set_ylabel("sorted downwards (% of sequences)")
@@ -286,22 +288,3 @@ def _dots(axes: Axes, values: Sequence[float], height: float, colour: str) -> No
         axes.plot([low, high], [height, height], color=colour, alpha=0.35, linewidth=4)
     axes.plot([0, max(values)], [height, height], color=GRID, linewidth=0.8, zorder=0)
     axes.plot(values, [height] * len(values), "o", color=colour, markersize=6)
-
-
-def _label_groups(
-    axes: Axes, groups: Mapping[str, tuple[Sequence[float], Sequence[float]]]
-) -> None:
-    """Write each group's name beside its dots, low groups above one another."""
-    low = 9.0
-    for way, (x, y) in sorted(groups.items(), key=lambda item: np.mean(item[1][1])):
-        height = max(float(np.mean(y)), low) if np.mean(y) < 60 else float(max(y)) + 5
-        if np.mean(y) < 60:
-            low = height + 9
-        axes.text(
-            min(float(np.mean(x)), 74.0),
-            height,
-            way,
-            color=PALETTE[WAY_COLOURS[way]],
-            ha="left" if np.mean(y) < 60 else "center",
-            va="bottom",
-        )

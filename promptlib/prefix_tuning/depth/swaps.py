@@ -8,7 +8,7 @@ the first layer has one head, no residual stream, and its prefix of one vector t
 .. math::
 
     \delta'_i = (1-a)\bigl[(1-\alpha_i)\,\delta_i + \alpha_i\, g\bigr], \qquad
-    g = \mu^\top H (t_j - t_l):
+    g = \nu^\top H (t_j - t_l):
 
 every query moves towards one number :math:`g`. So one of the two keeps its preference. With unequal
 shares, or with two vectors, both can be turned; the constructions of the proof are here.

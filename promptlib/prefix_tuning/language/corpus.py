@@ -1,0 +1,211 @@
+"""Which real text does every Python installation carry, and how is it divided?
+
+The documentation topics of ``pydoc_data.topics``: what ``help("while")`` prints. It differs a
+little from one version of Python to the next, so every training run names the digest of the text
+that it was trained on, and `Corpus.provenance` says whether it is the text that the book was
+written with.
+
+The text is cut into paragraphs, and of a paragraph that occurs more than once the first is kept:
+the topics quote each other at length. A topic is held out by a stable hash of its name. A paragraph
+of a held-out topic is never trained on, even if another topic quotes it.
+
+Symbols are characters. Curly quotes, dashes and other characters outside ASCII are rare; they are
+written with ASCII ones, so that a symbol is one byte and a loss in bits a symbol is one in bits a
+byte.
+
+No torch here: the plan of the runs reads this module.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import platform
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+
+HELD_OUT_EVERY = 8
+"""One topic in so many is held out."""
+
+RECORDED_VERSION = "3.11.7"
+RECORDED_DIGEST = "5e8676030ebac351794b1508a5b4d033ad3af23d85dfac3d4c76ee957a12387e"
+"""Version of Python, and digest of its text, that the book was written with."""
+
+WRITTEN_AS = {
+    "“": '"',
+    "”": '"',
+    "‘": "'",
+    "’": "'",
+    "–": "-",
+    "—": "-",
+    "…": "...",
+    "°": " deg",
+    "ß": "ss",
+}
+"""Characters outside ASCII that the topics are known to use; any other becomes a question mark."""
+
+
+@dataclass(frozen=True)
+class Corpus:
+    """Text to train on and text to test on.
+
+    Attributes
+    ----------
+    train, held_out : str
+        Paragraphs with an empty line between them.
+    topics, held_out_topics : int
+        How many topics there are, and how many of them are held out.
+    repeated : int
+        Symbols dropped because their paragraph had occurred before.
+    shared : int
+        Symbols of held-out topics that other topics quote; they are not in `train`.
+    rewritten : int
+        Characters outside ASCII in the source.
+    """
+
+    train: str
+    held_out: str
+    topics: int
+    held_out_topics: int
+    repeated: int
+    shared: int
+    rewritten: int
+
+    @property
+    def alphabet(self) -> str:
+        """The symbols that occur, in the order of their codes."""
+        return "".join(sorted({*self.train, *self.held_out}))
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of both texts, 64 hexadecimal digits."""
+        both = f"{self.train}\0{self.held_out}"
+        return hashlib.sha256(both.encode()).hexdigest()
+
+    @property
+    def provenance(self) -> str:
+        """One sentence: is this the text that the book was written with?"""
+        here = f"The text is that of Python {platform.python_version()}"
+        if self.digest == RECORDED_DIGEST:
+            return f"{here}; its digest is the recorded one."
+        return (
+            f"{here}, with digest {self.digest[:16]}…; the book was written with the text of "
+            f"Python {RECORDED_VERSION}, {RECORDED_DIGEST[:16]}…. All numbers below belong to the "
+            "text that is here and can differ from those of other builds."
+        )
+
+
+def is_held_out(topic: str) -> bool:
+    """Say whether a topic is for testing: a fixed function of its name."""
+    hashed = hashlib.sha256(topic.encode()).digest()
+    return int.from_bytes(hashed[:8], "big") % HELD_OUT_EVERY == 0
+
+
+def divide(topics: Mapping[str, str]) -> Corpus:
+    """Divide documentation topics into text to train on and text to test on.
+
+    Parameters
+    ----------
+    topics : mapping
+        Name to text.
+
+    Raises
+    ------
+    ValueError
+        If one side would be empty.
+    """
+    seen: set[str] = set()
+    parts: dict[bool, list[str]] = {True: [], False: []}
+    repeated = shared = rewritten = 0
+    # Held-out topics come first, so that they keep what others quote.
+    for name in sorted(topics, key=lambda name: (not is_held_out(name), name)):
+        held = is_held_out(name)
+        rewritten += sum(not character.isascii() for character in topics[name])
+        for piece in to_ascii(topics[name]).split("\n\n"):
+            paragraph = piece.strip("\n")
+            if not paragraph.strip():
+                continue
+            if paragraph in seen:
+                repeated += len(paragraph)
+                if not held and paragraph in parts[True]:
+                    shared += len(paragraph)
+                continue
+            seen.add(paragraph)
+            parts[held].append(paragraph)
+    if not parts[True] or not parts[False]:
+        raise ValueError(
+            f"the {len(topics)} topics leave {len(parts[False])} paragraphs to train on and "
+            f"{len(parts[True])} to test on; pass more topics"
+        )
+    return Corpus(
+        train="\n\n".join(parts[False]),
+        held_out="\n\n".join(parts[True]),
+        topics=len(topics),
+        held_out_topics=sum(map(is_held_out, topics)),
+        repeated=repeated,
+        shared=shared,
+        rewritten=rewritten,
+    )
+
+
+@lru_cache(maxsize=1)
+def documentation() -> Corpus:
+    """Return the corpus of the Python that runs this.
+
+    Raises
+    ------
+    ValueError
+        If this Python was installed without its documentation topics.
+    """
+    try:
+        from pydoc_data.topics import topics
+    except ImportError as error:
+        raise ValueError(
+            f"Python {platform.python_version()} was installed without pydoc_data.topics, the text "
+            "of this chapter; install the full standard library"
+        ) from error
+    return divide(topics)
+
+
+def to_ascii(text: str) -> str:
+    """Write a text with ASCII characters, see `WRITTEN_AS`; tabs become spaces."""
+    written = (WRITTEN_AS.get(c, c if c.isascii() else "?") for c in text)
+    return "".join(written).expandtabs().replace("\r", "")
+
+
+def encode(text: str, alphabet: str) -> list[int]:
+    """Return the token of each symbol: its place in `alphabet`.
+
+    Raises
+    ------
+    ValueError
+        If the text is empty or has a character outside the alphabet.
+
+    Examples
+    --------
+    >>> encode("cab", "abc")
+    [2, 0, 1]
+    """
+    if not text:
+        raise ValueError("the text is empty; give at least 1 symbol")
+    for place, character in enumerate(text):
+        if character not in alphabet:
+            raise ValueError(
+                f"character {character!r} at place {place} of {text!r} is not one of the "
+                f"{len(alphabet)} symbols of the model; write it with these: {alphabet!r}"
+            )
+    return [alphabet.index(character) for character in text]
+
+
+def decode(tokens: Sequence[int], alphabet: str) -> str:
+    """Return the text of tokens.
+
+    Raises
+    ------
+    ValueError
+        If a token is not a place in `alphabet`.
+    """
+    for token in tokens:
+        if not 0 <= token < len(alphabet):
+            raise ValueError(f"token {token} is outside 0..{len(alphabet) - 1}")
+    return "".join(alphabet[token] for token in tokens)

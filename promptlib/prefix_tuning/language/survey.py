@@ -1,0 +1,75 @@
+"""What does the model say after vectors that nobody optimised?
+
+After every token, every pair of tokens, random vectors of several scales, and points between two
+tokens. One function for the run store; it trains nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from promptlib.prefix_tuning.gpt import GPT
+from promptlib.prefix_tuning.language.decoding import (
+    complete,
+    count_distinct,
+    one_token_prompts,
+    two_token_prompts,
+)
+from promptlib.prefix_tuning.language.pretraining import load_model
+from promptlib.runs import Result
+from promptlib.training import Progress
+
+MANY = 4
+"""Vectors are also counted for this many times as many as there are tokens."""
+
+
+def survey(config: Mapping[str, Any], needs: Sequence[Result], progress: Progress) -> Result:
+    """Count distinct greedy completions of ``config["length"]`` symbols."""
+    model, length = load_model(config, needs[0]), config["length"]
+    n_tokens = model.config.vocab_size
+    generator = torch.Generator().manual_seed(100 + config["seed"])
+    one = complete(model, one_token_prompts(model), length)
+    two = complete(model, two_token_prompts(model), length).unique(dim=0)
+
+    def counts(prompts: Tensor) -> dict[str, int]:
+        said = complete(model, prompts, length)
+        return {"as_many": count_distinct(said[:n_tokens]), "many": count_distinct(said)}
+
+    random = [
+        {"scale": scale, **counts(random_vectors(model, MANY * n_tokens, 1, scale, generator))}
+        for scale in progress(config["scales"], "random vectors", total=len(config["scales"]))
+    ]
+    metrics = {
+        "tokens": count_distinct(one),
+        "pairs": len(two),
+        "random": random,
+        "between": counts(between_tokens(model, MANY * n_tokens, generator)),
+    }
+    return Result(metrics, {"one": one, "two": two})
+
+
+def random_vectors(
+    model: GPT, n_prompts: int, n_vectors: int, scale: float, generator: torch.Generator
+) -> Tensor:
+    """Draw vectors from N(0, (scale r)²), ``(P, n, D)``; r is the root mean square token entry."""
+    shape = (n_prompts, n_vectors, model.config.n_embd)
+    return scale * token_scale(model) * torch.randn(shape, generator=generator)
+
+
+def token_scale(model: GPT) -> float:
+    """Return the root mean square entry of the token embeddings."""
+    return float(model.token.weight.detach().square().mean().sqrt())
+
+
+def between_tokens(model: GPT, n_prompts: int, generator: torch.Generator) -> Tensor:
+    """Draw points evenly from the segments between two different random tokens: ``(P, 1, D)``."""
+    tokens = model.token.weight.detach()
+    first = torch.randint(len(tokens), (n_prompts,), generator=generator)
+    other = torch.randint(len(tokens) - 1, (n_prompts,), generator=generator)
+    second = torch.where(other >= first, other + 1, other)
+    share = torch.rand(n_prompts, 1, generator=generator)
+    return torch.lerp(tokens[first], tokens[second], share).unsqueeze(1)
