@@ -278,7 +278,7 @@ def test_a_threshold_outside_the_interval_is_refused():
     with pytest.raises(ValueError, match=r"at 4\.0 everything is decoded"):
         worst_case.smallest_temperature(lambda beta: beta > 3, 4.0, 5.0)
     found = worst_case.smallest_temperature(lambda beta: beta > 3, 0.0, 7.0)
-    assert found == pytest.approx(3, abs=1e-9)
+    assert found == pytest.approx(3, abs=1e-8)
 
 
 def test_the_search_finds_what_the_proof_names_as_worst():

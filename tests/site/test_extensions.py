@@ -9,6 +9,8 @@ import claims_ledger
 import pytest
 import source_pages
 
+from promptlib.claims import VERDICTS
+
 MODULE = '''
 """A module."""
 import functools
@@ -144,6 +146,13 @@ def test_the_ledger_counts_and_offers_what_there_is(sources):
 
 def test_a_book_without_claims_says_so(sources):
     assert "no claims" in claims_ledger.ledger(lambda path: path, [], str(sources.root))
+
+
+def test_the_ledger_lists_what_was_not_checked():
+    assert set(claims_ledger.VERDICTS) == set(VERDICTS)
+    rows = [a_row(), a_row(verdict="not checked", this_build="needs EXTRAS=real")]
+    assert 'class="claim-not-checked"' in claims_ledger.summary(rows)
+    assert "<option>not checked</option>" in claims_ledger.filters(rows)
 
 
 @pytest.mark.parametrize(

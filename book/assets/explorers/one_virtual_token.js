@@ -192,8 +192,8 @@
     var scale = panel("Inverse temperature", 74);
     var chart = {
       token: panel("Virtual token: one coordinate for each character", 150),
-      own: panel("Attention of head 1, which looks for its own position", 124),
-      first: panel("Attention of head 2, which looks for the virtual token", 124),
+      own: panel("Attention of head 1, which looks for its own position (★ is the virtual token)", 124),
+      first: panel("Attention of head 2, which looks for the virtual token ★", 124),
       read: panel("What both heads wrote to the stream; the line is at 1", 150),
       hidden: panel("After subtracting 1 and ReLU", 124),
       value: panel("Their sum, and the characters next to it", 110)
@@ -313,7 +313,7 @@
           : "β is too small: some text of this length goes wrong.";
 
       var labels = symbols.map(visible), last = symbols.length - 1;
-      var positions = ["token"].concat(result.symbols.slice(0, last).map(visible));
+      var positions = ["★"].concat(result.symbols.slice(0, last).map(visible));
       bars(chart.token, result.token, labels, 1, at);
       chart.token.setAttribute("aria-label", "Bars for " + labels.join(" ") + "; at character " + (at + 1) + " the height is " +
         shown(result.token[at]) + ".");

@@ -31,8 +31,8 @@ __all__ = [
     "wrong_symbols",
 ]
 
-CHUNK = 2**14
-"""Sequences that are decoded at a time."""
+MOST_NUMBERS = 2**22
+"""Numbers in the residual streams that are computed at a time."""
 
 
 def all_sequences(vocab_size: int, length: int) -> Tensor:
@@ -68,7 +68,8 @@ def wrong_symbols(speaker: UnconditionalGenerator, sequences: Tensor) -> Tensor:
     -------
     Tensor of int64, shape (n,)
     """
-    said = [speaker.generate(speaker.virtual_token(part)) for part in sequences.split(CHUNK)]
+    size = max(1, MOST_NUMBERS // (speaker.length * speaker.layout.width))
+    said = [speaker.generate(speaker.virtual_token(part)) for part in sequences.split(size)]
     return (torch.cat(said) != sequences).sum(-1)
 
 
@@ -86,7 +87,8 @@ def answers(speaker: ConditionalGenerator, maps: Tensor) -> Tensor:
         Of the shape of `maps`; equal to them when everything is right.
     """
     prompts = _every(speaker.vocab_size, speaker.inputs)  # (P, inputs)
-    size = max(1, CHUNK // len(prompts))
+    numbers = len(speaker.positions) * speaker.layout.width * len(prompts)
+    size = max(1, MOST_NUMBERS // numbers)
     found = []
     for part in maps.split(size):
         tokens = speaker.virtual_token(part).unsqueeze(1)  # every map before every prompt

@@ -43,7 +43,7 @@ def leak(
     values, limits = [], []
     for instance in range(n):
         positions = int(torch.randint(2, 40, (), generator=generator))
-        beta, width = 30 * torch.rand((), generator=generator, dtype=torch.float64), 5
+        beta, width = 12 * torch.rand((), generator=generator, dtype=torch.float64), 5
         others = torch.rand(positions - 1, generator=generator, dtype=torch.float64) * 10 + beta
         if instance % 2:
             others = torch.full_like(others, float(beta))  # all others as close as allowed

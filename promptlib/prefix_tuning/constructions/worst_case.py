@@ -128,7 +128,7 @@ def packed_errors(speaker: ConditionalGenerator, maps: Tensor) -> Tensor:
 
 
 def smallest_temperature(
-    decodes: Callable[[float], bool], low: float, high: float, steps: int = 38
+    decodes: Callable[[float], bool], low: float, high: float, steps: int = 30
 ) -> float:
     """The inverse temperature above which something decodes, by bisection.
 
@@ -184,7 +184,7 @@ def measured_threshold(vocab_size: int, length: int, conditional: bool) -> float
         return not measuring.wrong_symbols(plain, sequences).any()
 
     high = bounds.least_inverse_temperature(vocab_size, 2 * length if conditional else length)
-    return smallest_temperature(decodes, -1.0, high + 1)
+    return smallest_temperature(decodes, high - 2, high)
 
 
 def hardest_sequences(vocab_size: int, length: int) -> Tensor:
