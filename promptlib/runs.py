@@ -203,12 +203,12 @@ class RunStore:
         train: Train = getattr(importlib.import_module(module), function)
         threads = torch.get_num_threads()
         torch.set_num_threads(1)  # sums round in the same order on every machine's core count
-        started = time.perf_counter()
+        started, used = time.perf_counter(), time.process_time()
         try:
             result = train(run.config, needs, progress_bar)
         finally:
             torch.set_num_threads(threads)
-        seconds = time.perf_counter() - started
+        seconds, used = time.perf_counter() - started, time.process_time() - used
 
         partial = self.root / f".{run.name}.partial-{os.getpid()}"
         partial.mkdir(parents=True)
@@ -221,6 +221,7 @@ class RunStore:
             "needs": [needed.name for needed in run.needs],
             "key": run.key,
             "seconds": round(seconds, 3),
+            "processor_seconds": round(used, 3),
             "machine": machine(),
             "checksums": {name: _file_digest(partial / name) for name in FILES},
         }

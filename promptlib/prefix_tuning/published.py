@@ -19,3 +19,51 @@ NEW_TASK: dict[str, float] = {
 
 Fine-tuning changed all weights; the prefix was one vector.
 """
+
+ELICIT: dict[str, dict[str, float]] = {
+    "pretrained": {
+        "sort_ascending": 31.4,
+        "sort_descending": 19.2,
+        "add_one": 30.0,
+        "add_two": 15.6,
+    },
+    "prefix": {
+        "sort_ascending": 94.09,
+        "sort_descending": 83.72,
+        "add_one": 99.62,
+        "add_two": 99.78,
+    },
+}
+"""One layer, four heads, width 256, no first LayerNorm; one prefix vector for each task.
+
+The mixture's model scores each task that it draws, so the four add up to about 100 at best.
+With its prefix the other tasks stay at or below 0.66.
+"""
+
+COMBINE: dict[str, dict[str, float]] = {
+    "pretrained": {
+        "sort_ascending": 5.9,
+        "sort_descending": 27.8,
+        "add_one": 39.7,
+        "add_two": 22.8,
+        "ascending_add_one": 0.0,
+    },
+    "prefix": {
+        "sort_ascending": 99.69,
+        "sort_descending": 99.59,
+        "add_one": 100.0,
+        "add_two": 99.97,
+        "ascending_add_one": 71.59,
+        "double_histogram": 0.62,
+    },
+}
+"""Four layers, four heads, width 256; ten prefix vectors in each layer."""
+
+LORA_BUDGET: dict[str, float] = {
+    "prefix": 0.31,
+    "lora": 92.38,
+}
+"""The double histogram by 12,288 parameters: twelve prefix vectors in each layer, or LoRA.
+
+LoRA has rank 1 on the MLPs and on the output projections of the attention.
+"""

@@ -1,0 +1,161 @@
+"""Train one seed of B3 to B6 at the published sizes: ``python -m benchmarks.one_seed``.
+
+One run for each published number, with the recipe that the sweeps of the chapters found, through
+the run store. The table shows every accuracy beside the published one, and the processor seconds
+of each run on one core; two cores take half as long, for the runs are independent but for the
+models that they share.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from promptlib.prefix_tuning import combine, experiment_runs, new_task, published
+from promptlib.prefix_tuning.elicit import pretrain_rate
+from promptlib.prefix_tuning.experiment_runs import MIXED, cells, model_of, pretrain, tune_prefixes
+from promptlib.prefix_tuning.lora_budget import CHECKPOINTS, EVALUATED, LORA_INIT_STD, MODULES
+from promptlib.runs import Run, RunStore
+
+TEST_SEQUENCES = 3200
+WIDTH = 256
+HISTOGRAM = "double_histogram"
+
+
+@dataclass(frozen=True)
+class Row:
+    """A run, and the published percentage that it is compared with."""
+
+    experiment: str
+    what: str
+    run: Run
+    task: str
+    published: float | None
+
+
+def one_prefix(base: Run, task: str, steps: int, rate: float, **options: Any) -> Run:
+    """Plan one prefix without a sweep."""
+    return tune_prefixes(
+        base, task, steps=steps, sweep=cells([rate], [combine.INIT_STD]), **options
+    )
+
+
+def new_task_rows(seed: int) -> Iterator[Row]:
+    """Experiment B3."""
+    base = pretrain(
+        new_task.MODEL,
+        "sort_ascending",
+        seed=seed,
+        steps=3000,
+        learning_rate=new_task.WEIGHT_LEARNING_RATE,
+        evaluate=new_task.SORTS,
+        test_sequences=TEST_SEQUENCES,
+    )
+    full = experiment_runs.fine_tune(
+        base, "sort_descending", steps=1000, learning_rate=new_task.WEIGHT_LEARNING_RATE
+    )
+    prefix = one_prefix(base, "sort_descending", 1000, 1e-2, length=1, parametrisation="shared")
+    for what, run, task, name in (
+        ("pretrained", base, "sort_ascending", "pretrained_ascending"),
+        ("fine-tuned", full, "sort_descending", "finetuned_descending"),
+        ("prefix", prefix, "sort_descending", "prefix_descending"),
+    ):
+        yield Row("B3", what, run, task, published.NEW_TASK[name])
+
+
+def elicit_rows(seed: int) -> Iterator[Row]:
+    """Experiment B4."""
+    base = pretrain(
+        model_of(1, 4, WIDTH, first_layer_norm=False),
+        "mixture",
+        seed=seed,
+        steps=3000,
+        learning_rate=pretrain_rate(WIDTH),
+        evaluate=MIXED,
+        test_sequences=TEST_SEQUENCES,
+        precision="bfloat16",
+    )
+    for task in MIXED:
+        yield Row("B4", "pretrained", base, task, published.ELICIT["pretrained"][task])
+    for task in MIXED:
+        run = one_prefix(base, task, 1250, 1e-2, length=1, parametrisation="shared")
+        yield Row("B4", "prefix", run, task, published.ELICIT["prefix"][task])
+
+
+def combine_rows(seed: int) -> Iterator[Row]:
+    """Experiments B5 and B6, which share a model."""
+    base = combine.base_model(seed, 4, WIDTH, "bfloat16", 4500, TEST_SEQUENCES)
+    for task in MIXED:
+        yield Row("B5", "pretrained", base, task, published.COMBINE["pretrained"][task])
+    for task, accuracy in published.COMBINE["prefix"].items():
+        run = one_prefix(
+            base,
+            task,
+            1000 if task in MIXED else 4000,
+            3e-2,
+            length=combine.LENGTH,
+            parametrisation=combine.PARAMETRISATION,
+            evaluate=list(dict.fromkeys([task, *MIXED])),
+        )
+        yield Row("B5", "prefix", run, task, accuracy)
+    adapt: dict[str, Any] = {"steps": 4000, "evaluate": EVALUATED, "checkpoints": CHECKPOINTS}
+    prefix = tune_prefixes(
+        base,
+        HISTOGRAM,
+        length=12,
+        parametrisation="shared",
+        sweep=cells([3e-2], [combine.INIT_STD]),
+        **adapt,
+    )
+    yield Row("B6", "prefix", prefix, HISTOGRAM, published.LORA_BUDGET["prefix"])
+    for name, accuracy in (
+        ("MLP and projection", published.LORA_BUDGET["lora"]),
+        ("MLP", None),
+    ):
+        lora = experiment_runs.tune_lora(
+            base,
+            HISTOGRAM,
+            rank=1,
+            modules=MODULES[name],
+            sweep=cells([1e-2], [LORA_INIT_STD]),
+            **adapt,
+        )
+        yield Row("B6", f"LoRA on {name}", lora, HISTOGRAM, accuracy)
+
+
+def rows(seed: int) -> list[Row]:
+    """Return what is trained, every run after the one it needs."""
+    return [*new_task_rows(seed), *elicit_rows(seed), *combine_rows(seed)]
+
+
+def table(seed: int, store: RunStore) -> Iterator[str]:
+    """Train what is missing and yield the lines of the table."""
+    yield f"{'':4} {'':26} {'task':20} {'here %':>7} {'published %':>11} {'seconds':>8}"
+    seconds: dict[str, float] = {}
+    for row in rows(seed):
+        metrics = store.get(row.run).metrics
+        measured = metrics["cells"][0] if "cells" in metrics else metrics
+        again = row.run.key in seconds
+        seconds[row.run.key] = store.provenance(row.run)["processor_seconds"]
+        yield (
+            f"{row.experiment:4} {row.what:26} {row.task:20} "
+            f"{100 * measured['accuracy'][row.task]:7.2f} "
+            f"{'' if row.published is None else f'{row.published:.2f}':>11} "
+            f"{'' if again else f'{seconds[row.run.key]:.0f}':>8}"
+        )
+    yield f"{sum(seconds.values()):.0f} s on one core"
+
+
+def main() -> None:
+    """Read the options and print the table."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--seed", type=int, default=0)
+    options = parser.parse_args()
+    for line in table(options.seed, RunStore.default()):
+        print(line, flush=True)
+
+
+if __name__ == "__main__":
+    main()
