@@ -34,6 +34,9 @@ FREE_PREFIX: dict[str, Any] = {"layer_norm": False, "separate_values": True}
 INIT_STD = 1.0
 """Of the untrained prefixes; the rate of a free prefix matters more (chapter "A new task")."""
 
+LORA_INIT_STD = 0.02
+"""Of the factor of a LoRA that does not start at zero: that of the weights."""
+
 WAYS = ("prefix", "LoRA on MLPs", "LoRA on attention", "fine-tuning", "prefix, elicits")
 """The four ways to learn the new task, and the prefix that asks for a known one."""
 
@@ -198,14 +201,9 @@ def plan(
         )
 
     def lora(base: Run, modules: Sequence[str]) -> tuple[Run, ...]:
-        return tuple(
-            Run(
-                f"{HERE}:tune_lora",
-                _adapting(base, learning_rate=rate, rank=lora_rank, modules=list(modules)),
-                needs=(base,),
-            )
-            for rate in lora_rates
-        )
+        cells = [{"learning_rate": rate, "init_std": LORA_INIT_STD} for rate in lora_rates]
+        config = _adapting(base, rank=lora_rank, modules=list(modules), cells=cells)
+        return (Run(f"{SHARED}:tune_lora", config, needs=(base,)),)
 
     def _adapting(base: Run, **more: Any) -> dict[str, Any]:
         return _config(

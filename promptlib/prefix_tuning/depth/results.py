@@ -17,8 +17,7 @@ from promptlib import claims
 from promptlib.prefix_tuning.depth import movement
 from promptlib.prefix_tuning.depth.movement import Effect
 from promptlib.prefix_tuning.depth.plan import DepthPlan
-from promptlib.prefix_tuning.depth.training import load_lora
-from promptlib.prefix_tuning.experiment_training import load_model, load_prefix
+from promptlib.prefix_tuning.experiment_training import load_lora, load_model, load_prefix
 from promptlib.prefix_tuning.gpt import GPT
 from promptlib.prefix_tuning.prefix import Prefix
 from promptlib.prefix_tuning.trained_attention import in_float64
@@ -120,8 +119,8 @@ def _best(runs: Sequence[Run], get: Get, tokens: Tensor) -> Adapted:
         prefix = in_float64(load_prefix(run.config, result, index))
         parameters = sum(parameter.numel() for parameter in prefix.parameters())
     elif run.train.endswith(":tune_lora"):
-        after = in_float64(load_lora(run.config, base, result))
-        parameters = int(result.metrics["parameters"])
+        after = in_float64(load_lora(run.config, base, result, index))
+        parameters = int(cell["parameters"])
     else:
         after = in_float64(load_model(run.config, result))
         parameters = sum(parameter.numel() for parameter in after.parameters())
@@ -131,7 +130,7 @@ def _best(runs: Sequence[Run], get: Get, tokens: Tensor) -> Adapted:
         prefix=prefix,
         accuracy=cell["accuracy"],
         loss=cell["loss"],
-        learning_rate=cell["learning_rate"] if prefix else run.config["learning_rate"],
+        learning_rate={**run.config, **cell}["learning_rate"],
         parameters=parameters,
         moved=movement.movement(before, after, tokens, prefix),
     )
@@ -212,7 +211,7 @@ def lora_beats_prefix(measured: Measured) -> claims.Claim:
         values=[a - b for a, b in (accuracies(pair) for pair in pairs)],
         unit="% of sequences",
         source=HERE,
-        checks=f"{LIBRARY}.training.tune_lora",
+        checks="promptlib.prefix_tuning.experiment_training.tune_lora",
         refuted_if=("<", 1.0),
     )
 
