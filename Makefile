@@ -92,7 +92,7 @@ $(VENV)/.lab-$(TORCH): $(VENV)/.book-$(TORCH)
 	@touch $@
 
 $(VENV)/.real-$(TORCH): $(VENV)/.book-$(TORCH)
-	@echo "Installing the extra packages of the chapter on real architectures (250 MB) …"
+	@echo "Installing the extra packages of the chapter on real architectures (330 MB) …"
 	@$(call install,.[real])
 	@touch $@
 
