@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -68,6 +69,30 @@ def test_maps_as_tensor_dictionary_and_function_are_one():
     assert all(torch.equal(tokens[0], token) for token in tokens[1:])
     assert tokens[0].shape == (2, 5)
     assert speaker.generate(tokens[0], [3, 4]).tolist() == [3, 2]
+
+
+@pytest.mark.parametrize("dtype", [torch.int8, torch.uint8, torch.int16, torch.uint16])
+def test_short_integers_hold_symbols_of_larger_vocabularies(dtype):
+    """The size of the vocabulary does not fit the type of the symbols."""
+    speaker = unconditional_generator(70_001, 3)
+    symbols = torch.tensor([1, 0, 100], dtype=dtype)
+    assert speaker.generate(speaker.virtual_token(symbols)).tolist() == [1, 0, 100]
+
+
+def test_arrays_and_tensors_inside_a_map():
+    speaker = conditional_generator(3, responses=2)
+    expected = speaker.virtual_token([[2, 0], [1, 1], [0, 2]])
+    for mapping in (
+        lambda x: np.array([2 - x, x]),
+        lambda x: torch.tensor([2 - x, x]),
+        {torch.tensor(x): np.array([2 - x, x]) for x in range(3)},
+        {(np.int64(x),): (2 - x, x) for x in range(3)},
+        np.array([[2, 0], [1, 1], [0, 2]]),
+        ((2, 0), (1, 1), (0, 2)),
+    ):
+        assert torch.equal(speaker.virtual_token(mapping), expected)
+    plain = conditional_generator(3)
+    assert torch.equal(plain.virtual_token(lambda x: np.array(x)), plain.virtual_token(range(3)))
 
 
 def test_one_virtual_token_has_the_width_of_the_map():
@@ -282,9 +307,13 @@ def test_symbols_that_are_no_characters_are_refused():
         ({}, {0: 1, 1: [1, 2], 2: 0, 3: 0, 4: 0}, r"has 2 symbols for the prompt \(1,\)"),
         ({}, [0, 1, 2, 3], r"needs the shape \(\.\.\., 5\).*got \(4,\)"),
         ({"responses": 2}, [0, 1, 2, 3, 4], r"needs the shape \(\.\.\., 5, 2\).*got \(5,\)"),
-        ({"responses": 2}, [[0, 1], [2], [3, 4], [0, 0], [0, 0]], r"has holes: its rows differ"),
+        ({"responses": 2}, [[0, 1], [2], [3, 4], [0, 0], [0, 0]], r"table .* without holes"),
         ({"inputs": 2}, {(0, 0): 1}, r"has no value for \(0, 1\) and 23 more"),
         ({"inputs": 2}, lambda a, b: a + b, r"symbol 5 at index \(9, 0\) of the map"),
+        ({"inputs": 2}, lambda a: a, r"cannot be called with the prompt \(0, 0\).*2 arguments"),
+        ({}, lambda: 1, r"cannot be called with the prompt \(0,\).*1 argument$"),
+        ({}, "abcde", r"a dictionary or a function; got 'abcde'"),
+        ({}, None, r"a dictionary or a function; got None"),
     ],
 )  # fmt: skip
 def test_maps_that_are_refused(options, mapping, named):
@@ -336,6 +365,13 @@ def test_prompts_that_are_refused(prompt, named):
         (lambda: unconditional_generator(95, 10**5), "weights, more than the 268,435,456"),
         (lambda: conditional_generator(10**6), "weights, more than"),
         (lambda: conditional_generator(7, 0), "responses must be at least 1, got 0"),
+        (lambda: conditional_generator(7, inputs=0), "inputs must be at least 1, got 0"),
+        (lambda: unconditional_generator("95", 3), "vocab_size must be a whole number, got '95'"),
+        (lambda: unconditional_generator(95, 2.5), "length must be a whole number, got 2.5"),
+        (lambda: unconditional_generator(95, True), "length must be a whole number, got True"),
+        (lambda: conditional_generator(7, 2.0), "responses must be a whole number, got 2.0"),
+        (lambda: conditional_generator(7, 1, "2"), "inputs must be a whole number, got '2'"),
+        (lambda: unconditional_generator(5, 3, inverse_temperature="9"), "number, got '9'"),
         (lambda: conditional_generator(7, inputs=3), "inputs must be 1 or 2, got 3"),
         (lambda: conditional_generator(14, inputs=2), "suffice up to vocab_size=13 here, got 14"),
         (
@@ -352,7 +388,7 @@ def test_prompts_that_are_refused(prompt, named):
         ),
         (
             lambda: unconditional_generator(5, 3, inverse_temperature=math.nan, beyond_bounds=True),
-            "must be finite, got nan",
+            "must be a finite number, got nan",
         ),
     ],
 )

@@ -20,6 +20,8 @@ Symbols: ``V`` symbols, ``n`` visible positions, ``N`` outputs, ``beta`` the inv
 from __future__ import annotations
 
 import math
+import operator
+from typing import Any
 
 from promptlib.prefix_tuning.constructions.unpacking import LARGEST_PACKED, MARGIN
 
@@ -119,18 +121,45 @@ def log2_behaviours(vocab_size: int, responses: int, inputs: int = 0) -> float:
     return responses * vocab_size**inputs * math.log2(vocab_size)
 
 
+def as_count(name: str, value: Any, least: int) -> int:
+    """A size as an int.
+
+    Parameters
+    ----------
+    name : str
+        Of the argument, for the message.
+    value : int, or anything that Python takes for an index
+    least : int
+        The smallest that is allowed.
+
+    Raises
+    ------
+    ValueError
+        If it is not a whole number, or too small.
+    """
+    try:
+        found = operator.index(value)
+    except TypeError:
+        found = None
+    if found is None or isinstance(value, bool):
+        raise ValueError(
+            f"{name} must be a whole number, got {value!r}; give an int of at least {least}"
+        )
+    if found < least:
+        raise ValueError(f"{name} must be at least {least}, got {found}")
+    return found
+
+
 def check_vocabulary(vocab_size: int, inputs: int, beyond_bounds: bool) -> None:
     """Refuse vocabularies for which float64 is not proved to suffice.
 
     Raises
     ------
     ValueError
-        If ``V`` < 2; if it is beyond :data:`LARGEST_VOCABULARY` and nobody asked for that; or if
-        two inputs would need more digits than can be packed at all.
+        If ``V`` is beyond :data:`LARGEST_VOCABULARY` and nobody asked for that, or if two
+        inputs would need more digits than can be packed at all.
     """
     largest = LARGEST_VOCABULARY[max(inputs, 1)]
-    if vocab_size < 2:
-        raise ValueError(f"vocab_size must be at least 2, got {vocab_size}")
     if inputs == 2 and vocab_size > LARGEST_PACKED:
         raise ValueError(
             f"vocab_size must be at most {LARGEST_PACKED} with two inputs, got {vocab_size}: "
@@ -155,12 +184,19 @@ def check_temperature(
     """
     if inverse_temperature is None:
         return least + RESERVE
-    if not math.isfinite(inverse_temperature):
-        raise ValueError(f"inverse_temperature must be finite, got {inverse_temperature}")
-    if inverse_temperature < least and not beyond_bounds:
+    try:
+        given = float(inverse_temperature)
+    except (TypeError, ValueError):
+        given = math.nan
+    if isinstance(inverse_temperature, str) or not math.isfinite(given):
         raise ValueError(
-            f"inverse_temperature {inverse_temperature:g} is under the proved bound {least:.6g}, "
+            f"inverse_temperature must be a finite number, got {inverse_temperature!r}; "
+            "leave it out for one that suffices"
+        )
+    if given < least and not beyond_bounds:
+        raise ValueError(
+            f"inverse_temperature {given:g} is under the proved bound {least:.6g}, "
             "so symbols may be decoded wrongly; raise it, leave it out, or pass "
             "beyond_bounds=True to see the failure"
         )
-    return float(inverse_temperature)
+    return given

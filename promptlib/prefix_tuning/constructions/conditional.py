@@ -235,14 +235,15 @@ def conditional_generator(
     >>> float(token[7]), adder.generate(token, (7, 8)).tolist()
     (0.7890123456, [5])
     """
-    if inputs not in (1, 2):
+    vocab_size = bounds.as_count("vocab_size", vocab_size, 2)
+    responses = bounds.as_count("responses", responses, 1)
+    inputs = bounds.as_count("inputs", inputs, 1)
+    if inputs > 2:
         raise ValueError(
             f"inputs must be 1 or 2, got {inputs}: a table of three would have to pack V * V "
             "digits in one number, more than float64 holds from V = 4 on"
         )
     bounds.check_vocabulary(vocab_size, inputs, beyond_bounds)
-    if responses < 1:
-        raise ValueError(f"responses must be at least 1, got {responses}")
     length = positions_of(responses, inputs)
     width = (2 * inputs * vocab_size) + length + inputs
     heads = inputs * 2 * (2 * length + 2 * vocab_size) * width

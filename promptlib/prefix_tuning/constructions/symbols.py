@@ -6,6 +6,7 @@ says which entry it was. Maps come as a tensor or nested lists, as a dictionary,
 
 from __future__ import annotations
 
+import inspect
 import itertools
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -92,6 +93,7 @@ def as_symbols(symbols: Tensor | Sequence[Any] | int, vocab_size: int, what: str
             f"the {what} must be whole numbers, got {found.dtype}; symbols are numbered from 0 "
             f"to {vocab_size - 1}"
         )
+    found = found.long()  # before comparing: a size beyond the range of int8 would wrap around
     wrong = (found < 0) | (found >= vocab_size)
     if wrong.any():
         place = tuple(wrong.nonzero()[0].tolist())
@@ -100,7 +102,7 @@ def as_symbols(symbols: Tensor | Sequence[Any] | int, vocab_size: int, what: str
             f"symbol {int(found[wrong][0])}{at} of the {what} is outside the vocabulary "
             f"0..{vocab_size - 1}"
         )
-    return found.long()
+    return found
 
 
 def as_table(mapping: SymbolMap, vocab_size: int, inputs: int, responses: int) -> Tensor:
@@ -130,7 +132,7 @@ def as_table(mapping: SymbolMap, vocab_size: int, inputs: int, responses: int) -
         _check_keys(given, prompts)
         entries: Any = [_response(given[prompt], prompt, responses) for prompt in prompts]
     elif callable(mapping):
-        entries = [_response(mapping(*prompt), prompt, responses) for prompt in prompts]
+        entries = [_response(_called(mapping, prompt), prompt, responses) for prompt in prompts]
     else:
         return _checked_table(mapping, vocab_size, inputs, responses)
     table = as_symbols(entries, vocab_size, "map")
@@ -139,9 +141,25 @@ def as_table(mapping: SymbolMap, vocab_size: int, inputs: int, responses: int) -
 
 def _prompt(key: Any) -> Any:
     """Keys of a dictionary as tuples of symbols; others stay, to be named as extra."""
+    if isinstance(key, Tensor):  # two tensors are never one key, whatever they hold
+        key = key.tolist()
     if isinstance(key, Sequence) and not isinstance(key, str):
         return tuple(key)
     return (key,)
+
+
+def _called(mapping: Callable[..., Any], prompt: tuple[int, ...]) -> Any:
+    """What a function says to a prompt, if it takes that many symbols."""
+    try:
+        inspect.signature(mapping).bind(*prompt)
+    except TypeError as error:
+        raise ValueError(
+            f"the map, a function, cannot be called with the prompt {prompt}: {error}; it needs "
+            f"{len(prompt)} argument{'s' if len(prompt) > 1 else ''}"
+        ) from error
+    except ValueError:
+        pass  # a builtin that does not tell what it takes
+    return mapping(*prompt)
 
 
 def _check_keys(given: dict[Any, Any], prompts: list[tuple[int, ...]]) -> None:
@@ -158,7 +176,7 @@ def _check_keys(given: dict[Any, Any], prompts: list[tuple[int, ...]]) -> None:
 
 
 def _response(value: Any, prompt: tuple[int, ...], responses: int) -> list[Any]:
-    if isinstance(value, Tensor):
+    if hasattr(value, "tolist"):  # tensors, and arrays
         value = value.tolist()
     listed = list(value) if isinstance(value, Sequence) and not isinstance(value, str) else [value]
     if len(listed) != responses:
@@ -173,7 +191,10 @@ def _checked_table(mapping: Any, vocab_size: int, inputs: int, responses: int) -
     try:
         table = torch.as_tensor(mapping)
     except (TypeError, ValueError, RuntimeError) as error:
-        raise ValueError(f"the map has holes: its rows differ in length ({error})") from error
+        raise ValueError(
+            f"the map must be a table of whole numbers without holes, a dictionary or a function; "
+            f"got {_short(mapping)} ({error})"
+        ) from error
     if list(table.shape[table.dim() - len(expected) :]) != expected or table.dim() < len(expected):
         raise ValueError(
             f"the map needs the shape (..., {', '.join(map(str, expected))}), one value for each "
@@ -181,3 +202,9 @@ def _checked_table(mapping: Any, vocab_size: int, inputs: int, responses: int) -
         )
     table = as_symbols(table, vocab_size, "map")
     return table if responses > 1 else table.unsqueeze(-1)
+
+
+def _short(value: Any) -> str:
+    """What was given, in not more than a line."""
+    whole = repr(value)
+    return whole if len(whole) <= 60 else whole[:57] + "..."

@@ -156,9 +156,9 @@ def unconditional_generator(
     >>> token.tolist(), speaker.generate(token).tolist()
     ([0.3, 0.1, 0.4, 0.1], [3, 1, 4, 1])
     """
+    vocab_size = bounds.as_count("vocab_size", vocab_size, 2)
+    length = bounds.as_count("length", length, 1)
     bounds.check_vocabulary(vocab_size, 0, beyond_bounds)
-    if length < 1:
-        raise ValueError(f"length must be at least 1, got {length}")
     width = 3 * length + 1
     size = vocab_size * (length + width + 1) + length * width * 11
     check_size(size, f"a transformer for {vocab_size:,} symbols and length {length:,}")
