@@ -34,7 +34,7 @@ def one_token_each(speaker: UnconditionalGenerator, texts: Sequence[str]) -> tup
     for axes, text, colour in zip(rows[:, 0], texts, plotting.PALETTE.values(), strict=False):
         token = speaker.virtual_token(encode(text))
         said.append(decode(speaker.generate(token)))
-        axes.bar(range(len(text)), token, color=colour, width=0.7, linewidth=0)
+        axes.bar(range(len(text)), token.tolist(), color=colour, width=0.7, linewidth=0)
         axes.set_xticks(range(len(text)), [c.replace(" ", SPACE) for c in said[-1]], fontsize=15)
         axes.tick_params(axis="x", length=0)
         axes.set(ylim=(0, 1), yticks=[0, 1])
@@ -74,7 +74,9 @@ def stream_by_stage(
     )
     top = max(float(stage.stream.max()) for stage in stages)
     for place, (axes, stage) in enumerate(zip(panels, stages, strict=True)):
-        image = axes.imshow(stage.stream, cmap=plotting.SEQUENTIAL, vmin=0, vmax=top, aspect="auto")
+        image = axes.imshow(
+            stage.stream.numpy(), cmap=plotting.SEQUENTIAL, vmin=0, vmax=top, aspect="auto"
+        )
         axes.set_yticks(range(len(row_labels)), row_labels, fontsize=10)
         axes.set_xticks([])
         axes.set_ylabel(f"after\n{stage.name}" if place else stage.name, fontsize=10)
@@ -142,7 +144,7 @@ def lookup(speaker: UnconditionalGenerator, text: str, at: int) -> tuple[Figure,
     for axes, (values, title, top) in zip(panels, rows, strict=True):
         colours = [plotting.PALETTE["blue"]] * speaker.length
         colours[at] = plotting.PALETTE["vermilion"]
-        axes.bar(places, values, color=colours, width=0.7, linewidth=0)
+        axes.bar(places, values.tolist(), color=colours, width=0.7, linewidth=0)
         axes.set_title(title, loc="left")
         axes.set(ylim=(0, top), yticks=range(int(top) + 1))
         axes.grid(axis="x", visible=False)
@@ -171,7 +173,7 @@ def virtual_table(
     symbols = torch.tensor([[prompts.index(c) for c in answer] for answer in answers])
     tokens = speaker.virtual_token(symbols)
     figure, axes = plt.subplots(figsize=(plotting.WIDTH, 0.36 * len(tokens) + 1.3))
-    image = axes.imshow(tokens, cmap=plotting.SEQUENTIAL, vmin=0, vmax=1, aspect="auto")
+    image = axes.imshow(tokens.numpy(), cmap=plotting.SEQUENTIAL, vmin=0, vmax=1, aspect="auto")
     for row in range(len(tokens)):
         for column, answer in enumerate(answers):
             shade = "white" if float(tokens[row, column]) < 0.55 else "black"
