@@ -213,14 +213,37 @@ def test_the_switch_names_bad_input() -> None:
 @pytest.mark.claim("prefix-tuning/depth-small-share")
 def test_small_shares(cases: list[TwoLayers]) -> None:
     assert statements.small_share(cases, generator()).verdict == "holds"
+    # Attention that feels the prefix moves deeper rows even when the prefix takes next to nothing.
+    assert statements.small_share(cases, generator(), leaking).verdict == "fails"
     for wrong in (lambda s: torch.tanh(s / 5), lambda s: torch.tanh(s / 2)):
         assert statements.small_share(cases, generator(), limit=wrong).verdict == "fails"
 
 
 def test_a_prefix_that_takes_nothing_moves_nothing(cases: list[TwoLayers]) -> None:
     for case in cases[::5]:
-        faint = replace(case, prefix_keys=case.prefix_keys * 0, prefix_values=case.prefix_values)
+        lowered = small_shares.fainter(case, 3.0)
+        shares = two_layers.take_apart(lowered).shares
+        even = two_layers.take_apart(small_shares.fainter(case, 0.0)).shares
+        odds = (even / (1 - even)) / (shares / (1 - shares))
+        torch.testing.assert_close(odds.log(), torch.full_like(odds, 3.0))
+        faint = small_shares.fainter(case, 25.0)
+        assert small_shares.stream_limit(faint) < 1e-6
         assert (small_shares.movement(faint) <= small_shares.stream_limit(faint)).all()
+
+
+def test_the_special_case_carries_the_biases_of_the_second_layer() -> None:
+    layers = random_two_layers(generator(4), n_tokens=7, head_width=5)
+    plain = two_layers.take_apart(layers)
+    share = plain.shares[0][:, None]
+    point = layers.project[0] @ layers.prefix_values[0, 0]
+
+    def with_one(rows: Tensor) -> Tensor:
+        return torch.cat((rows, torch.ones_like(rows[..., :1])), dim=-1)
+
+    moved = (1 - share) * with_one(plain.plain) + share * with_one(point)
+    written, _ = two_layers.first_layer(layers)
+    expected = two_layers.second_logits(layers, written)
+    torch.testing.assert_close(moved @ layers.form @ moved.mT, expected)
 
 
 def test_equal_tokens_are_told_apart_under_a_causal_mask() -> None:

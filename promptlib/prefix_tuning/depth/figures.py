@@ -73,7 +73,9 @@ def attention_by_layer(one: Adapted, tokens: Tensor) -> Drawn:
             va="center",
         )
     for axis in axes.flat:
-        axis.set(ylim=(10, 0), xticks=[0.5, 9.5], xticklabels=["small", "large"])
+        axis.set(ylim=(10, 0), xticks=[0, 10], xticklabels=["small", "large"])
+        for label, side in zip(axis.get_xticklabels(), ("left", "right"), strict=True):
+            label.set_horizontalalignment(side)
         axis.set_yticks([0.5, 9.5], ["1", "10"])
         axis.grid(False)
         axis.spines[:].set_visible(False)
@@ -120,7 +122,7 @@ def fans(differences: Tensor, opinions: Sequence[float], follows: Sequence[int])
         axes.set_title(title, loc="left")
         axes.set_xlabel(r"share $\alpha_i$ of the query")
     panels[0].set_ylabel("likes key j more than l")
-    panels[0].annotate("$g$", (1, opinions[0]), (-16, 6), textcoords="offset points", fontsize=12)
+    panels[0].annotate("$g$", (1, opinions[0]), (-4, -18), textcoords="offset points", fontsize=12)
     turned = [sum(1 for d in differences.tolist() if d * opinions[0] < 0), len(differences)]
     alt = (
         f"Two panels of {len(differences)} lines. Left: with one vector all preferences run "
@@ -261,7 +263,7 @@ def paths(shares: Mapping[str, Sequence[Mapping[Any, float]]]) -> Drawn:
     """
     names = {"both": "bias and fading", "bias": "bias alone", "fade": "fading alone"}
     figure, panels = plt.subplots(
-        1, len(shares), sharey=True, figsize=(plotting.WIDTH, 2.9), squeeze=False
+        1, len(shares), sharex=True, sharey=True, figsize=(plotting.WIDTH, 2.9), squeeze=False
     )
     told = []
     for axes, (title, seeds) in zip(panels[0], shares.items(), strict=True):

@@ -27,7 +27,15 @@ from promptlib.prefix_tuning.identities import (
 )
 from promptlib.prefix_tuning.prefix import Prefix
 
-__all__ = ["Effect", "by_path", "movement", "own_layer_errors", "relative_rows", "share_of_prefix"]
+__all__ = [
+    "Effect",
+    "by_path",
+    "from_whole",
+    "movement",
+    "own_layer_errors",
+    "relative_rows",
+    "share_of_prefix",
+]
 
 Effect = Literal["both", "bias", "fade"]
 EFFECTS: tuple[Effect, ...] = ("both", "bias", "fade")
@@ -128,6 +136,25 @@ def movement(
 def by_path(model: GPT, tokens: Tensor, prefix: Prefix) -> dict[Effect, Tensor]:
     """`movement` with the prefix as it is, with its bias alone, and with its fading alone."""
     return {effect: movement(model, model, tokens, prefix, effect=effect) for effect in EFFECTS}
+
+
+def from_whole(model: GPT, tokens: Tensor, prefix: Prefix) -> dict[Effect, Tensor]:
+    """How far the bias alone, and the fading alone, end from where the whole prefix ends.
+
+    Two movements of one length may go different ways; this tells them apart.
+
+    Returns
+    -------
+    dict of Tensor, shape (L, H)
+        Total variation, mean over sequences and writing rows, for ``"bias"`` and ``"fade"``.
+    """
+    whole, _ = relative_rows(model, tokens, prefix)
+    alone: tuple[Effect, Effect] = ("bias", "fade")
+    apart = {}
+    for effect in alone:
+        rows, _ = relative_rows(model, tokens, prefix, effect=effect)
+        apart[effect] = total_variation(whole, rows)[..., -WRITING:].mean(dim=(1, 3))
+    return apart
 
 
 def own_layer_errors(

@@ -22,6 +22,8 @@ possible: two tokens with weights :math:`1/(1 + e^{\pm s/2})` reach it.
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 from torch import Tensor
 
@@ -34,7 +36,7 @@ from promptlib.prefix_tuning.depth.two_layers import (
 )
 from promptlib.prefix_tuning.identities import AttendFunction, total_variation
 
-__all__ = ["furthest", "interval_limit", "movement", "stream_limit"]
+__all__ = ["fainter", "furthest", "interval_limit", "movement", "stream_limit"]
 
 
 def interval_limit(spread: Tensor) -> Tensor:
@@ -52,6 +54,27 @@ def furthest(spread: Tensor) -> tuple[Tensor, Tensor]:
     """Two rows of two weights that reach :func:`interval_limit`: before and after, (..., 2)."""
     half = torch.stack((-spread / 4, spread / 4), dim=-1)
     return half.softmax(-1), (-half).softmax(-1)
+
+
+def fainter(layers: TwoLayers, by: float) -> TwoLayers:
+    """Layers of the same kind whose prefix gets logits lower by `by`: smaller shares everywhere.
+
+    The first coordinate of the content becomes 1, and queries read it into one more coordinate of
+    their own, in which the content's keys are 0 and the prefix's below it.
+    """
+    width = layers.query.shape[1]
+    content = layers.content.clone()
+    content[:, 0] = 1
+    constant = torch.zeros_like(layers.query[:, :1])
+    constant[..., 0] = (width + 1) ** 0.5
+    lower = torch.full_like(layers.prefix_keys[..., :1], -by)
+    return replace(
+        layers,
+        content=content,
+        query=torch.cat((layers.query, constant), dim=1),
+        key=torch.cat((layers.key, torch.zeros_like(constant)), dim=1),
+        prefix_keys=torch.cat((layers.prefix_keys, lower), dim=-1),
+    )
 
 
 def stream_limit(layers: TwoLayers, attend: AttendFunction = library_attend) -> Tensor:

@@ -155,7 +155,8 @@ def no_swap(
         "prefix-tuning/depth-no-swap",
         "One prefix vector below, which takes equal shares from two keys, cannot make two queries "
         "that disagree about these keys exchange their preferences (one head, no residual stream); "
-        "with unequal shares, or with two vectors, it always can.",
+        "with unequal shares, or with two vectors, it always can if the first layer's queries are "
+        "linearly independent.",
         values=torch.stack(kept + turned),
         limits=0.0,
         source=HERE,
@@ -261,9 +262,9 @@ def small_share(
     """
     moved, limits = [], []
     for case in cases:
-        # From shares near one half down to a millionth, and values from long to short.
-        scale = 10 ** -(4 * torch.rand((), generator=generator, dtype=torch.float64))
-        faint = replace(case, prefix_values=scale * case.prefix_values)
+        # Lower logits by up to 16: shares from those of the case down to about a ten-millionth.
+        lower = 16 * float(torch.rand((), generator=generator, dtype=torch.float64))
+        faint = small_shares.fainter(case, lower)
         rows = small_shares.movement(faint, attend)
         moved.append(rows)
         limits.append(small_shares.stream_limit(faint, attend).expand_as(rows))
@@ -285,7 +286,7 @@ def small_share(
         tolerance=1e-12,
         source=HERE,
         checks=f"{LIBRARY}.small_shares.interval_limit",
-        search="random layers with values of all lengths, and the two rows that the proof names",
+        search="random layers with shares of all sizes, and the two rows that the proof names",
     )
 
 
