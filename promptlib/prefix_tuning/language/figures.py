@@ -70,7 +70,13 @@ def slice_of_space(
     # Neighbouring regions have numbers that are close; spread their colours.
     shades = (regions * 0.618034) % 1.0
     axes.pcolormesh(
-        ticks + middle, ticks, shades, cmap="cividis", vmin=-0.25, vmax=1.0, rasterized=True
+        (ticks + middle).numpy(),
+        ticks.numpy(),
+        shades,
+        cmap="cividis",
+        vmin=-0.25,
+        vmax=1.0,
+        rasterized=True,
     )
     for (name, _), (across, above) in zip(corners, marks, strict=True):
         axes.plot([across], [above], "o", color=PALETTE["vermilion"], markeredgecolor="#ffffff")
@@ -156,9 +162,9 @@ def distinct_completions(measured: Measured) -> Drawn:
         return 100 * np.array(values) / v
 
     scales = [cell["scale"] for cell in measured.surveyed[0]["random"]]
-    random = percent([[cell["as_many"] for cell in e["random"]] for e in measured.surveyed])
+    random = percent([[cell["distinct"] for cell in e["random"]] for e in measured.surveyed])
     tokens = percent([entry["tokens"] for entry in measured.surveyed])
-    between = percent([entry["between"]["as_many"] for entry in measured.surveyed])
+    between = percent([entry["between"] for entry in measured.surveyed])
     text = percent([entry["kinds"]["text"]["distinct"] for entry in measured.distinct])
     noise = percent([entry["kinds"]["random"]["distinct"] for entry in measured.distinct])
 
@@ -303,13 +309,14 @@ def bits_of_prompts(measured: Measured) -> Drawn:
     for values in limits:
         axes.plot(lengths, values, "o", color=PALETTE["vermilion"], alpha=0.7)
     axes.plot(lengths, limits.mean(axis=0), color=PALETTE["vermilion"])
+    labelled = min(1, len(lengths) - 1)
     axes.annotate(
-        "vectors,\nat least",
-        (lengths[-1], limits.mean(axis=0)[-1]),
-        xytext=(8, 0),
+        "vectors, at least",
+        (lengths[labelled], limits[:, labelled].max()),
+        xytext=(-8, 6),
         textcoords="offset points",
         color=PALETTE["vermilion"],
-        va="center",
+        ha="right",
     )
     axes.set_xticks(sorted({1, 2, *lengths}))
     axes.set(

@@ -23,31 +23,33 @@ from promptlib.prefix_tuning.language.pretraining import load_model
 from promptlib.runs import Result
 from promptlib.training import Progress
 
-MANY = 4
-"""Vectors are also counted for this many times as many as there are tokens."""
-
 
 def survey(config: Mapping[str, Any], needs: Sequence[Result], progress: Progress) -> Result:
-    """Count distinct greedy completions of ``config["length"]`` symbols."""
+    """Count distinct greedy completions of ``config["length"]`` symbols.
+
+    Of random vectors and of points between tokens there are as many as tokens.
+    """
     model, length = load_model(config, needs[0]), config["length"]
     n_tokens = model.config.vocab_size
     generator = torch.Generator().manual_seed(100 + config["seed"])
     one = complete(model, one_token_prompts(model), length)
     two = complete(model, two_token_prompts(model), length).unique(dim=0)
 
-    def counts(prompts: Tensor) -> dict[str, int]:
-        said = complete(model, prompts, length)
-        return {"as_many": count_distinct(said[:n_tokens]), "many": count_distinct(said)}
+    def distinct(prompts: Tensor) -> int:
+        return count_distinct(complete(model, prompts, length))
 
     random = [
-        {"scale": scale, **counts(random_vectors(model, MANY * n_tokens, 1, scale, generator))}
+        {
+            "scale": scale,
+            "distinct": distinct(random_vectors(model, n_tokens, 1, scale, generator)),
+        }
         for scale in progress(config["scales"], "random vectors", total=len(config["scales"]))
     ]
     metrics = {
         "tokens": count_distinct(one),
         "pairs": len(two),
         "random": random,
-        "between": counts(between_tokens(model, MANY * n_tokens, generator)),
+        "between": distinct(between_tokens(model, n_tokens, generator)),
     }
     return Result(metrics, {"one": one, "two": two})
 

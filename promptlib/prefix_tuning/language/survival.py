@@ -61,7 +61,8 @@ def breaking_distance(
             break
         moved[intact] += OVERSHOOT * _to_nearest_border(model, moved[intact], strings[intact])
     broken = ~holds(model, moved, strings)
-    inside, outside = torch.zeros(len(vectors)), torch.ones(len(vectors))
+    inside = torch.zeros(len(vectors), dtype=vectors.dtype)
+    outside = torch.ones_like(inside)
     for _ in range(halvings):
         middle = (inside + outside) / 2
         at = torch.lerp(vectors, moved, middle.view(-1, 1, 1))
@@ -79,7 +80,7 @@ def _to_nearest_border(model: GPT, vectors: Tensor, strings: Tensor) -> Tensor:
     own = logits.gather(-1, index)
     others = logits.scatter(-1, index, float("-inf"))
     gaps = (own - others.topk(RIVALS, dim=-1).values).flatten(1)  # (P, L RIVALS)
-    best = torch.full((len(vectors),), float("inf"))
+    best = torch.full((len(vectors),), float("inf"), dtype=vectors.dtype)
     move = torch.zeros_like(vectors)
     for place in range(gaps.shape[1]):
         gap = gaps[:, place]

@@ -1,0 +1,362 @@
+"""The claims of the chapter on continuous prompts fail when something is wrong; figures say it."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from promptlib.prefix_tuning.gpt import GPT, GPTConfig
+from promptlib.prefix_tuning.language import (
+    counting,
+    decoding,
+    evidence,
+    experiments,
+    figures,
+    plan,
+    pretraining,
+    results,
+    survey,
+)
+from promptlib.prefix_tuning.language import forcing as forcing_module
+from promptlib.prefix_tuning.language.forcing import Forced
+from promptlib.prefix_tuning.language.plan import LanguagePlan
+from promptlib.prefix_tuning.language.results import Measured, Places, Said
+from promptlib.runs import Result, Run
+
+SMALL: dict[str, Any] = {
+    "seeds": 1,
+    "layers": 2,
+    "width": 32,
+    "block": 14,
+    "pretrain_steps": 600,
+    "batch_size": 12,
+    "weight_learning_rate": 0.01,
+    "learning_rates": [0.3],
+    "init_scales": [1.0],
+    "sweep_strings": 3,
+    "attempts": 1,
+    "force_steps": 120,
+    "prompt_lengths": [1, 4],
+    "string_lengths": [2, 4],
+    "strings": 7,
+    "distinct_steps": 30,
+    "count_lengths": [4],
+    "count_strings": 60,
+}
+
+MODULES = {"pretraining": pretraining, "experiments": experiments, "survey": survey}
+
+Learned = tuple[LanguagePlan, "Runs", Measured]
+
+
+def silent(items: Iterable[Any], label: str, total: int | None = None) -> Iterable[Any]:
+    return items
+
+
+def trained(run: Run, get: Callable[[Run], Result]) -> Result:
+    module, _, function = run.train.rpartition(".")[2].partition(":")
+    needs = [get(needed) for needed in run.needs]
+    return getattr(MODULES[module], function)(run.config, needs, silent)
+
+
+class Runs:
+    """Train runs in memory, each once."""
+
+    def __init__(self) -> None:
+        self.results: dict[str, Result] = {}
+
+    def get(self, run: Run) -> Result:
+        if run.key not in self.results:
+            self.results[run.key] = trained(run, self.get)
+        return self.results[run.key]
+
+
+@pytest.fixture(scope="module")
+def learned() -> Learned:
+    """Return the real experiment, as small as it still works."""
+    torch.set_num_threads(1)
+    planned, runs = plan.plan(**SMALL), Runs()
+    return planned, runs, results.collect(planned, runs.get)
+
+
+@pytest.fixture(scope="module")
+def found(learned: Learned) -> list[Places]:
+    planned, runs, measured = learned
+    return results.all_places(measured, planned, runs.get, "token")
+
+
+def forget_to_train(model: GPT, targets: Tensor, start: Tensor, *rest: Any, **more: Any) -> Forced:
+    """Stand in for `force`; returns the same vector for every prompt, and says nothing."""
+    same = torch.zeros_like(start)
+    return Forced(same, torch.full((len(targets),), -1), torch.zeros(len(targets)))
+
+
+def again(learned: Learned, field: str) -> Measured:
+    """Train the runs of one kind again, under whatever the test has broken; collect all."""
+    planned, runs, _ = learned
+    broken = [
+        run
+        for entry in getattr(planned, field)
+        for run in (entry.values() if isinstance(entry, dict) else [entry])
+    ]
+
+    def get(run: Run) -> Result:
+        return trained(run, runs.get) if run in broken else runs.get(run)
+
+    return results.collect(planned, get)
+
+
+@pytest.mark.claim("prefix-tuning/embedding-is-token")
+def test_a_model_that_adds_positions_twice_refutes_that_embeddings_are_tokens(
+    learned: Learned,
+) -> None:
+    planned, runs, _ = learned
+    run = planned.pretrained[0]
+    model = pretraining.load_model(run.config, runs.get(run)).double()
+    tokens = torch.randint(
+        model.config.vocab_size, (5, 11), generator=torch.Generator().manual_seed(0)
+    )
+    assert evidence.embedding_is_token(model, tokens).verdict == "holds"
+
+    def twice(model: GPT, embedded: Tensor) -> Tensor:
+        return model(embedded + model.position.weight[: embedded.shape[1]])
+
+    assert evidence.embedding_is_token(model, tokens, twice).verdict == "fails"
+
+
+@pytest.mark.claim("prefix-tuning/forced-strings-decode")
+def test_success_without_a_margin_refutes_that_strings_decode(
+    learned: Learned, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    measured = learned[2]
+    assert evidence.forced_strings_decode(measured.models, measured.forced).verdict == "holds"
+    right = decoding.margins
+    monkeypatch.setattr(forcing_module, "margins", lambda *given: right(*given) + 3.0)
+    wrong = again(learned, "forced")
+    assert evidence.forced_strings_decode(wrong.models, wrong.forced).verdict == "fails"
+    assert evidence.forced_strings_decode(measured.models, [{1: []}]).verdict == "fails"
+
+
+@pytest.mark.claim("prefix-tuning/distinct-after-tokens")
+def test_counting_prompts_refutes_that_tokens_share_completions(
+    learned: Learned, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert evidence.distinct_after_tokens(learned[2]).verdict != "not reproduced"
+    monkeypatch.setattr(survey, "count_distinct", len)
+    wrong = again(learned, "surveyed")
+    assert evidence.distinct_after_tokens(wrong).verdict == "not reproduced"
+
+
+@pytest.mark.claim("prefix-tuning/distinct-after-virtual-tokens")
+@pytest.mark.claim("prefix-tuning/more-completions-than-tokens")
+def test_vectors_that_were_not_trained_refute_that_they_differ(
+    learned: Learned, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    measured = learned[2]
+    v = measured.n_tokens
+    good = {"all": int(1.5 * v), "vectors": 2 * v, "kinds": {"text": {"distinct": v - 3}}}
+    real = dataclasses.replace(measured, distinct=[good])
+    claims_of = (evidence.distinct_after_virtual_tokens, evidence.more_completions_than_tokens)
+    assert all(claim(real).verdict == "reproduced" for claim in claims_of)
+    monkeypatch.setattr(experiments, "force", forget_to_train)
+    wrong = again(learned, "distinct")
+    assert wrong.distinct[0]["all"] == 1
+    assert all(claim(wrong).verdict == "not reproduced" for claim in claims_of)
+
+
+@pytest.mark.claim("prefix-tuning/random-vectors-differ-too")
+def test_random_vectors_that_ignore_their_size_refute_that_they_differ(
+    learned: Learned, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert evidence.random_vectors_differ_too(learned[2]).verdict == "reproduced"
+
+    def small(model: GPT, n: int, k: int, scale: float, generator: torch.Generator) -> Tensor:
+        return 1e-3 * torch.randn(n, k, model.config.n_embd, generator=generator)
+
+    monkeypatch.setattr(survey, "random_vectors", small)
+    wrong = again(learned, "surveyed")
+    assert evidence.random_vectors_differ_too(wrong).verdict == "not reproduced"
+
+
+@pytest.mark.claim("prefix-tuning/tokens-miss-forced-strings")
+def test_comparing_one_symbol_refutes_that_tokens_miss_strings(
+    learned: Learned, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    measured = learned[2]
+    assert evidence.tokens_miss_forced_strings(measured).verdict == "reproduced"
+    right = results.said_by_tokens
+
+    def first_symbol(said: Said, completions: Tensor) -> Tensor:
+        return right(Said(said.vectors, said.strings[:, :1]), completions)
+
+    monkeypatch.setattr(evidence, "said_by_tokens", first_symbol)
+    assert evidence.tokens_miss_forced_strings(measured).verdict == "not reproduced"
+
+
+def test_what_tokens_say_is_found(learned: Learned) -> None:
+    measured = learned[2]
+    one = measured.completions[0][0]
+    vectors = torch.zeros(len(one), 1, 32)
+    assert results.said_by_tokens(Said(vectors, one[:, :4]), one).all()
+    other = one[:, :4].clone()
+    other[:, 3] = (other[:, 3] + 1) % measured.n_tokens
+    assert results.said_by_tokens(Said(vectors, other), one).double().mean() < 0.5
+    with pytest.raises(ValueError, match=r"completions of 2 symbols .* strings of 4"):
+        results.said_by_tokens(Said(vectors, other), one[:, :2])
+
+
+@pytest.mark.claim("prefix-tuning/one-vector-cannot-say-anything")
+def test_success_that_checks_nothing_refutes_that_one_vector_has_limits(
+    learned: Learned, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert evidence.one_vector_cannot_say_anything(learned[2]).verdict == "reproduced"
+    right = decoding.margins
+    monkeypatch.setattr(forcing_module, "margins", lambda *given: right(*given) + 100.0)
+    wrong = again(learned, "forced")
+    assert evidence.one_vector_cannot_say_anything(wrong).verdict == "not reproduced"
+
+
+@pytest.mark.claim("prefix-tuning/more-vectors-say-more")
+@pytest.mark.claim("prefix-tuning/likely-strings-are-easier")
+def test_forcing_that_trains_nothing_refutes_what_helps_it(
+    learned: Learned, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    claims_of = (evidence.more_vectors_say_more, evidence.likely_strings_are_easier)
+    assert all(claim(learned[2]).verdict == "reproduced" for claim in claims_of)
+    monkeypatch.setattr(experiments, "force", forget_to_train)
+    wrong = again(learned, "forced")
+    assert (wrong.steps == -1).all()
+    assert all(claim(wrong).verdict == "not reproduced" for claim in claims_of)
+
+
+@pytest.mark.claim("prefix-tuning/one-vector-counts")
+def test_forcing_that_trains_nothing_refutes_that_vectors_count_more(
+    learned: Learned, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    measured = learned[2]
+    good = {1: {"bits": [14.0] * 60, "success": [True] * 45 + [False] * 15}}
+    real = dataclasses.replace(measured, counted=[good])
+    assert evidence.one_vector_counts(real).verdict == "reproduced"
+    monkeypatch.setattr(experiments, "force", forget_to_train)
+    wrong = again(learned, "counted")
+    assert evidence.one_vector_counts(wrong).verdict == "not reproduced"
+
+
+@pytest.mark.claim("prefix-tuning/counting-by-sampling")
+def test_a_limit_without_its_deviation_is_refuted(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert evidence.limit_is_safe(200, np.random.default_rng(1)).verdict == "holds"
+    monkeypatch.setattr(counting, "deviation", lambda k, missed: 0.0)
+    assert evidence.limit_is_safe(200, np.random.default_rng(1)).verdict == "fails"
+
+
+@pytest.mark.claim("prefix-tuning/virtual-tokens-are-far")
+@pytest.mark.claim("prefix-tuning/region-ends-before-token")
+def test_vectors_that_never_left_their_tokens_refute_that_they_are_far(
+    learned: Learned, found: list[Places]
+) -> None:
+    planned, runs, measured = learned
+    claims_of = (evidence.far_from_tokens, evidence.region_ends_early)
+    assert all(claim(found).verdict == "reproduced" for claim in claims_of)
+    # The token itself in place of what was learned from it: at no distance, and never broken.
+    settled = runs.get(planned.settled[0])
+    stayed = Result(
+        {"steps": {"token": [1] * len(settled.tensors["strings"])}},
+        {**settled.tensors, "vectors.token": settled.tensors["start.token"]},
+    )
+    with pytest.raises(ValueError, match="every vector must say its string"):
+        results.places(measured.models[0], stayed, "token", torch.Generator())
+    near = [
+        dataclasses.replace(p, distance=0.1 * p.among_tokens.median() * torch.ones_like(p.distance))
+        for p in found
+    ]
+    assert all(claim(near).verdict == "not reproduced" for claim in claims_of)
+    assert all(claim([]).verdict == "not reproduced" for claim in claims_of)
+
+
+@pytest.mark.claim("prefix-tuning/region-ends-before-token")
+def test_a_search_that_stops_at_the_token_refutes_that_regions_end_early(
+    learned: Learned, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    planned, runs, measured = learned
+
+    def to_the_token(model: GPT, vectors: Tensor, strings: Tensor) -> Tensor:
+        return torch.cdist(vectors[:, 0], model.token.weight).amin(dim=1)
+
+    monkeypatch.setattr(results, "breaking_distance", to_the_token)
+    wrong = results.all_places(measured, planned, runs.get, "token")
+    assert evidence.region_ends_early(wrong).verdict == "not reproduced"
+
+
+@pytest.mark.claim("prefix-tuning/rounding-loses-the-string")
+def test_rounding_that_keeps_the_vectors_is_refuted(
+    learned: Learned, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    measured = learned[2]
+    shares = results.survives_rounding(measured)
+    assert evidence.rounding_loses(shares).verdict == "reproduced"
+
+    def unrounded(model: GPT, vectors: Tensor, strings: Tensor, by_angle: bool = False) -> Tensor:
+        said = decoding.complete(model, vectors, strings.shape[1])
+        return (said == strings).all(dim=1)
+
+    monkeypatch.setattr(results, "rounded_say", unrounded)
+    wrong = results.survives_rounding(measured)
+    assert evidence.rounding_loses(wrong).verdict == "not reproduced"
+    assert evidence.rounding_loses([{}]).verdict == "not reproduced"
+
+
+def test_places_are_what_they_say(learned: Learned, found: list[Places]) -> None:
+    (place,) = found
+    n = len(place.distance)
+    assert 0 < n <= SMALL["count_strings"]
+    for name in ("norms", "moved", "cosine", "breaking", "random_distance", "random_cosine"):
+        assert getattr(place, name).shape == (n,)
+    assert (place.moved >= place.distance - 1e-4).all()  # each started at a token
+    assert (place.cosine.abs() <= 1 + 1e-6).all()
+
+
+def test_the_figures_say_what_they_show(learned: Learned, found: list[Places]) -> None:
+    import matplotlib.pyplot as plt
+
+    planned, runs, measured = learned
+    string, corners = results.example_place(measured, runs.get(planned.settled[0]))
+    assert len(string) == SMALL["count_lengths"][0]
+    drawn = {
+        "regions of different colours": figures.slice_of_space(measured.models[0], corners, 3, 9),
+        "likelihood: from": figures.sweep_map(measured),
+        "LLaMA-7B 76.3 %": figures.distinct_completions(measured),
+        "4 symbols": figures.success_by_length(measured),
+        "Median updates": figures.success_by_steps(measured, 4),
+        f"{math.log2(measured.n_tokens):.1f} bits a token": figures.bits_of_prompts(measured),
+        "median distances": figures.where_they_lie(found),
+    }
+    for words, (figure, alt) in drawn.items():
+        assert words in alt
+        figure.canvas.draw()
+        plt.close(figure)
+    line = [(name, i * torch.ones(32)) for i, name in enumerate("abc")]
+    with pytest.raises(ValueError, match="three vectors lie on a line"):
+        figures.slice_of_space(measured.models[0], line, 3, 9)
+    with pytest.raises(ValueError, match="no string was said with one vector"):
+        figures.where_they_lie([])
+
+
+def test_one_region_has_one_colour() -> None:
+    """A model that always says the same has a map of one region."""
+    model = GPT(GPTConfig(1, 1, 4, 5, 6))
+    with torch.no_grad():
+        model.norm.weight.zero_()
+        model.norm.bias.fill_(1.0)
+    corners = [(name, torch.eye(4)[i]) for i, name in enumerate("abc")]
+    figure, alt = figures.slice_of_space(model, corners, 2, 6)
+    assert "into 1 regions" in alt
+    import matplotlib.pyplot as plt
+
+    plt.close(figure)
