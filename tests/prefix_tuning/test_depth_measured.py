@@ -9,6 +9,7 @@ from collections.abc import Iterable
 from dataclasses import replace
 from typing import Any
 
+import matplotlib.pyplot as plt
 import pytest
 import torch
 from torch import Tensor
@@ -254,6 +255,19 @@ def test_the_bias_path(measured: Measured, pair: tuple[GPT, Prefix], tokens: Ten
     for used, expected in ((loud, "reproduced"), (silent_values, "not reproduced")):
         changed = with_seeds(measured, "prefix", before=quiet, after=quiet, prefix=used)
         assert results.bias_path(changed, tokens).verdict == expected
+
+
+def test_figures_tell_what_they_show(measured: Measured, tokens: Tensor) -> None:
+    one = measured.adapted["prefix"][2][0]
+    shares = results.path_shares(one, tokens)
+    for figure, alt, told in (
+        (*figures.attention_by_layer(one, tokens), "layer 1: 0 %"),
+        (*figures.movement_by_layer(measured), "prefix, depth 2, layer 1: 0 %."),
+        (*figures.moving_and_learning(measured, 2), "fine-tuning: moved"),
+        (*figures.paths({"new": [shares]}), f"new, bias alone: {shares['bias']:.0f} %."),
+    ):
+        assert told in alt
+        plt.close(figure)
 
 
 def test_what_has_no_prefix_or_no_deeper_layer_is_refused(

@@ -74,12 +74,13 @@ def attention_by_layer(one: Adapted, tokens: Tensor) -> Drawn:
         )
     for axis in axes.flat:
         axis.set(ylim=(10, 0), xticks=[0, 10], xticklabels=["small", "large"])
-        for label, side in zip(axis.get_xticklabels(), ("left", "right"), strict=True):
-            label.set_horizontalalignment(side)
         axis.set_yticks([0.5, 9.5], ["1", "10"])
         axis.grid(False)
         axis.spines[:].set_visible(False)
         axis.tick_params(length=0)
+    for axis in axes[-1]:  # inwards, or the words of two panels would meet
+        for label, side in zip(axis.get_xticklabels(), ("left", "right"), strict=True):
+            label.set_horizontalalignment(side)
     axes[0, 0].set_title("without the prefix", loc="left")
     axes[0, 1].set_title("with the prefix", loc="left")
     figure.supxlabel("inputs by size", fontsize=12)
