@@ -12,7 +12,8 @@ all. A lookup has two heads, so the number that it finds is wrong by at most
         \frac{15}{32} V^{-V} & \text{when it packs } V \text{ digits.}
     \end{cases}
 
-:func:`critical_inverse_temperature` sharpens this to an *if and only if* where there is one.
+:func:`critical_inverse_temperature` sharpens this to an *if and only if* where there is one, and
+:func:`least_in_float64` says what rounding adds: nothing for small sizes.
 
 Symbols: ``V`` symbols, ``n`` visible positions, ``N`` outputs, ``beta`` the inverse temperature.
 """
@@ -32,6 +33,7 @@ __all__ = [
     "critical_inverse_temperature",
     "largest_leak",
     "leak_bound",
+    "least_in_float64",
     "least_inverse_temperature",
     "log2_behaviours",
     "margin",
@@ -39,6 +41,9 @@ __all__ = [
 
 RESERVE = math.log(16.0)
 """Added to the least inverse temperature by default: leaks then use a sixteenth of the margin."""
+
+UNIT = 2.0**-53
+"""Relative error of one rounding in float64."""
 
 LARGEST_VOCABULARY = {1: 2**24, 2: 13}
 """By number of prompt symbols, the largest ``V`` for which float64 is proved to suffice."""
@@ -68,7 +73,7 @@ def margin(vocab_size: int, inputs: int = 1) -> float:
 
 
 def least_inverse_temperature(vocab_size: int, n: int, inputs: int = 1) -> float:
-    r"""The inverse temperature from which on correct decoding is proved.
+    r"""The inverse temperature from which on correct decoding is proved in exact arithmetic.
 
     Parameters
     ----------
@@ -85,6 +90,45 @@ def least_inverse_temperature(vocab_size: int, n: int, inputs: int = 1) -> float
         :math:`\log(2(n-1)/\text{margin})`, or 0 if there is only one position to look at.
     """
     return math.log(2 * (n - 1) / margin(vocab_size, inputs)) if n > 1 else 0.0
+
+
+def least_in_float64(vocab_size: int, n: int, inputs: int = 1) -> float:
+    r"""The inverse temperature from which on correct decoding is proved, rounding included.
+
+    Let ``u`` be :data:`UNIT` and let the two leaks be :math:`L` together. Sums of attention weights
+    and of what they weigh add at most :math:`3nu`, and at most :math:`2L`, since no addition of a
+    small term is wrong by more than that term. Reading, adding and subtracting 1 cost less than
+    :math:`4u`, and two scores of the read-out are told apart if they differ by :math:`16u`, that
+    is if the number is inside its margin by :math:`8Vu`. The unpacking network costs less than
+    another :math:`4u`. So for one input it suffices that :math:`L \le 1/(2V) - (8V + 3n + 8)u`,
+    and for two that :math:`L` is at most the larger one of
+
+    .. math:: \tfrac{15}{32} V^{-V} - (3n + 8)u, \qquad
+        \tfrac13\bigl(\tfrac{15}{32} V^{-V} - 8u\bigr).
+
+    The exact leaks are :math:`L = 2(n-1)/(e^\beta + n - 1)`, less than in
+    :func:`least_inverse_temperature`; so for small sizes nothing has to be added to that bound.
+
+    Parameters
+    ----------
+    vocab_size, n, inputs
+        As for :func:`least_inverse_temperature`.
+
+    Returns
+    -------
+    float
+        At least :func:`least_inverse_temperature`, and equal to it where rounding leaves no room,
+        so that nothing is proved.
+    """
+    least = least_inverse_temperature(vocab_size, n, inputs)
+    exact = margin(vocab_size, inputs)
+    rounding = (3 * n + 8) * UNIT
+    room = exact - rounding - (8 * vocab_size * UNIT if inputs == 1 else 0.0)
+    if inputs == 2:
+        room = max(room, (exact - 8 * UNIT) / 3)
+    if n == 1 or room <= 0:
+        return least
+    return max(least, math.log((n - 1) * (2 / room - 1)))
 
 
 def critical_inverse_temperature(
@@ -173,9 +217,13 @@ def check_vocabulary(vocab_size: int, inputs: int, beyond_bounds: bool) -> None:
 
 
 def check_temperature(
-    inverse_temperature: float | None, least: float, beyond_bounds: bool
+    inverse_temperature: float | None,
+    vocab_size: int,
+    n: int,
+    inputs: int,
+    beyond_bounds: bool,
 ) -> float:
-    """The inverse temperature to use: the default, or the one given if it suffices.
+    """The inverse temperature to use: the default, or the one given if it suffices in float64.
 
     Raises
     ------
@@ -183,7 +231,7 @@ def check_temperature(
         If it is not finite, or under the proved bound and nobody asked for that.
     """
     if inverse_temperature is None:
-        return least + RESERVE
+        return least_inverse_temperature(vocab_size, n, inputs) + RESERVE
     try:
         given = float(inverse_temperature)
     except (TypeError, ValueError):
@@ -193,9 +241,10 @@ def check_temperature(
             f"inverse_temperature must be a finite number, got {inverse_temperature!r}; "
             "leave it out for one that suffices"
         )
+    least = least_in_float64(vocab_size, n, inputs)
     if given < least and not beyond_bounds:
         raise ValueError(
-            f"inverse_temperature {given:g} is under the proved bound {least:.6g}, "
+            f"inverse_temperature {given:.12g} is under the proved bound {least:.12g}, "
             "so symbols may be decoded wrongly; raise it, leave it out, or pass "
             "beyond_bounds=True to see the failure"
         )

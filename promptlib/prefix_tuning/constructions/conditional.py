@@ -251,6 +251,6 @@ def conditional_generator(
         heads + (2 * width + vocab_size) * vocab_size * 2 + length * width,
         f"a transformer for {vocab_size:,} symbols and {responses:,} responses",
     )
-    least = bounds.least_inverse_temperature(vocab_size, length, inputs)
-    beta = bounds.check_temperature(inverse_temperature, least, beyond_bounds)
+    beta = bounds.check_temperature(inverse_temperature, vocab_size, length, inputs, beyond_bounds)
+    least = bounds.least_in_float64(vocab_size, length, inputs)
     return ConditionalGenerator(vocab_size, responses, inputs, beta, least)

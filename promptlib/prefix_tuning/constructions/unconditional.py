@@ -162,8 +162,8 @@ def unconditional_generator(
     width = 3 * length + 1
     size = vocab_size * (length + width + 1) + length * width * 11
     check_size(size, f"a transformer for {vocab_size:,} symbols and length {length:,}")
-    least = bounds.least_inverse_temperature(vocab_size, length)
-    beta = bounds.check_temperature(inverse_temperature, least, beyond_bounds)
+    beta = bounds.check_temperature(inverse_temperature, vocab_size, length, 1, beyond_bounds)
+    least = bounds.least_in_float64(vocab_size, length)
     return UnconditionalGenerator(vocab_size, length, beta, least)
 
 
