@@ -290,6 +290,16 @@ def test_the_search_finds_what_the_proof_names_as_worst():
     assert float(found) == pytest.approx(leak * (2 - 1 / 5), rel=1e-6)
 
 
+def test_short_formats_fail_early():
+    found = [
+        measuring.smallest_failing_vocabulary(dtype, 2, 97)
+        for dtype in (torch.bfloat16, torch.float16)
+    ]
+    assert 2 < found[0] < found[1] < 97
+    with pytest.raises(ValueError, match=r"every sequence is said in torch\.float64 up to .*=5"):
+        measuring.smallest_failing_vocabulary(torch.float64, 2, 5)
+
+
 def test_exhaustive_lists():
     assert len(measuring.all_sequences(3, 4).unique(dim=0)) == 81
     assert measuring.all_maps(3, 2).shape == (729, 3, 2)

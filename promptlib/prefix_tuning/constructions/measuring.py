@@ -26,6 +26,7 @@ __all__ = [
     "answers",
     "random_maps",
     "read_out",
+    "smallest_failing_vocabulary",
     "texts_beyond",
     "wrong_answers",
     "wrong_symbols",
@@ -162,6 +163,34 @@ def texts_beyond(
     stream = speaker.stages(torch.cat((shares.unsqueeze(1), back), 1))[-1].stream
     said = read_out(stream[..., speaker.layout["value"]].flatten(), vocab_size)
     return wanted, said.reshape(wanted.shape)
+
+
+def smallest_failing_vocabulary(dtype: torch.dtype, length: int, most: int) -> int:
+    """The first ``V`` for which a sequence goes wrong when everything is held in a short format.
+
+    Weights, virtual tokens, stream, attention and scores are of this type. All sequences are tried.
+
+    Parameters
+    ----------
+    dtype : torch.dtype
+        Such as ``torch.bfloat16``.
+    length : int
+        ``N``.
+    most : int
+        The largest ``V`` to try.
+
+    Raises
+    ------
+    ValueError
+        If nothing goes wrong up to there.
+    """
+    for vocab_size in range(2, most + 1):
+        speaker = unconditional_generator(vocab_size, length)
+        wanted = all_sequences(vocab_size, length)
+        tokens = speaker.virtual_token(wanted).to(dtype)
+        if (speaker.to(dtype).greedy(tokens.unsqueeze(-2), length) != wanted).any():
+            return vocab_size
+    raise ValueError(f"every sequence is said in {dtype} up to vocab_size={most}; try a larger one")
 
 
 def sizes_up_to(most: int, *, conditional: bool = False) -> Iterator[tuple[int, int]]:
