@@ -206,6 +206,16 @@ def test_texts_that_cannot_be_said_are_refused_in_words(page, text, message):
     assert page.get_attribute("#e-text", "aria-invalid") is None
 
 
+def test_a_space_is_spoken_as_a_word(page):
+    page.fill("#e-text", "a b")
+    page.fill("#e-step", "2")
+    assert page.inner_text("output[for=e-step]") == "2 of 3: ␣"
+    assert page.get_attribute("#e-step", "aria-valuetext") == "2 of 3: space"
+    labels = [chart.get_attribute("aria-label") for chart in page.query_selector_all("svg")]
+    assert not any("␣" in label for label in labels)
+    assert "the nearest is space, and space was asked for" in labels[-1]
+
+
 def test_every_control_has_a_label_and_every_picture_a_description(page):
     for control in page.query_selector_all(".token-explorer input"):
         label = page.query_selector(f'label[for="{control.get_attribute("id")}"]')

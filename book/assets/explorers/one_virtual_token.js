@@ -127,6 +127,7 @@
   }
   function character(symbol) { return String.fromCharCode(FIRST + symbol); }
   function visible(symbol) { return symbol === 0 ? "␣" : character(symbol); }
+  function spoken(symbol) { return symbol === 0 ? "space" : character(symbol); }
 
   window.promptbook = window.promptbook || {};
   window.promptbook.oneVirtualToken = { encode: encode, generate: generate };
@@ -282,7 +283,7 @@
       }
       draw("circle", { cx: x(now.value * V), cy: 43, r: 8, class: "token-dot" }, svg);
       svg.setAttribute("aria-label", "The number " + now.value.toFixed(4) + " on a scale of characters; the nearest is " +
-        visible(now.symbol) + ", and " + visible(wanted) + " was asked for.");
+        spoken(now.symbol) + ", and " + spoken(wanted) + " was asked for.");
     }
 
     function redraw() {
@@ -290,9 +291,9 @@
       var at = Math.min(state.step, symbols.length - 1), now = result.steps[at];
       step.max = String(symbols.length);
       step.value = String(at + 1);
-      var where = (at + 1) + " of " + symbols.length + ": " + visible(symbols[at]);
-      stepOutput.textContent = where;
-      step.setAttribute("aria-valuetext", where);
+      var where = (at + 1) + " of " + symbols.length + ": ";
+      stepOutput.textContent = where + visible(symbols[at]);
+      step.setAttribute("aria-valuetext", where + spoken(symbols[at]));
       betaOutput.textContent = state.beta.toFixed(2);
       beta.setAttribute("aria-valuetext", state.beta.toFixed(2));
 
@@ -315,7 +316,7 @@
       var labels = symbols.map(visible), last = symbols.length - 1;
       var positions = ["★"].concat(result.symbols.slice(0, last).map(visible));
       bars(chart.token, result.token, labels, 1, at);
-      chart.token.setAttribute("aria-label", "Bars for " + labels.join(" ") + "; at character " + (at + 1) + " the height is " +
+      chart.token.setAttribute("aria-label", "Bars for " + symbols.map(spoken).join(" ") + "; at character " + (at + 1) + " the height is " +
         shown(result.token[at]) + ".");
       [["own", 0, at], ["first", 1, 0]].forEach(function (entry) {
         bars(chart[entry[0]], now.attention[entry[1]], positions, 1, entry[2]);
