@@ -61,8 +61,8 @@ def temperature(
     axes.set_ylabel("wrong symbols (%)")
     return figure, (
         f"Share of wrong symbols in {samples} random texts over {vocab_size} symbols. The "
-        "curves are flat where attention is hot, all but the first symbol wrong, and fall to zero "
-        "before the dashed line of their length. " + " ".join(described)
+        "curves are flat where attention is hot, nearly all but the first symbol wrong, and fall "
+        "to zero before the dashed line of their length. " + " ".join(described)
     )
 
 
