@@ -122,7 +122,7 @@ def averaged_vectors(
     shortfall = torch.cat([(1 - gains).clamp_min(0.0) for _, gains in measured])
     return claims.identity(
         "prefix-tuning/long-averaged-vectors",
-        "The mean of $k$ prefix vectors has the geometric mean of their odds, so the vectors one "
+        "The mean of $k$ prefix keys has the geometric mean of their odds, so the $k$ vectors one "
         "after another have at least $k$ times these odds.",
         errors=torch.cat([*(errors for errors, _ in measured), shortfall]),
         tolerance=TOLERANCE,
