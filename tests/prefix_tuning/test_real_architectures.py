@@ -383,10 +383,24 @@ def test_shards_are_read_and_missed(folder, llama, tmp_path):
     next(iter(sorted(sharded.glob("model-*.safetensors")))).unlink()
     with pytest.raises(ValueError, match="lacks the shards model-00001"):
         checkpoints.load_checkpoint(sharded)
-    index = {"weight_map": {"w": "../elsewhere.safetensors"}}
-    (sharded / "model.safetensors.index.json").write_text(json.dumps(index))
+    index = sharded / "model.safetensors.index.json"
+    index.write_text(json.dumps({"weight_map": {"w": "config.json"}}))
+    with pytest.raises(ValueError, match="has no 'metadata'"):
+        checkpoints.load_checkpoint(sharded)
+    index.write_text(json.dumps({"weight_map": {"w": "../elsewhere.safetensors"}}))
     with pytest.raises(ValueError, match=r"lacks the shards \.\./elsewhere"):
         checkpoints.load_checkpoint(sharded)
+
+
+def test_the_file_that_is_loaded_is_the_one_that_is_looked_at(folder, llama):
+    """A whole file beside shards comes first, so an index does not hide that it is cut short."""
+    llama.save_pretrained(folder / "more", max_shard_size="100KB")
+    for file in (folder / "more").iterdir():
+        file.replace(folder / file.name)
+    checkpoints.load_checkpoint(folder)
+    truncate(folder, -1)
+    with pytest.raises(ValueError, match=r"model\.safetensors has .* bytes where its header"):
+        checkpoints.load_checkpoint(folder)
 
 
 def truncate(folder, keep):
@@ -406,14 +420,28 @@ def drop_a_weight(folder):
     save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
 
 
-def other_type(folder):
-    config = json.loads((folder / "config.json").read_text())
-    (folder / "config.json").write_text(json.dumps(config | {"model_type": "t5"}))
+def configured(**changes):
+    def damage(folder):
+        config = json.loads((folder / "config.json").read_text())
+        (folder / "config.json").write_text(json.dumps(config | changes))
+
+    return damage
 
 
-def other_size(folder):
-    config = json.loads((folder / "config.json").read_text())
-    (folder / "config.json").write_text(json.dumps(config | {"vocab_size": 59}))
+def header(content):
+    def damage(folder):
+        text = json.dumps(content).encode()
+        (folder / "model.safetensors").write_bytes(len(text).to_bytes(8, "little") + text)
+
+    return damage
+
+
+def indexed(content):
+    def damage(folder):
+        (folder / "model.safetensors").unlink()
+        (folder / "model.safetensors.index.json").write_text(json.dumps(content))
+
+    return damage
 
 
 @pytest.mark.parametrize(
@@ -428,12 +456,27 @@ def other_size(folder):
         (lambda folder: (folder / "model.safetensors").unlink(), "holds no safetensors"),
         (as_pickle, r"holds pickles \(pytorch_model.bin\), which can run code"),
         (drop_a_weight, r"lacks 1 of the weights .*layers\.1\.self_attn\.q_proj"),
-        (other_type, "of type 't5'; this chapter looks into gpt2 and llama"),
-        (other_size, "does not load"),
+        (configured(model_type="t5"), "of type 't5'; this chapter looks into gpt2 and llama"),
+        (configured(model_type=["llama"]), r"of type \['llama'\]; this chapter"),
+        (configured(vocab_size=59), r"\(2\), such as lm_head.*: \(53, 66\), expected \(59, 66\)"),
         (
-            lambda folder: (folder / "model.safetensors").write_bytes(b"\2" + 7 * b"\0" + b"[]"),
-            "is no safetensors file",
+            configured(num_hidden_layers="three"),
+            "not load: .*'num_hidden_layers' expected int",
         ),
+        (configured(hidden_act="nonsense"), "does not load: KeyError: 'nonsense'"),
+        (
+            lambda folder: (folder / "config.json").write_text(9**6 * "["),
+            "config.json .* is no JSON",
+        ),
+        (lambda folder: (folder / "adapter_config.json").write_text("{}"), "holds an adapter"),
+        (header([]), "is no safetensors file"),
+        (header({"w": {"data_offsets": [0, "x"]}}), "is no safetensors file"),
+        (
+            header({"w": {"dtype": "F99", "shape": [], "data_offsets": [0, 0]}}),
+            "not load: Safe",
+        ),
+        (indexed({}), "names no shards"),
+        (indexed({"weight_map": {"w": 5}}), "lacks the shards 5"),
     ],
 )
 def test_a_damaged_checkpoint_is_named(folder, damage, message):

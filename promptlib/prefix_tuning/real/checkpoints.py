@@ -24,6 +24,9 @@ ARCHITECTURES = {"gpt2": GPT2LMHeadModel, "llama": LlamaForCausalLM}
 """By ``model_type`` of ``config.json``."""
 
 PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
+MALFORMED = (ValueError, TypeError, RecursionError)
+"""What comes of JSON that is none, or not of the kind expected."""
+
 WANTED = "a folder with config.json and model.safetensors (or its shards and their index)"
 
 
@@ -33,18 +36,24 @@ def check_folder(folder: Path | str) -> dict[str, Any]:
     Raises
     ------
     ValueError
-        If the folder is missing, has no readable ``config.json``, is of another architecture, has
-        no safetensors (or pickles in their place), lacks a shard, or a file is cut short.
+        If the folder is missing, has no readable ``config.json``, is of another architecture, holds
+        an adapter, has no safetensors (or pickles in their place), lacks a shard, or a file is cut
+        short.
     """
     path = Path(folder).expanduser()
     if not path.is_dir():
         raise ValueError(f"checkpoint {str(folder)!r} is not a folder here; give {WANTED}")
     config = _read_json(path / "config.json", folder)
     kind = config.get("model_type")
-    if kind not in ARCHITECTURES:
+    if not isinstance(kind, str) or kind not in ARCHITECTURES:
         raise ValueError(
             f"checkpoint {str(folder)!r} is of type {kind!r}; this chapter looks into "
             f"{' and '.join(ARCHITECTURES)}"
+        )
+    if (path / "adapter_config.json").exists():  # it would bring in a model from somewhere else
+        raise ValueError(
+            f"checkpoint {str(folder)!r} holds an adapter (adapter_config.json); merge it into its "
+            f"model, and give {WANTED}"
         )
     for file in _weight_files(path, folder):
         check_safetensors(file)
@@ -70,9 +79,11 @@ def check_safetensors(file: Path) -> None:
         try:
             header = json.loads(stream.read(length))
             ends = [
-                entry["data_offsets"][1] for name, entry in header.items() if name != "__metadata__"
+                int(entry["data_offsets"][1])
+                for name, entry in header.items()
+                if name != "__metadata__"
             ]
-        except (ValueError, TypeError, AttributeError, KeyError, IndexError) as error:
+        except (*MALFORMED, AttributeError, KeyError, IndexError) as error:
             raise ValueError(f"{file.name} is no safetensors file: {error}") from None
     expected = 8 + length + max(ends, default=0)
     if size != expected:
@@ -99,10 +110,20 @@ def load_checkpoint(folder: Path | str, dtype: torch.dtype = torch.float64) -> n
             attn_implementation=NAME,
             dtype=dtype,
             output_loading_info=True,
+            ignore_mismatched_sizes=True,  # they are refused below, by name
         )
-    except (OSError, RuntimeError, TypeError) as error:
-        reason = str(error).splitlines()[0]
-        raise ValueError(f"checkpoint {str(folder)!r} does not load: {reason}") from None
+    except Exception as error:  # a configuration can go wrong in any part of the library
+        reason = " ".join(str(error).split()) or "no reason given"
+        raise ValueError(
+            f"checkpoint {str(folder)!r} does not load: {type(error).__name__}: {reason}"
+        ) from None
+    other = sorted(report["mismatched_keys"])
+    if other:
+        name, found, wanted = other[0]
+        raise ValueError(
+            f"checkpoint {str(folder)!r} holds weights of other shapes than its config.json asks "
+            f"for ({len(other)}), such as {name}: {tuple(found)}, expected {tuple(wanted)}"
+        )
     lacking = sorted(report["missing_keys"])
     if lacking:
         raise ValueError(
@@ -114,20 +135,23 @@ def load_checkpoint(folder: Path | str, dtype: torch.dtype = torch.float64) -> n
 
 
 def _weight_files(path: Path, folder: Path | str) -> list[Path]:
+    whole = path / "model.safetensors"
+    if whole.is_file():  # which is loaded even where there are shards
+        return [whole]
     index = path / "model.safetensors.index.json"
     if index.is_file():
-        shards = _read_json(index, folder).get("weight_map")
+        content = _read_json(index, folder)
+        shards = content.get("weight_map")
         if not isinstance(shards, dict) or not shards:
             raise ValueError(f"checkpoint {str(folder)!r}: {index.name} names no shards")
-        names = sorted(set(shards.values()))
+        names = sorted({str(name) for name in shards.values()})
         # A name with a folder in it could point outside the checkpoint.
-        files = [path / name for name in names if Path(name).name == name]
         absent = [name for name in names if not (path / name).is_file() or Path(name).name != name]
         if absent:
             raise ValueError(f"checkpoint {str(folder)!r} lacks the shards {', '.join(absent)}")
-        return files
-    if (path / "model.safetensors").is_file():
-        return [path / "model.safetensors"]
+        if not isinstance(content.get("metadata"), dict):
+            raise ValueError(f"checkpoint {str(folder)!r}: {index.name} has no 'metadata'")
+        return [path / name for name in names]
     pickles = sorted(file.name for file in path.iterdir() if file.suffix in PICKLES)
     if pickles:
         raise ValueError(
@@ -142,7 +166,7 @@ def _read_json(path: Path, folder: Path | str) -> dict[str, Any]:
         raise ValueError(f"checkpoint {str(folder)!r} has no {path.name}; give {WANTED}")
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
+    except MALFORMED as error:
         raise ValueError(f"{path.name} of checkpoint {str(folder)!r} is no JSON: {error}") from None
     if not isinstance(content, dict):
         raise ValueError(f"{path.name} of checkpoint {str(folder)!r} must hold an object")
