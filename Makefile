@@ -58,13 +58,13 @@ notebook: $(VENV)/.book-$(TORCH) $(EXTRA_STAMPS)  ## run one notebook: NOTEBOOK=
 lab: $(VENV)/.lab-$(TORCH) $(EXTRA_STAMPS)  ## open the notebooks in JupyterLab
 	@$(BIN)/jupyter lab notebooks
 
-bench: $(VENV)/.test-$(TORCH)  ## time training steps against the plain baseline
+bench: $(VENV)/.test-$(TORCH) $(EXTRA_STAMPS)  ## time training steps against the plain baseline
 	@$(BIN)/python -m benchmarks.bench
 
-record: $(VENV)/.book-$(TORCH)  ## accept the verdicts of the last build into config/verdicts.yml
+record: $(VENV)/.book-$(TORCH) $(EXTRA_STAMPS)  ## accept the verdicts of the last build into config/verdicts.yml
 	@$(BIN)/python -m workflow.collect --profile $(PROFILE) --record
 
-archive: $(VENV)/.book-$(TORCH)  ## keep the claims of a finished PROFILE=paper build in archive/
+archive: $(VENV)/.book-$(TORCH) $(EXTRA_STAMPS)  ## keep the claims of a finished PROFILE=paper build in archive/
 	@$(BIN)/python -m workflow.archive --profile $(PROFILE)
 
 clean:  ## remove what was built; training runs stay

@@ -129,6 +129,12 @@ def test_make_installs_the_extra_when_asked_with_every_torch(command, torch):
     assert "[real]" not in unasked.stdout
 
 
+@pytest.mark.parametrize("command", ["notebook", "lab", "bench", "record", "archive"])
+def test_no_command_that_installs_forgets_the_extra(command):
+    """When pins change, whichever command comes first must renew the extra, too."""
+    assert "'.[real]'" in make(command, "EXTRAS=real").stdout
+
+
 def test_make_refuses_extras_that_there_are_not():
     refused = make("book", "EXTRAS=rael")
     assert refused.returncode != 0
