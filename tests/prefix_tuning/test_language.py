@@ -529,6 +529,20 @@ def test_counting_refuses(
         counting.misses(3, [0.5, 0.5], 1, 1, np.random.default_rng(0))
 
 
+@pytest.mark.parametrize(("successes", "trials"), [(0, 1), (0, 45), (7, 19), (18, 19)])
+def test_the_upper_limit_is_where_so_few_successes_have_probability_missed(
+    successes: int, trials: int
+) -> None:
+    limit = counting.share_at_most(successes, trials, 0.03)
+    few = sum(
+        math.comb(trials, k) * limit**k * (1 - limit) ** (trials - k) for k in range(successes + 1)
+    )
+    assert few == pytest.approx(0.03)
+    assert counting.share_at_most(trials, trials) == 1.0
+    with pytest.raises(ValueError, match=r"got 3, 2, 0\.05"):
+        counting.share_at_most(3, 2)
+
+
 @given(st.integers(1, 4), st.floats(0, 50), st.floats(0.01, 5))
 def test_balls_on_a_grid_never_exceed_the_volume_bound(
     width: int, reach: float, radius: float

@@ -7,6 +7,7 @@ import math
 from collections.abc import Callable, Iterable
 from typing import Any
 
+import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 import torch
@@ -22,6 +23,8 @@ from promptlib.prefix_tuning.language import (
     plan,
     pretraining,
     results,
+    settling,
+    step_size,
     survey,
 )
 from promptlib.prefix_tuning.language import forcing as forcing_module
@@ -51,7 +54,12 @@ SMALL: dict[str, Any] = {
     "count_strings": 60,
 }
 
-MODULES = {"pretraining": pretraining, "experiments": experiments, "survey": survey}
+MODULES = {
+    "pretraining": pretraining,
+    "experiments": experiments,
+    "settling": settling,
+    "survey": survey,
+}
 
 Learned = tuple[LanguagePlan, "Runs", Measured]
 
@@ -294,6 +302,37 @@ def test_a_search_that_stops_at_the_token_refutes_that_regions_end_early(
     assert evidence.region_ends_early(wrong).verdict == "not reproduced"
 
 
+@pytest.mark.claim("prefix-tuning/distance-is-the-learning-rate")
+def test_steps_of_one_size_refute_that_their_size_decides(
+    learned: Learned, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    planned, runs, measured = learned
+    steps = step_size.all_steps(measured, planned, runs.get)
+    assert step_size.distance_is_the_step(steps).verdict == "reproduced"
+    (one,) = steps
+    assert 0 < one.common <= SMALL["count_strings"]
+    assert one.said.shape == one.distance.shape == one.still_nearest.shape == (len(one.rates),)
+    assert ((one.said > 0) & (one.said <= 100)).all()
+    figure, alt = step_size.distance_by_rate(steps)
+    assert f"{one.distance[-1]:.2f} at {one.rates[-1]:g}" in alt
+    figure.canvas.draw()
+    plt.close(figure)
+    assert step_size.distance_is_the_step([]).verdict == "not reproduced"
+    with pytest.raises(ValueError, match="no string was said with all learning rates"):
+        step_size.distance_by_rate([])
+
+    def same_rate(
+        model: GPT, targets: Tensor, start: Tensor, rates: Tensor, *rest: Any, **more: Any
+    ) -> Forced:
+        return right(model, targets, start, torch.full_like(rates, 0.1), *rest, **more)
+
+    right = settling.force
+    monkeypatch.setattr(settling, "force", same_rate)
+    again_ = {run.key: trained(run, runs.get) for run in planned.stepped}
+    wrong = step_size.all_steps(measured, planned, lambda run: again_.get(run.key) or runs.get(run))
+    assert step_size.distance_is_the_step(wrong).verdict == "not reproduced"
+
+
 @pytest.mark.claim("prefix-tuning/rounding-loses-the-string")
 def test_rounding_that_keeps_the_vectors_is_refuted(
     learned: Learned, monkeypatch: pytest.MonkeyPatch
@@ -323,8 +362,6 @@ def test_places_are_what_they_say(learned: Learned, found: list[Places]) -> None
 
 
 def test_the_figures_say_what_they_show(learned: Learned, found: list[Places]) -> None:
-    import matplotlib.pyplot as plt
-
     planned, runs, measured = learned
     string, corners = results.example_place(measured, runs.get(planned.settled[0]))
     assert len(string) == SMALL["count_lengths"][0]
@@ -357,6 +394,4 @@ def test_one_region_has_one_colour() -> None:
     corners = [(name, torch.eye(4)[i]) for i, name in enumerate("abc")]
     figure, alt = figures.slice_of_space(model, corners, 2, 6)
     assert "into 1 regions" in alt
-    import matplotlib.pyplot as plt
-
     plt.close(figure)

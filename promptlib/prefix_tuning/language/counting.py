@@ -72,6 +72,40 @@ def deviation(k: int, missed: float = MISSED) -> float:
     return math.sqrt(math.log(1 / missed) / (2 * k))
 
 
+def share_at_most(successes: int, trials: int, missed: float = MISSED) -> float:
+    """Return an upper limit of a probability, after Clopper and Pearson (1934).
+
+    Parameters
+    ----------
+    successes, trials : int
+        Independent trials, at least 1, and how many of them succeeded.
+    missed : float
+        Probability that the limit is too low, in (0, 1).
+
+    Returns
+    -------
+    float
+        In (0, 1].
+
+    Examples
+    --------
+    Nothing in 59 trials leaves at most 5 %:
+
+    >>> round(share_at_most(0, 59), 3)
+    0.05
+    """
+    if trials < 1 or not 0 <= successes <= trials or not 0 < missed < 1:
+        raise ValueError(
+            f"expected 0 <= successes <= trials, trials >= 1 and missed in (0, 1); got "
+            f"{successes}, {trials}, {missed}"
+        )
+    if successes == trials:
+        return 1.0
+    from scipy.stats import beta  # here: it takes a third of a second
+
+    return float(beta.ppf(1 - missed, successes + 1, trials - successes))
+
+
 def misses(
     n_reachable: int,
     shares: ArrayLike,

@@ -216,7 +216,7 @@ def success_by_length(measured: Measured) -> Drawn:
     for axes, kind in zip(panels.flat, KINDS, strict=True):
         success = measured.success(kind)
         for place, n in enumerate(measured.prompt_lengths):
-            _band(axes, lengths, success[:, place], LINES[place % len(LINES)], f"{n}")
+            band(axes, lengths, success[:, place], LINES[place % len(LINES)], f"{n}")
         axes.set_title(KIND_NAMES[kind], fontsize=11)
         ends = success.mean(axis=0)[:, -1]
         seen.append(
@@ -235,8 +235,9 @@ def success_by_length(measured: Measured) -> Drawn:
     panels[0, 0].legend(title="vectors", fontsize=10, loc="lower left")
     alt = (
         "Four panels, one for each kind of string: percentage said against the length of the "
-        "string, one line for each number of vectors; bands span the seeds. Lines fall with "
-        "length and rise with the number of vectors. " + "; ".join(seen) + "."
+        "string, one line for each number of vectors; bands span the seeds. "
+        + "; ".join(seen)
+        + "."
     )
     return figure, alt
 
@@ -253,10 +254,11 @@ def success_by_steps(measured: Measured, length: int) -> Drawn:
         for place, n in enumerate(measured.prompt_lengths):
             taken = steps[:, place, :, None]
             shares = 100 * ((taken >= 0) & (taken <= grid)).mean(axis=1)
-            _band(axes, grid, shares, LINES[place % len(LINES)], f"{n}", marker="")
+            band(axes, grid, shares, LINES[place % len(LINES)], f"{n}", marker="")
             said = steps[:, place][steps[:, place] >= 0]
             if len(said):
-                seen.append(f"{KIND_NAMES[kind]}, {n} vectors: median {np.median(said):.0f}")
+                vectors = f"{n} vector{'s' * (n > 1)}"
+                seen.append(f"{KIND_NAMES[kind]}, {vectors}: median {np.median(said):.0f}")
         axes.set_title(KIND_NAMES[kind], fontsize=11)
         axes.set_xscale("log")
         axes.xaxis.set_major_formatter("{x:g}")
@@ -389,13 +391,14 @@ def _cumulative(
     return medians
 
 
-def _band(
+def band(
     axes: Axes,
     x: Sequence[float] | np.ndarray,
     values: np.ndarray,
     colour: str,
     name: str,
     marker: str = "o",
+    linestyle: str = "-",
 ) -> None:
     """Draw the mean over seeds, and a band from the lowest to the highest seed."""
     axes.fill_between(
@@ -406,6 +409,7 @@ def _band(
         values.mean(axis=0),
         color=colour,
         marker=marker,
+        linestyle=linestyle,
         markersize=5,
         markeredgecolor=PAPER,
         label=name,

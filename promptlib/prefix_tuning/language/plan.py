@@ -4,7 +4,8 @@ A small language model learns real text. Then it is frozen, and vectors are soug
 place of a token, make it say given strings: a sweep finds out how best to seek; one run for each
 prompt length forces strings of four kinds and several lengths; one looks for as many different
 completions as there are tokens; one counts, from strings drawn with known probabilities, how many
-strings can be forced at all; one forces strings with a margin, to see where the vectors lie.
+strings can be forced at all; one forces strings with a margin, to see where the vectors lie, and
+one does so again with smaller and larger steps.
 
 Plain data, no torch: the workflow reads this module.
 """
@@ -36,6 +37,12 @@ SWEEP_KINDS = ("text", "shuffled")
 STOP_MARGIN = 0.5
 """Margin of the vectors whose place is looked at, in logits."""
 
+STEP_RATES = (0.003, 0.01, 0.03, 0.1, 0.3, 1.0)
+"""Learning rates with which the same strings are said again, to see where the vectors end."""
+
+STEP_PATIENCE = 2
+"""Small steps need more of them: so many times the updates of an attempt."""
+
 RANDOM_SCALES = (0.25, 0.5, 1.0, 2.0, 4.0, 8.0, 16.0)
 """Scales of random vectors, in units of the root mean square entry of the token embeddings."""
 
@@ -46,7 +53,7 @@ class LanguagePlan:
 
     Attributes
     ----------
-    pretrained, surveyed, distinct, settled : tuple of Run
+    pretrained, surveyed, distinct, settled, stepped : tuple of Run
         One for each seed.
     sweep : Run
         On the model of the first seed.
@@ -61,6 +68,7 @@ class LanguagePlan:
     forced: tuple[dict[int, Run], ...]
     counted: tuple[dict[int, Run], ...]
     settled: tuple[Run, ...]
+    stepped: tuple[Run, ...]
 
     def __iter__(self) -> Iterator[Run]:
         yield from self.pretrained
@@ -69,6 +77,7 @@ class LanguagePlan:
             yield from runs.values()
         yield from self.distinct
         yield from self.settled
+        yield from self.stepped
         yield from self.surveyed
 
 
@@ -230,6 +239,20 @@ def plan(
             needs=(base, sweep),
         )
 
+    settled = tuple(
+        Run(
+            f"{PACKAGE}.experiments:settle",
+            config(
+                run.config["seed"],
+                force_steps,
+                length=count_lengths[0],
+                strings=count_strings,
+                stop_margin=STOP_MARGIN,
+            ),
+            needs=(run, sweep),
+        )
+        for run in pretrained
+    )
     return LanguagePlan(
         pretrained=pretrained,
         surveyed=tuple(
@@ -262,19 +285,19 @@ def plan(
             }
             for run in pretrained
         ),
-        settled=tuple(
+        settled=settled,
+        stepped=tuple(
             Run(
-                f"{PACKAGE}.experiments:settle",
+                f"{PACKAGE}.settling:settle_at_rates",
                 config(
                     run.config["seed"],
-                    force_steps,
-                    length=count_lengths[0],
-                    strings=count_strings,
+                    STEP_PATIENCE * force_steps,
+                    rates=list(STEP_RATES),
                     stop_margin=STOP_MARGIN,
                 ),
-                needs=(run, sweep),
+                needs=(run, place),
             )
-            for run in pretrained
+            for run, place in zip(pretrained, settled, strict=True)
         ),
         counted=tuple(
             {
