@@ -90,8 +90,9 @@ def suffix_aims_itself(
         found.append(errors(content, (query, key, value), wanted, attend))
     return claims.identity(
         "prefix-tuning/suffix-aims-itself",
-        "One learned vector behind the content gives its own row any relative attention over "
-        "linearly independent keys, and changes no content output under a causal mask.",
+        "If every query is possible, one learned vector behind the content gives its own row any "
+        "positive relative attention over linearly independent keys, and changes no content output "
+        "under a causal mask.",
         errors=torch.cat(found),
         tolerance=TOLERANCE,
         source=HERE,

@@ -131,6 +131,37 @@ def test_real_output_bias_fails(every, wrong):
     assert statements.output_bias(statements.runs_of(every), wrong).verdict == "fails"
 
 
+@pytest.fixture
+def attention_by_length(monkeypatch):
+    """The logits grow with the number of keys, so that a prefix sharpens attention to content."""
+    right = recording.F.scaled_dot_product_attention
+
+    def wrong(queries, keys, values, scale=None, **options):
+        scale = queries.shape[-1] ** -0.5 if scale is None else scale
+        return right(queries, keys, values, scale=scale * keys.shape[-2] ** 0.5, **options)
+
+    monkeypatch.setattr(recording.F, "scaled_dot_product_attention", wrong)
+
+
+@pytest.mark.claim("prefix-tuning/real-relative-attention", "prefix-tuning/real-output-bias")
+@pytest.mark.claim("prefix-tuning/real-first-layer")
+@pytest.mark.parametrize("name", ["gpt2", "llama"])
+def test_claims_about_architectures_fail_for_another_attention(name, request, attention_by_length):
+    found = comparisons.compare(name, request.getfixturevalue(name), seeded())
+    runs = statements.runs_of(found)
+    assert statements.relative_attention(runs).verdict == "fails"
+    assert statements.output_bias(runs).verdict == "fails"
+    assert statements.first_layer(found).verdict == "fails"
+
+
+@pytest.mark.claim("prefix-tuning/encoder-relative-attention", "prefix-tuning/encoder-output-bias")
+def test_claims_about_the_encoder_fail_for_another_attention(encoder, attention_by_length):
+    prefix = gaussian_prefix(encoder, 3, seeded())
+    runs = [(encoder.calls(SENTENCES[:3], prefix), prefix.length)]
+    assert statements.encoder_relative_attention(runs).verdict == "fails"
+    assert statements.encoder_output_bias(runs).verdict == "fails"
+
+
 @pytest.mark.claim("prefix-tuning/real-output-bias")
 def test_real_output_bias_fails_for_values_of_another_head(every):
     def rolled(one):

@@ -88,8 +88,8 @@ def first_layer(comparisons: Sequence[Comparison] | None) -> claims.Claim:
 
     return _identity(
         "prefix-tuning/real-first-layer",
-        "Two GPT-2s or LLaMAs of which one has a prefix agree in the relative attention of their "
-        "first layer, if the content stands at the same positions.",
+        "A GPT-2 or LLaMA with a prefix and the same model without one agree in the relative "
+        "attention of their first layer, if the content stands at the same positions.",
         errors,
         comparisons,
         source=PAPER,
@@ -122,7 +122,7 @@ def peft_moves_content(movements: Sequence[Tensor] | None) -> claims.Claim:
     return _outcome(
         "prefix-tuning/peft-moves-absolute-positions",
         "The prefix-tuning of peft pushes the content of a GPT-2 to later positions, which by "
-        "itself moves more than a tenth of the first layer's relative attention.",
+        "itself moves more than a tenth of the first layer's relative attention (random weights).",
         lambda: [100 * float(one.mean()) for one in movements or ()],
         movements,
         unit="% of the attention, mean over rows",
