@@ -366,7 +366,7 @@ def test_the_figures_say_what_they_show(learned: Learned, found: list[Places]) -
     string, corners = results.example_place(measured, runs.get(planned.settled[0]))
     assert len(string) == SMALL["count_lengths"][0]
     drawn = {
-        "regions of different colours": figures.slice_of_space(measured.models[0], corners, 3, 9),
+        "All points of a region": figures.slice_of_space(measured.models[0], corners, 3, 9),
         "likelihood: from": figures.sweep_map(measured),
         "LLaMA-7B 76.3 %": figures.distinct_completions(measured),
         "4 symbols": figures.success_by_length(measured),

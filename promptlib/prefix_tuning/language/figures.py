@@ -49,8 +49,8 @@ def slice_of_space(
     resolution : int
         Points along each side.
     """
-    (_, origin), (_, second), (_, third) = corners
-    right = (third - origin) / (third - origin).norm()
+    (_, origin), (_, second), (_, learned) = corners
+    right = (learned - origin) / (learned - origin).norm()
     up = second - origin - (second - origin) @ right * right
     if float(up.norm()) < 1e-6:
         raise ValueError("the three vectors lie on a line; choose others")
@@ -92,15 +92,20 @@ def slice_of_space(
         )
     axes.set(xlabel="distance in the plane", ylabel="distance in the plane", aspect="equal")
     axes.grid(False)
-    third_of_it = resolution // 3
-    left, far = (
-        len(np.unique(part)) for part in (regions[:, :third_of_it], regions[:, -third_of_it:])
-    )
+    third = resolution // 3
+    borders = float(ticks[third - 1] + middle), float(ticks[-third] + middle)
+    met = []
+    for side, part, there in (
+        ("left", regions[:, :third], [at <= borders[0] for at, _ in marks]),
+        ("right", regions[:, -third:], [at >= borders[1] for at, _ in marks]),
+    ):
+        held = " and ".join(name for (name, _), is_in in zip(corners, there, strict=True) if is_in)
+        holding = f", with {held}," if held else ""
+        met.append(f"the {side} third{holding} meets {len(np.unique(part))}")
     alt = (
         f"A square piece of a plane through {', '.join(name for name, _ in corners)}, divided into "
-        f"{n_regions} regions of different colours. All points of a region have the same "
-        f"completion of {length} symbols. The left third, with the tokens, meets {left} regions, "
-        f"the right third, with the learned vector, {far}."
+        f"{n_regions} regions. All points of a region have the same "
+        f"completion of {length} symbols. Of the regions {met[0]}, {met[1]}."
     )
     return figure, alt
 
