@@ -94,7 +94,7 @@ def combine_rows(seed: int) -> Iterator[Row]:
             base,
             task,
             1000 if task in MIXED else 4000,
-            3e-2,
+            1e-1,
             length=combine.LENGTH,
             parametrisation=combine.PARAMETRISATION,
             evaluate=list(dict.fromkeys([task, *MIXED])),
