@@ -478,7 +478,19 @@ def _outcome_summary(claim: Claim) -> str:
     half_width, seeds = claim.details["half_width"], claim.details["seeds"]
     spread = "" if half_width is None else f" ± {half_width:.2f}"
     plural = "s" if seeds != 1 else ""
-    return f"{claim.value:.2f}{spread} {claim.details['unit']} over {seeds} seed{plural}"
+    measured = f"{claim.value:.2f}{spread} {claim.details['unit']} over {seeds} seed{plural}"
+    return measured + _undecided(claim)
+
+
+def _undecided(claim: Claim) -> str:
+    """A warning where the interval reaches across the value at which the verdict would change.
+
+    The verdict follows the mean; with few seeds another draw of seeds could turn it.
+    """
+    limit, half_width = claim.details["refuted_if"], claim.details["half_width"]
+    if limit is None or half_width is None or abs(claim.value - limit[1]) > half_width:
+        return ""
+    return f"; the interval includes {limit[1]:g}, where the verdict turns: more seeds would tell"
 
 
 _SUMMARIES = {

@@ -162,3 +162,24 @@ def test_needing_marks_a_claim_and_leaves_its_verdict():
     assert claim.verdict == "fails"
     assert claim.details["needs"] == "real"
     assert claim.details["instances"] == 1
+
+
+@pytest.mark.parametrize(
+    ("values", "undecided"),
+    [([11.0, 12.0, 13.0], False), ([2.0, 12.0, 40.0], True), ([12.0], False)],
+)
+def test_an_interval_across_the_refuting_value_is_said(
+    values: list[float], undecided: bool
+) -> None:
+    claim = claims.outcome(
+        "a/b",
+        "S.",
+        values=values,
+        unit="%",
+        source="this book",
+        checks="m.f",
+        refuted_if=("<", 1.0),
+    )
+    assert claim.verdict == "reproduced"
+    told = "includes 1, where the verdict turns: more seeds would tell" in claim.summary()
+    assert told == undecided
