@@ -201,13 +201,14 @@ def moving_is_not_learning(measured: Measured) -> claims.Claim:
     return claims.outcome(
         "prefix-tuning/depth-prefix-does-not-learn",
         "The best prefix of the sweep, as many parameters as LoRA on the attention and as many "
-        "steps, does not make the deepest sorter sort the other way.",
+        "steps, leaves the deepest sorter wrong on most of the sequences that it is to sort the "
+        "other way; those it sorts.",
         values=accuracies(seeds),
         unit="% of sequences",
         source=HERE,
         checks=f"{LIBRARY}.results.accuracies",
         favours="lower",
-        refuted_if=(">", 5.0),
+        refuted_if=(">", 25.0),
     )
 
 
@@ -225,7 +226,7 @@ def lora_beats_prefix(measured: Measured) -> claims.Claim:
         unit="% of sequences",
         source=HERE,
         checks="promptlib.prefix_tuning.experiment_training.tune_lora",
-        refuted_if=("<", 1.0),
+        refuted_if=("<", 10.0),
     )
 
 
@@ -245,19 +246,19 @@ def elicits(measured: Measured) -> claims.Claim:
 
 
 def bias_path(measured: Measured, tokens: Tensor) -> claims.Claim:
-    """The bias alone brings deeper attention most of the way that the whole prefix does."""
+    """The bias alone brings deeper attention nearer to the whole prefix's than the fading alone."""
     seeds = measured.adapted["prefix"][deepest(measured)]
+    left = [way_left(one, tokens) for one in seeds]
     return claims.outcome(
         "prefix-tuning/depth-bias-path",
         "The bias alone, with nothing faded, brings the relative attention of the deeper layers "
-        "more than half of the way to where the whole prefix of the new task brings it; what is "
-        "left of the way.",
-        values=[way_left(one, tokens)["bias"] for one in seeds],
+        "nearer to where the whole prefix of the new task brings it than the fading alone; by how "
+        "much less of the way is left.",
+        values=[rest["fade"] - rest["bias"] for rest in left],
         unit="% of the prefix's movement",
         source=HERE,
         checks=f"{LIBRARY}.movement.from_whole",
-        favours="lower",
-        refuted_if=(">", 50.0),
+        refuted_if=("<", 5.0),
     )
 
 
