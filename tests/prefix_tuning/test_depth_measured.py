@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import subprocess
 import sys
-from collections.abc import Iterable
 from dataclasses import replace
 from typing import Any
 
@@ -16,12 +15,12 @@ from torch import Tensor
 
 from promptlib.attention import attend
 from promptlib.prefix_tuning import experiment_training
-from promptlib.prefix_tuning.depth import figures, movement, plan, results, statements, training
+from promptlib.prefix_tuning.depth import figures, movement, plan, results, statements
 from promptlib.prefix_tuning.depth.results import Adapted, Measured
 from promptlib.prefix_tuning.gpt import GPT, GPTConfig
 from promptlib.prefix_tuning.identities import relative_attention, split
 from promptlib.prefix_tuning.prefix import Prefix
-from promptlib.runs import Result, Run
+from tests.trained_in_memory import TrainedInMemory
 
 SMALL: dict[str, Any] = {
     "seeds": 2,
@@ -40,25 +39,6 @@ SMALL: dict[str, Any] = {
 }
 
 
-def silent(items: Iterable[Any], label: str, total: int | None = None) -> Iterable[Any]:
-    return items
-
-
-class Runs:
-    """Train runs in memory, each once."""
-
-    def __init__(self) -> None:
-        self.results: dict[str, Result] = {}
-
-    def get(self, run: Run) -> Result:
-        if run.key not in self.results:
-            module, _, name = run.train.partition(":")
-            home = training if module.endswith("depth.training") else experiment_training
-            needs = [self.get(needed) for needed in run.needs]
-            self.results[run.key] = getattr(home, name)(run.config, needs, silent)
-        return self.results[run.key]
-
-
 @pytest.fixture(scope="module")
 def tokens() -> Tensor:
     return results.test_tokens(5, 0)
@@ -67,7 +47,7 @@ def tokens() -> Tensor:
 @pytest.fixture(scope="module")
 def measured(tokens: Tensor) -> Measured:
     torch.set_num_threads(1)
-    return results.collect(plan.plan(**SMALL), Runs().get, tokens)
+    return results.collect(plan.plan(**SMALL), TrainedInMemory().get, tokens)
 
 
 @pytest.fixture(scope="module")
@@ -282,7 +262,7 @@ def test_what_has_no_prefix_or_no_deeper_layer_is_refused(
 
 
 def test_the_best_cell_has_the_lowest_loss(tokens: Tensor) -> None:
-    runs = Runs()
+    runs = TrainedInMemory()
     sweep = plan.plan(**{**SMALL, "seeds": 1}).ways["prefix"][1][0]
     cells = runs.get(sweep[0]).metrics["cells"]
     best: Adapted = results._best(sweep, runs.get, tokens)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import pytest
@@ -18,6 +18,7 @@ from promptlib.prefix_tuning.lora import add_lora
 from promptlib.prefix_tuning.prefix import Prefix
 from promptlib.prefix_tuning.tasks import task_named
 from promptlib.runs import Result, Run
+from tests.trained_in_memory import silent
 
 ELICIT: dict[str, Any] = {
     "seeds": 2,
@@ -62,10 +63,6 @@ PLANS: list[tuple[Any, dict[str, Any]]] = [
     (combine, COMBINE),
     (lora_budget, BUDGET),
 ]
-
-
-def silent(items: Iterable[Any], label: str, total: int | None = None) -> Iterable[Any]:
-    return items
 
 
 def train(run: Run, *needs: Result) -> Result:

@@ -6,7 +6,6 @@ import math
 import platform
 import subprocess
 import sys
-from collections.abc import Iterable
 from itertools import product
 from typing import Any
 
@@ -36,13 +35,10 @@ from promptlib.prefix_tuning.language import (
 from promptlib.prefix_tuning.language.decoding import PAD
 from promptlib.runs import Result
 from promptlib.training import Learner, Recipe, train
+from tests.trained_in_memory import silent
 from workflow.sources import Source
 
 LETTERS = corpus.Corpus("abcabdabe abc", "abc dab eab", 2, 1, 0, 0, 0)
-
-
-def silent(items: Iterable[Any], label: str, total: int | None = None) -> Iterable[Any]:
-    return items
 
 
 def small_model(seed: int = 0, vocab_size: int = 7, block: int = 13, layers: int = 2) -> GPT:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import Any
 
 import matplotlib.pyplot as plt
@@ -32,6 +32,7 @@ from promptlib.prefix_tuning.language.forcing import Forced
 from promptlib.prefix_tuning.language.plan import LanguagePlan
 from promptlib.prefix_tuning.language.results import Measured, Places, Said
 from promptlib.runs import Result, Run
+from tests.trained_in_memory import TrainedInMemory, silent
 
 SMALL: dict[str, Any] = {
     "seeds": 1,
@@ -61,11 +62,7 @@ MODULES = {
     "survey": survey,
 }
 
-Learned = tuple[LanguagePlan, "Runs", Measured]
-
-
-def silent(items: Iterable[Any], label: str, total: int | None = None) -> Iterable[Any]:
-    return items
+Learned = tuple[LanguagePlan, TrainedInMemory, Measured]
 
 
 def trained(run: Run, get: Callable[[Run], Result]) -> Result:
@@ -74,23 +71,11 @@ def trained(run: Run, get: Callable[[Run], Result]) -> Result:
     return getattr(MODULES[module], function)(run.config, needs, silent)
 
 
-class Runs:
-    """Train runs in memory, each once."""
-
-    def __init__(self) -> None:
-        self.results: dict[str, Result] = {}
-
-    def get(self, run: Run) -> Result:
-        if run.key not in self.results:
-            self.results[run.key] = trained(run, self.get)
-        return self.results[run.key]
-
-
 @pytest.fixture(scope="module")
 def learned() -> Learned:
     """Return the real experiment, as small as it still works."""
     torch.set_num_threads(1)
-    planned, runs = plan.plan(**SMALL), Runs()
+    planned, runs = plan.plan(**SMALL), TrainedInMemory()
     return planned, runs, results.collect(planned, runs.get)
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from collections.abc import Iterable
 from dataclasses import replace
 from typing import Any
 
@@ -12,15 +11,13 @@ import pytest
 import torch
 from torch import Tensor
 
-from promptlib.prefix_tuning import experiment_training
-from promptlib.prefix_tuning.depth import training
 from promptlib.prefix_tuning.depth.plan import plan as depth_plan
 from promptlib.prefix_tuning.depth.results import test_tokens as sample_tokens
 from promptlib.prefix_tuning.gpt import GPT, GPTConfig
 from promptlib.prefix_tuning.long import evidence, plan, results, spread
 from promptlib.prefix_tuning.long.evidence import Measured
 from promptlib.prefix_tuning.prefix import Prefix
-from promptlib.runs import Result, Run
+from tests.trained_in_memory import TrainedInMemory
 from workflow.sources import Source
 
 SMALL: dict[str, Any] = {
@@ -40,29 +37,10 @@ SMALL: dict[str, Any] = {
 }
 
 
-def silent(items: Iterable[Any], label: str, total: int | None = None) -> Iterable[Any]:
-    return items
-
-
-class Runs:
-    """Train runs in memory, each once."""
-
-    def __init__(self) -> None:
-        self.results: dict[str, Result] = {}
-
-    def get(self, run: Run) -> Result:
-        if run.key not in self.results:
-            module, _, name = run.train.partition(":")
-            home = training if module.endswith("depth.training") else experiment_training
-            needs = [self.get(needed) for needed in run.needs]
-            self.results[run.key] = getattr(home, name)(run.config, needs, silent)
-        return self.results[run.key]
-
-
 @pytest.fixture(scope="module")
 def measured() -> Measured:
     torch.set_num_threads(1)
-    return evidence.collect(plan.plan(**SMALL), Runs().get, sample_tokens(5, 0), 20)
+    return evidence.collect(plan.plan(**SMALL), TrainedInMemory().get, sample_tokens(5, 0), 20)
 
 
 def prefixes(count: int, length: int = 2) -> list[Prefix]:

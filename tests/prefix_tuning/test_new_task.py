@@ -6,7 +6,7 @@ import dataclasses
 import subprocess
 import sys
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import pytest
@@ -36,6 +36,7 @@ from promptlib.prefix_tuning.tasks import (
 )
 from promptlib.runs import Result, Run
 from promptlib.training import Learner, Recipe
+from tests.trained_in_memory import TrainedInMemory, silent
 from workflow.sources import Source
 
 SMALL: dict[str, Any] = {
@@ -49,30 +50,12 @@ SMALL: dict[str, Any] = {
 }
 
 
-def silent(items: Iterable[Any], label: str, total: int | None = None) -> Iterable[Any]:
-    return items
-
-
-class Runs:
-    """Train runs in memory, each once."""
-
-    def __init__(self) -> None:
-        self.results: dict[str, Result] = {}
-
-    def get(self, run: Run) -> Result:
-        if run.key not in self.results:
-            function = getattr(experiment_training, run.train.partition(":")[2])
-            needs = [self.get(needed) for needed in run.needs]
-            self.results[run.key] = function(run.config, needs, silent)
-        return self.results[run.key]
-
-
 @pytest.fixture(scope="module")
-def learned() -> tuple[NewTaskPlan, Runs, Measured]:
+def learned() -> tuple[NewTaskPlan, TrainedInMemory, Measured]:
     """Return the real experiment, as short as it still works: one seed, two prefixes."""
     torch.set_num_threads(1)
     plan = new_task.plan(1, 300, 100, [0.1], [0.1], 10, 400)
-    runs = Runs()
+    runs = TrainedInMemory()
     return plan, runs, new_task_results.collect(plan, runs.get)
 
 
@@ -142,14 +125,14 @@ def test_every_public_name_is_there() -> None:
 def test_a_run_gives_the_same_numbers_again() -> None:
     plan = new_task.plan(**{**SMALL, "seeds": 1})
     for run in (plan.pretrained[0], plan.prefixes["free"][0]):
-        first, second = Runs().get(run), Runs().get(run)
+        first, second = TrainedInMemory().get(run), TrainedInMemory().get(run)
         assert first.metrics == second.metrics
         for name, tensor in first.tensors.items():
             assert torch.equal(tensor, second.tensors[name])
 
 
 def test_stored_models_and_prefixes_are_rebuilt() -> None:
-    plan, runs = new_task.plan(**{**SMALL, "seeds": 1}), Runs()
+    plan, runs = new_task.plan(**{**SMALL, "seeds": 1}), TrainedInMemory()
     run = plan.prefixes["free"][0]
     model = experiment_training.load_model(plan.pretrained[0].config, runs.get(plan.pretrained[0]))
     prefix = experiment_training.load_prefix(run.config, runs.get(run), 4)
@@ -161,7 +144,7 @@ def test_stored_models_and_prefixes_are_rebuilt() -> None:
 
 
 def test_frozen_attention_leaves_the_attention_exactly_as_it_was() -> None:
-    plan, runs = new_task.plan(**{**SMALL, "seeds": 1}), Runs()
+    plan, runs = new_task.plan(**{**SMALL, "seeds": 1}), TrainedInMemory()
     before = new_task_results.model_of(plan.pretrained[0], runs.get)
     after = new_task_results.model_of(plan.besides_attention[0], runs.get)
     tokens = torch.randint(8, (5, 19), generator=torch.Generator().manual_seed(0))
@@ -227,7 +210,7 @@ def test_the_blind_loss_is_that_of_a_table_of_answers_seen() -> None:
 
 
 def test_a_model_that_sorts_beats_the_blind_loss_and_one_that_guesses_does_not(
-    learned: tuple[NewTaskPlan, Runs, Measured],
+    learned: tuple[NewTaskPlan, TrainedInMemory, Measured],
 ) -> None:
     measured = learned[2]
     assert measured.pretrained[0]["loss"]["sort_ascending"] < blind.blind_sorting_loss()
@@ -245,7 +228,9 @@ def train_nothing(
     return torch.zeros(recipe.steps, len(learners))
 
 
-def retrained(run: Run, runs: Runs, needs: Sequence[Result] | None = None) -> Mapping[str, Any]:
+def retrained(
+    run: Run, runs: TrainedInMemory, needs: Sequence[Result] | None = None
+) -> Mapping[str, Any]:
     """Train a run again, under whatever the test has broken."""
     function = getattr(experiment_training, run.train.partition(":")[2])
     needs = [runs.get(needed) for needed in run.needs] if needs is None else needs
@@ -254,7 +239,7 @@ def retrained(run: Run, runs: Runs, needs: Sequence[Result] | None = None) -> Ma
 
 @pytest.mark.claim("prefix-tuning/new-task-pretrained-ascending")
 def test_a_model_that_was_not_trained_refutes_that_it_learns(
-    learned: tuple[NewTaskPlan, Runs, Measured], monkeypatch: pytest.MonkeyPatch
+    learned: tuple[NewTaskPlan, TrainedInMemory, Measured], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     plan, runs, measured = learned
     assert new_task_results.pretrained_ascending(measured).verdict != "not reproduced"
@@ -265,7 +250,7 @@ def test_a_model_that_was_not_trained_refutes_that_it_learns(
 
 @pytest.mark.claim("prefix-tuning/new-task-pretrained-descending")
 def test_an_accuracy_that_ignores_the_task_refutes_that_the_task_is_new(
-    learned: tuple[NewTaskPlan, Runs, Measured], monkeypatch: pytest.MonkeyPatch
+    learned: tuple[NewTaskPlan, TrainedInMemory, Measured], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     plan, runs, measured = learned
     assert new_task_results.pretrained_descending(measured).verdict == "reproduced"
@@ -286,7 +271,7 @@ def test_an_accuracy_that_ignores_the_task_refutes_that_the_task_is_new(
 @pytest.mark.claim("prefix-tuning/new-task-finetuned-ascending")
 @pytest.mark.claim("prefix-tuning/new-task-frozen-attention")
 def test_fine_tuning_that_changes_nothing_refutes_what_it_does(
-    learned: tuple[NewTaskPlan, Runs, Measured], monkeypatch: pytest.MonkeyPatch
+    learned: tuple[NewTaskPlan, TrainedInMemory, Measured], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     plan, runs, measured = learned
     statements = (
@@ -309,7 +294,7 @@ def test_fine_tuning_that_changes_nothing_refutes_what_it_does(
 @pytest.mark.claim("prefix-tuning/new-task-prefix-descending")
 @pytest.mark.claim("prefix-tuning/new-task-worse-than-blind")
 def test_a_sweep_on_the_fine_tuned_model_refutes_that_prefixes_fail(
-    learned: tuple[NewTaskPlan, Runs, Measured],
+    learned: tuple[NewTaskPlan, TrainedInMemory, Measured],
 ) -> None:
     plan, runs, measured = learned
     assert new_task_results.prefix_descending(measured).verdict == "reproduced"
@@ -323,7 +308,7 @@ def test_a_sweep_on_the_fine_tuned_model_refutes_that_prefixes_fail(
 
 @pytest.mark.claim("prefix-tuning/new-task-worse-than-blind")
 def test_a_wrong_entropy_refutes_that_the_prefix_is_worse(
-    learned: tuple[NewTaskPlan, Runs, Measured],
+    learned: tuple[NewTaskPlan, TrainedInMemory, Measured],
 ) -> None:
     claim = new_task_results.worse_than_blind(
         learned[2], blind=lambda: 10 * 10 * blind.blind_sorting_loss()
@@ -334,7 +319,7 @@ def test_a_wrong_entropy_refutes_that_the_prefix_is_worse(
 @pytest.mark.claim("prefix-tuning/new-task-prefix-ascending")
 @pytest.mark.claim("prefix-tuning/new-task-control")
 def test_prefixes_that_do_not_learn_refute_what_prefixes_do(
-    learned: tuple[NewTaskPlan, Runs, Measured], monkeypatch: pytest.MonkeyPatch
+    learned: tuple[NewTaskPlan, TrainedInMemory, Measured], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     plan, runs, measured = learned
     broken = dataclasses.replace(measured, sweeps={"shared": [[metrics(0.1, 0.0)]]})
@@ -384,7 +369,9 @@ def test_a_gradient_that_misses_half_of_the_keys_is_refuted(
 # Figures.
 
 
-def test_the_figures_say_what_they_show(learned: tuple[NewTaskPlan, Runs, Measured]) -> None:
+def test_the_figures_say_what_they_show(
+    learned: tuple[NewTaskPlan, TrainedInMemory, Measured],
+) -> None:
     plan, runs, measured = learned
     model = new_task_results.model_of(plan.pretrained[0], runs.get)
     best = measured.best_prefix(0, "shared")

@@ -134,7 +134,8 @@ def critical_temperature(
     return claims.identity(
         "prefix-tuning/one-token-critical-temperature",
         r"All sequences are decoded if $\beta > \log((N-1)(4V-3))$, and some sequence is not if "
-        r"$\beta$ is smaller; one in and $N$ out likewise with $\log((4V-2)(2N-2)-(2N-1))$.",
+        r"$\beta$ is smaller; one in and $N$ out likewise with $\log((4V-2)(2N-2)-(2N-1))$. "
+        "Measured on all sequences and maps of small sizes, on the hardest ones of larger sizes.",
         errors=errors,
         tolerance=1e-8,
         source=HERE,
