@@ -1,8 +1,8 @@
 """Train one seed of B3 to B6 at the published sizes: ``python -m benchmarks.one_seed``.
 
-One run for each published number, with one recipe and no sweep, through the run store. The table shows every accuracy beside the published one, and the processor seconds
-of each run on one core; two cores take half as long, for the runs are independent but for the
-models that they share.
+One run for each published number, with one recipe and no sweep, through the run store. The table
+shows every accuracy beside the published one, and the processor seconds of each run on one core;
+two cores take half as long, for the runs are independent but for the models that they share.
 """
 
 from __future__ import annotations
