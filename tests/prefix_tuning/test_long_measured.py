@@ -132,6 +132,30 @@ def test_prefixes_are_joined_and_averaged_in_every_layer() -> None:
         evidence.joined([])
 
 
+def test_odds_of_joined_prefixes_add_in_the_first_layer_of_the_model() -> None:
+    generator = torch.Generator().manual_seed(5)
+    model = GPT(GPTConfig(2, 2, 14, 11, 19), generator).double().requires_grad_(False)
+    parts = [one.double().requires_grad_(False) for one in prefixes(3)]
+
+    def odds(prefix: Prefix) -> Tensor:
+        _, attention = model(sample_tokens(3, 0), prefix, return_attention=True)
+        return attention[0, ..., : prefix.length].sum(-1).logit().exp()
+
+    joined, averaged = evidence.joined(parts), evidence.averaged([parts[0], parts[0]])
+    torch.testing.assert_close(odds(joined), sum(odds(one) for one in parts))
+    torch.testing.assert_close(odds(averaged), odds(parts[0]))
+
+
+def test_an_untrained_prefix_is_attended_to_evenly_if_it_starts_small(measured: Measured) -> None:
+    trained = TrainedInMemory()
+    runs = plan.plan(**SMALL).sweeps[results.NEW][3]
+    tuned = [replace(one, init_std=1e-9) for one in measured.tuned[results.NEW][3]]
+    generator = torch.Generator().manual_seed(7)
+    for use in evidence.untrained(runs, tuned, trained.get, sample_tokens(5, 0), generator):
+        torch.testing.assert_close(use.number, torch.full((2, 2), 3.0, dtype=torch.float64))
+        assert (use.in_use >= use.number - 1e-9).all()
+
+
 def changed(measured: Measured, question: str, length: int, **changes: Any) -> Measured:
     """The same, with every seed of one length changed."""
     seeds = [replace(one, **changes) for one in measured.tuned[question][length]]

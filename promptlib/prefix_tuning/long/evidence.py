@@ -19,7 +19,12 @@ import torch
 from torch import Tensor
 
 from promptlib.prefix_tuning.evaluation import sequence_accuracy
-from promptlib.prefix_tuning.experiment_training import TEST_SEED, load_model, load_prefix
+from promptlib.prefix_tuning.experiment_training import (
+    TEST_SEED,
+    load_model,
+    load_prefix,
+    new_prefix,
+)
 from promptlib.prefix_tuning.gpt import GPT, Block
 from promptlib.prefix_tuning.long import spread
 from promptlib.prefix_tuning.long.plan import LongPlan
@@ -32,7 +37,9 @@ from promptlib.prefix_tuning.tasks import (
 from promptlib.prefix_tuning.trained_attention import in_float64
 from promptlib.runs import Result, Run
 
-__all__ = ["Combined", "Measured", "Tuned", "Use", "averaged", "collect", "joined", "use_of"]
+__all__ = [
+    "Combined", "Measured", "Tuned", "Use", "averaged", "collect", "joined", "untrained", "use_of",
+]  # fmt: skip
 
 TASK = "sort_descending"
 Get = Callable[[Run], Result]
@@ -188,16 +195,25 @@ def _best(run: Run, get: Get, tokens: Tensor) -> Tuned:
     )
 
 
+def untrained(
+    runs: Sequence[Run],
+    tuned: Sequence[Tuned],
+    get: Get,
+    tokens: Tensor,
+    generator: torch.Generator,
+) -> list[Use]:
+    """For each run the use of a prefix that is freshly drawn, at the init scale of the best one."""
+    uses = []
+    for run, best in zip(runs, tuned, strict=True):
+        model = in_float64(load_model(run.config, get(run.needs[0])))
+        drawn = in_float64(new_prefix(run.config, best.init_std, generator))
+        uses.append(use_of(model, drawn, tokens))
+    return uses
+
+
 @torch.no_grad()
 def use_of(model: GPT, prefix: Prefix, tokens: Tensor) -> Use:
-    """Measure how the writing rows use a prefix.
-
-    Parameters
-    ----------
-    model, prefix : GPT and Prefix
-        In float64.
-    tokens : Tensor, shape (B, 19)
-    """
+    """Measure how the writing rows use a prefix; all in float64, `tokens` of shape (B, 19)."""
     _, attention = model(tokens, prefix, return_attention=True)
     weights = attention[..., -SEQUENCE_LENGTH:, : prefix.length]  # (L, B, H, 10, p)
     weights = weights.transpose(1, 2).flatten(2, 3)  # (L, H, rows, p)

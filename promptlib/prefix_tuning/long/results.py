@@ -28,9 +28,9 @@ def far_from_uniform(measured: Measured) -> claims.Claim:
     length = longest(measured)
     return claims.outcome(
         "prefix-tuning/long-far-from-uniform",
-        f"Attention over a trained prefix of length {length} is far from uniform: a row that "
-        "writes the answer attends to fewer than half of the vectors, in effective number "
-        "(new task).",
+        f"For the new task, attention over a trained prefix of length {length} is far from "
+        "uniform: a row that writes the answer attends on average to fewer than half of the "
+        "vectors, in effective number.",
         values=[100 * float(one.use.number.mean()) / length for one in measured.tuned[NEW][length]],
         unit="% of the length",
         source=PAPER,
@@ -45,8 +45,8 @@ def few_directions(measured: Measured) -> claims.Claim:
     length = longest(measured)
     return claims.outcome(
         "prefix-tuning/long-few-directions",
-        f"A trained prefix of length {length} biases each head along fewer than four "
-        "directions, in effective rank (mean over heads, both tasks).",
+        f"A trained prefix of length {length} biases a head along fewer than four directions, in "
+        "effective rank; mean over heads and both tasks.",
         values=[
             statistics.fmean(float(one.use.rank.mean()) for one in pair)
             for pair in zip(measured.tuned[NEW][length], measured.tuned[KNOWN][length], strict=True)
@@ -81,8 +81,8 @@ def length_does_not_teach(measured: Measured) -> claims.Claim:
     length = longest(measured)
     return claims.outcome(
         "prefix-tuning/long-new-task",
-        f"For a new task, no length up to {length} makes more than one in twenty sequences right; "
-        "the best length of each seed.",
+        f"For a new task, none of the lengths tried, up to {length}, makes more than one in twenty "
+        "sequences right; the best length of each seed.",
         values=[
             max(measured.best(NEW, size)[seed] for size in measured.tuned[NEW])
             for seed in range(len(measured.tuned[NEW][length]))
@@ -101,7 +101,8 @@ def length_lowers_the_loss(measured: Measured) -> claims.Claim:
     pairs = zip(measured.tuned[NEW][1], measured.tuned[NEW][length], strict=True)
     return claims.outcome(
         "prefix-tuning/long-new-task-loss",
-        f"For the new task {length} vectors have a lower loss than one; the difference.",
+        f"For the new task {length} vectors have a lower loss than one, by at least 0.2 nats a "
+        "symbol; the difference.",
         values=[one.loss - many.loss for one, many in pairs],
         unit="nats a symbol",
         source=HERE,
@@ -115,7 +116,8 @@ def joining_does_not_add_up(measured: Measured) -> claims.Claim:
     return claims.outcome(
         "prefix-tuning/long-joined-short-ones",
         "Short prefixes that each ask for a known task do so less well, on average, when they are "
-        "put one after another without further training; the difference from their mean.",
+        "put one after another without further training (at least one percentage point); the "
+        "difference from their mean.",
         values=[100 * (one.concatenated - one.single) for one in measured.combined[KNOWN]],
         unit="% of sequences",
         source=HERE,

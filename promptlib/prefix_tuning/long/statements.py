@@ -174,7 +174,8 @@ def bias_rank(
     return claims.bound(
         "prefix-tuning/long-bias-rank",
         "In one head, the biases that a prefix of length $p$ produces over all positions of all "
-        "contents have rank at most $p$; generic prefixes reach it.",
+        "contents have rank at most $p$; generic prefixes reach it when the values have more than "
+        "$p$ coordinates.",
         values=ranks,
         limits=limits,
         source=HERE,
