@@ -65,8 +65,7 @@ def plan(deep_steps: int) -> DeepSorterPlan:
     ValueError
         If there are fewer steps.
     """
-    if isinstance(deep_steps, bool) or not isinstance(deep_steps, int) or deep_steps < 10:
-        raise ValueError(f"deep_steps must be a whole number of at least 10, got {deep_steps!r}")
+    experiment_runs.check_counts(deep_steps=(deep_steps, 10))
 
     pretrained = experiment_runs.pretrain(
         MODEL,

@@ -16,6 +16,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from promptlib.prefix_tuning.experiment_runs import check_counts, check_positive
 from promptlib.runs import Run
 
 HERE = "promptlib.prefix_tuning.depth.training"
@@ -169,7 +170,7 @@ def plan(
     ValueError
         If a number is out of its range.
     """
-    check_numbers(
+    check_counts(
         seeds=(seeds, 1),
         width=(width, 1),
         n_head=(n_head, 1),
@@ -183,7 +184,7 @@ def plan(
         raise ValueError(f"n_head={n_head} does not divide width={width}")
     if not depths or min(depths) < 1 or len(set(depths)) < len(depths):
         raise ValueError(f"depths must be different numbers of at least 1, got {depths!r}")
-    check_rates(
+    check_positive(
         pretrain_rate=[pretrain_rate],
         weight_rates=weight_rates,
         lora_rates=lora_rates,
@@ -243,20 +244,6 @@ def plan(
             for way, (from_bases, make) in makers.items()
         },
     )
-
-
-def check_numbers(**numbers: tuple[Any, int]) -> None:
-    """Raise a ValueError unless each number is whole and at least what stands beside it."""
-    for name, (number, least) in numbers.items():
-        if isinstance(number, bool) or not isinstance(number, int) or number < least:
-            raise ValueError(f"{name} must be a whole number of at least {least}, got {number!r}")
-
-
-def check_rates(**sweeps: Sequence[float]) -> None:
-    """Raise a ValueError unless each sweep is one or more numbers above 0."""
-    for name, rates in sweeps.items():
-        if not rates or not all(rate > 0 for rate in rates):
-            raise ValueError(f"{name} must be one or more numbers above 0, got {list(rates)!r}")
 
 
 def _config(seed: int, steps: int, test_sequences: int, **more: Any) -> dict[str, Any]:

@@ -16,6 +16,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from promptlib.prefix_tuning.experiment_runs import check_counts, check_positive
 from promptlib.prefix_tuning.language.corpus import documentation
 from promptlib.runs import Run
 
@@ -139,29 +140,26 @@ def plan(
     ValueError
         If a number is out of its range, or a string does not fit the model.
     """
-    for name, count, least in (
-        ("seeds", seeds, 1),
-        ("layers", layers, 1),
-        ("block", block, COMPLETION),
-        ("pretrain_steps", pretrain_steps, 10),
-        ("batch_size", batch_size, 1),
-        ("sweep_strings", sweep_strings, 1),
-        ("attempts", attempts, 1),
-        ("force_steps", force_steps, 10),
-        ("strings", strings, 1),
-        ("distinct_steps", distinct_steps, 10),
-        ("count_strings", count_strings, 10),
-    ):
-        _check_count(name, count, least)
+    check_counts(
+        seeds=(seeds, 1),
+        layers=(layers, 1),
+        block=(block, COMPLETION),
+        pretrain_steps=(pretrain_steps, 10),
+        batch_size=(batch_size, 1),
+        sweep_strings=(sweep_strings, 1),
+        attempts=(attempts, 1),
+        force_steps=(force_steps, 10),
+        strings=(strings, 1),
+        distinct_steps=(distinct_steps, 10),
+        count_strings=(count_strings, 10),
+    )
     if width < N_HEAD or width % N_HEAD:
         raise ValueError(f"width must be a multiple of {N_HEAD}, got {width!r}")
-    for name, numbers in (
-        ("weight_learning_rate", [weight_learning_rate]),
-        ("learning_rates", learning_rates),
-        ("init_scales", init_scales),
-    ):
-        if not numbers or not all(number > 0 for number in numbers):
-            raise ValueError(f"{name} must be one or more numbers above 0, got {numbers!r}")
+    check_positive(
+        weight_learning_rate=[weight_learning_rate],
+        learning_rates=learning_rates,
+        init_scales=init_scales,
+    )
     for name, sizes in (
         ("prompt_lengths", prompt_lengths),
         ("string_lengths", string_lengths),
@@ -170,7 +168,7 @@ def plan(
         if not sizes:
             raise ValueError(f"{name} must name at least one length, got {sizes!r}")
         for size in sizes:
-            _check_count(f"each of {name}", size, 1)
+            check_counts(**{f"each of {name}": (size, 1)})
     if len(count_lengths) > len(prompt_lengths):
         raise ValueError(
             f"count_lengths has {len(count_lengths)} entries, more than prompt_lengths with "
@@ -314,8 +312,3 @@ def plan(
             for run in pretrained
         ),
     )
-
-
-def _check_count(name: str, count: object, least: int) -> None:
-    if isinstance(count, bool) or not isinstance(count, int) or count < least:
-        raise ValueError(f"{name} must be a whole number of at least {least}, got {count!r}")

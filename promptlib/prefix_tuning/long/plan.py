@@ -14,12 +14,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from promptlib.prefix_tuning.depth.plan import (
-    base_runs,
-    check_numbers,
-    check_rates,
-    prefix_run,
-)
+from promptlib.prefix_tuning.depth.plan import base_runs, prefix_run
+from promptlib.prefix_tuning.experiment_runs import check_counts, check_positive
 from promptlib.runs import Run
 
 BATCH_SIZE = 32
@@ -95,7 +91,7 @@ def plan(
     ValueError
         If a number is out of its range.
     """
-    check_numbers(
+    check_counts(
         seeds=(seeds, 1),
         n_layer=(n_layer, 1),
         width=(width, 1),
@@ -105,7 +101,7 @@ def plan(
         short_prefixes=(short_prefixes, 2),
         test_sequences=(test_sequences, 1),
     )
-    check_rates(
+    check_positive(
         pretrain_rate=[pretrain_rate],
         learning_rates=learning_rates,
         init_stds=init_stds,
