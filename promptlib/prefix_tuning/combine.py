@@ -173,6 +173,7 @@ def plan(
             "steps": known_steps if task in MIXED else new_steps,
             "length": length,
             "parametrisation": PARAMETRISATION,
+            "batch_size": experiment_runs.SMALL_BATCH_SIZE,
             "evaluate": list(dict.fromkeys([task, *MIXED])),
         }
         return tuple(

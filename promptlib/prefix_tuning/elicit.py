@@ -14,7 +14,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from promptlib.prefix_tuning import experiment_runs
-from promptlib.prefix_tuning.experiment_runs import MIXED
+from promptlib.prefix_tuning.experiment_runs import MIXED, SMALL_BATCH_SIZE
 from promptlib.runs import Run
 
 N_HEAD = 4
@@ -29,6 +29,22 @@ PUBLISHED_WIDTH = 256
 NORMS = {"without": False, "with": True}
 """Models by the LayerNorm in front of their first attention; the published one is without."""
 
+ARMS = {
+    "without LayerNorm": ("without", "shared"),
+    "with LayerNorm": ("with", "shared"),
+    "with LayerNorm, free": ("with", "free"),
+}
+"""What is compared: a model (`NORMS`) and a parametrisation of its prefix; the first is published.
+
+A shared vector passes through the model's first LayerNorm if there is one, a free one never does.
+"""
+
+SMALL_INIT_STD = 0.1
+"""Of the untrained prefixes of all tasks."""
+
+SWEPT = ("sort_ascending", "add_one")
+"""Tasks on which further initial scales are tried."""
+
 
 @dataclass(frozen=True)
 class ElicitPlan:
@@ -39,16 +55,18 @@ class ElicitPlan:
     pretrained : mapping of tuple of Run
         By `NORMS`; one for each seed.
     prefixes : mapping of mapping of tuple of Run
-        By `NORMS` and task, one for each seed; each run is a whole sweep.
+        By `ARMS` and task, one for each seed. Each run has a cell for each learning rate at
+        `SMALL_INIT_STD`, and on the tasks of `SWEPT` for each further initial scale too.
     """
 
     pretrained: Mapping[str, tuple[Run, ...]]
     prefixes: Mapping[str, Mapping[str, tuple[Run, ...]]]
 
     def __iter__(self) -> Iterator[Run]:
-        for norm, models in self.pretrained.items():
+        for models in self.pretrained.values():
             yield from models
-            for runs in self.prefixes[norm].values():
+        for by_task in self.prefixes.values():
+            for runs in by_task.values():
                 yield from runs
 
 
@@ -79,8 +97,10 @@ def plan(
         Of the matrix products in training: "float32" or "bfloat16".
     pretrain_steps, prefix_steps : int
         Training steps of a model and of a prefix; at least 10.
-    learning_rates, init_stds : sequences of float
-        The sweep of the prefixes is over all pairs.
+    learning_rates : sequence of float
+        Each prefix is trained with each.
+    init_stds : sequence of float
+        Further initial scales, beside `SMALL_INIT_STD`, for the tasks of `SWEPT`.
     test_sequences : int
         Sequences that each accuracy is measured on, at least 1.
 
@@ -98,7 +118,6 @@ def plan(
     experiment_runs.check_positive(learning_rates=learning_rates, init_stds=init_stds)
     experiment_runs.check_precision(precision)
     experiment_runs.check_model(1, width, N_HEAD)
-    sweep = experiment_runs.cells(learning_rates, init_stds)
     pretrained = {
         norm: tuple(
             experiment_runs.pretrain(
@@ -115,23 +134,28 @@ def plan(
         )
         for norm, first_layer_norm in NORMS.items()
     }
+
+    def tune(base: Run, task: str, parametrisation: str) -> Run:
+        stds = [SMALL_INIT_STD]
+        if task in SWEPT:
+            stds += [std for std in init_stds if std != SMALL_INIT_STD]
+        return experiment_runs.tune_prefixes(
+            base,
+            task,
+            steps=prefix_steps,
+            length=LENGTH,
+            parametrisation=parametrisation,
+            sweep=experiment_runs.cells(learning_rates, stds),
+            batch_size=SMALL_BATCH_SIZE,
+        )
+
     return ElicitPlan(
         pretrained=pretrained,
         prefixes={
-            norm: {
-                task: tuple(
-                    experiment_runs.tune_prefixes(
-                        base,
-                        task,
-                        steps=prefix_steps,
-                        length=LENGTH,
-                        parametrisation="shared",
-                        sweep=sweep,
-                    )
-                    for base in models
-                )
+            arm: {
+                task: tuple(tune(base, task, parametrisation) for base in pretrained[norm])
                 for task in MIXED
             }
-            for norm, models in pretrained.items()
+            for arm, (norm, parametrisation) in ARMS.items()
         },
     )

@@ -21,6 +21,9 @@ BLOCK_SIZE = 19
 """Ten inputs and nine outputs."""
 
 BATCH_SIZE = 64
+"""Sequences of a training step, unless a plan asks for another number."""
+SMALL_BATCH_SIZE = 16
+"""Of whatever adapts the wide models: for the same time, four times as many steps help more."""
 WARMUP_SHARE = 0.1
 """Part of the steps over which the learning rate rises."""
 
@@ -30,12 +33,15 @@ MIXED = ("sort_ascending", "sort_descending", "add_one", "add_two")
 PARAMETRISATIONS: dict[str, dict[str, bool]] = {
     "shared": {"layer_norm": True, "separate_values": False},
     "free": {"layer_norm": False, "separate_values": True},
+    "separate": {"layer_norm": True, "separate_values": True},
+    "unnormalised": {"layer_norm": False, "separate_values": False},
 }
-"""Two ways to make keys and values of a prefix.
+"""Four ways to make keys and values of a prefix.
 
 shared: one vector passes through LayerNorm and serves as key and value, as content does.
-free: two vectors without LayerNorm, the ``past_key_values`` of common implementations. It has
-twice as many parameters.
+free: two vectors without LayerNorm, the ``past_key_values`` of common implementations.
+separate: two vectors, both through LayerNorm. unnormalised: one vector, not through LayerNorm.
+Two vectors are twice as many parameters as one.
 """
 
 
@@ -142,8 +148,8 @@ def _adapt(
 ) -> Run:
     """Plan to adapt `base`; `options` replace what it would take over from the config of `base`.
 
-    They are ``evaluate`` and ``checkpoints``, the number of times that the accuracy on the task is
-    measured on the way.
+    They are ``evaluate``, ``batch_size`` (else `BATCH_SIZE`) and ``checkpoints``, the number of
+    times that the accuracy on the task is measured on the way.
     """
     taken = base.config
     config = _config(
@@ -153,8 +159,9 @@ def _adapt(
         taken["test_sequences"],
         taken.get("precision", "float32"),
     )
-    if "checkpoints" in options:
-        config["checkpoints"] = options["checkpoints"]
+    for name in ("batch_size", "checkpoints"):
+        if name in options:
+            config[name] = options[name]
     return Run(f"{TRAINING}:{function}", {**config, "model": taken["model"], **more}, needs=(base,))
 
 

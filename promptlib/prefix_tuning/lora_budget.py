@@ -15,7 +15,7 @@ from dataclasses import dataclass
 
 from promptlib.prefix_tuning import combine, experiment_runs
 from promptlib.prefix_tuning.combine import N_HEAD
-from promptlib.prefix_tuning.experiment_runs import PARAMETRISATIONS
+from promptlib.prefix_tuning.experiment_runs import PARAMETRISATIONS, SMALL_BATCH_SIZE
 from promptlib.runs import Run
 
 TASK = "double_histogram"
@@ -166,6 +166,7 @@ def plan(
                 parametrisation=parametrisation,
                 sweep=experiment_runs.cells([rate], init_stds),
                 evaluate=EVALUATED,
+                batch_size=SMALL_BATCH_SIZE,
                 checkpoints=CHECKPOINTS,
             )
             for rate in prefix_rates
@@ -181,6 +182,7 @@ def plan(
                 modules=MODULES[modules],
                 sweep=experiment_runs.cells([rate], [LORA_INIT_STD]),
                 evaluate=EVALUATED,
+                batch_size=SMALL_BATCH_SIZE,
                 checkpoints=CHECKPOINTS,
             )
             for rate in lora_rates
@@ -194,6 +196,7 @@ def plan(
                 steps=adapt_steps,
                 learning_rate=rate,
                 evaluate=EVALUATED,
+                batch_size=SMALL_BATCH_SIZE,
                 checkpoints=CHECKPOINTS,
             )
             for rate in weight_rates

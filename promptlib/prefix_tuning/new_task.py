@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from promptlib.prefix_tuning import experiment_runs
-from promptlib.prefix_tuning.experiment_runs import MIXED, PARAMETRISATIONS
+from promptlib.prefix_tuning.experiment_runs import MIXED
 from promptlib.runs import Run
 
 MODEL: dict[str, Any] = experiment_runs.model_of(n_layer=1, n_head=1, n_embd=96)
@@ -149,7 +149,7 @@ def plan(
         besides_attention=tuple(fine_tune(base, BESIDES_ATTENTION) for base in pretrained),
         prefixes={
             name: tuple(sweep("sort_descending", name, base) for base in pretrained)
-            for name in PARAMETRISATIONS
+            for name in ("shared", "free")
         },
         control_pretrained=control,
         control_prefixes=sweep("add_one", "shared", control),

@@ -18,19 +18,16 @@ from promptlib import claims
 from promptlib.prefix_tuning import published
 from promptlib.prefix_tuning.blind import blind_sorting_loss
 from promptlib.prefix_tuning.evaluation import sequence_loss
+from promptlib.prefix_tuning.experiment_results import HERE, Metrics, accuracy_claim, percent
 from promptlib.prefix_tuning.experiment_training import load_model, load_prefix
 from promptlib.prefix_tuning.gpt import GPT
 from promptlib.prefix_tuning.new_task import NewTaskPlan
 from promptlib.prefix_tuning.prefix import Prefix, PrefixBatch
 from promptlib.runs import Result, Run
 
-Metrics = Mapping[str, Any]
 Loss = Callable[[GPT, Tensor, Tensor, PrefixBatch], Tensor]
 
 PAPER = "Petrov et al. 2024, new task"
-HERE = "this book"
-UNIT = "% of sequences"
-
 ASCENDING, DESCENDING = "sort_ascending", "sort_descending"
 
 
@@ -105,11 +102,6 @@ def collect(plan: NewTaskPlan, get: Callable[[Run], Result]) -> Measured:
     )
 
 
-def percent(metrics: Sequence[Metrics], task: str) -> list[float]:
-    """Return the accuracy on `task`, in percent, of each entry."""
-    return [100 * entry["accuracy"][task] for entry in metrics]
-
-
 def model_of(run: Run, get: Callable[[Run], Result]) -> GPT:
     """Return the model that a run trained."""
     return load_model(run.config, get(run))
@@ -131,17 +123,15 @@ def _accuracy_claim(
     published_as: str | None = None,
     source: str = HERE,
 ) -> claims.Claim:
-    return claims.outcome(
-        f"prefix-tuning/new-task-{name}",
+    return accuracy_claim(
+        f"new-task-{name}",
         sentence,
-        values=values,
-        source=PAPER if published_as else source,
-        checks=f"promptlib.prefix_tuning.{checks}",
-        unit=UNIT,
-        published=published.NEW_TASK[published_as] if published_as else None,
-        tolerance=0.5,
-        favours=favours,
+        values,
+        checks=checks,
         refuted_if=refuted_if,
+        favours=favours,
+        published=published.NEW_TASK[published_as] if published_as else None,
+        source=PAPER if published_as else source,
     )
 
 

@@ -16,6 +16,7 @@ from torch import Tensor
 from promptlib.prefix_tuning import (
     blind,
     evaluation,
+    experiment_figures,
     experiment_training,
     new_task,
     new_task_figures,
@@ -382,7 +383,7 @@ def test_the_figures_say_what_they_show(
             {"pretrained": (model, None), "prefixed": (model, prefix)}, inputs
         ),
         "100 steps": new_task_figures.learning_curves(measured, 100, 0.9),
-        "highest accuracy": new_task_figures.sweep_maps(measured.sweeps, "sort_descending"),
+        "highest accuracy": experiment_figures.sweep_maps(measured.sweeps, "sort_descending"),
         "91.41 % published": new_task_figures.beside_published(measured),
     }
     import matplotlib.pyplot as plt
@@ -410,7 +411,7 @@ def test_the_numbers_of_a_sweep_stay_inside_their_cells(
     ]
     plotting.use_theme()
     sweeps = {name: [cells] * seeds for name in ("shared", "free")}
-    figure, _ = new_task_figures.sweep_maps(sweeps, "sort_descending")
+    figure, _ = experiment_figures.sweep_maps(sweeps, "sort_descending")
     figure.canvas.draw()
     texts = [(axes, text) for axes in figure.axes for text in axes.texts]
     assert len(texts) == 2 * n_rates * n_stds
