@@ -20,10 +20,12 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from promptlib.runs import RunStore
+from workflow.batches import batches
 from workflow.freshness import record_build
 from workflow.profile_config import Profile, load_profile
 from workflow.publish import publish
 from workflow.sources import ROOT, BuildError, write_if_changed
+from workflow.train import write_receipt
 
 
 def update(profile_name: str, cores: int, record: Path) -> None:
@@ -41,7 +43,7 @@ def update(profile_name: str, cores: int, record: Path) -> None:
     build.mkdir(exist_ok=True)
     try:
         with FileLock(build / ".lock", timeout=0):
-            prepare(profile)
+            prepare(profile, cores)
             if not run_workflow(profile, cores):
                 site = build / "html"
                 kept = f"; {os.path.relpath(site, ROOT)} is still the last good site"
@@ -59,10 +61,12 @@ def update(profile_name: str, cores: int, record: Path) -> None:
         raise BuildError("another build is running in this folder; wait for it") from None
 
 
-def prepare(profile: Profile) -> None:
-    """Write what the workflow goes by, and withdraw receipts of runs that are gone or damaged.
+def prepare(profile: Profile, cores: int) -> None:
+    """Write what the workflow goes by: the plan, and the receipts of all runs that are stored.
 
-    The Snakefile reads ``plan.json``, so that it need not load what parses notebooks.
+    Receipts of runs that are gone or damaged are withdrawn, and these runs, with those never
+    trained, make up the batches of the plan. The Snakefile reads ``plan.json``, so that it need not
+    load what parses notebooks.
     """
     folder = ROOT / "_build" / profile.name
     notebooks = {}
@@ -74,15 +78,24 @@ def prepare(profile: Profile) -> None:
             "library": [path.relative_to(ROOT).as_posix() for path in plan.source.dependencies],
             "runs": [run.name for run in plan.runs],
         }
-    runs = {name: [needed.name for needed in run.needs] for name, run in profile.runs.items()}
-    content = json.dumps({"notebooks": notebooks, "runs": runs}, indent=1)
-    write_if_changed(folder / "plan.json", content.encode())
     store = RunStore.default()
+    missing = set()
     for run in profile.runs.values():
         receipt = folder / "runs" / f"{run.name}.receipt"
         checksum = store.checksum(run)
-        if receipt.is_file() and receipt.read_text().strip() != checksum:
-            receipt.unlink()
+        if checksum is None:
+            receipt.unlink(missing_ok=True)
+            missing.add(run.name)
+        else:
+            write_receipt(receipt, checksum)
+    content = {
+        "notebooks": notebooks,
+        "runs": {name: [needed.name for needed in run.needs] for name, run in profile.runs.items()},
+        "batches": batches(
+            (plan.runs for plan in profile.notebooks), missing, profile.runs_per_process, cores
+        ),
+    }
+    write_if_changed(folder / "plan.json", json.dumps(content, indent=1).encode())
 
 
 def run_workflow(profile: Profile, cores: int) -> bool:

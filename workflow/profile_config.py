@@ -2,6 +2,7 @@
 
 A profile is a file ``config/<name>.yml``:
 
+    runs_per_process: <number>               # optional: short runs may share a process; else 1
     notebooks:
       <wing>/<notebook>:
         parameters: {<name>: <value>}        # in place of the defaults in the notebook
@@ -70,10 +71,11 @@ class NotebookPlan:
 
 @dataclass(frozen=True)
 class Profile:
-    """A named set of notebooks with their parameters."""
+    """A named set of notebooks with their parameters, and how many runs may share a process."""
 
     name: str
     notebooks: tuple[NotebookPlan, ...]
+    runs_per_process: int = 1
 
     @cached_property
     def runs(self) -> dict[str, Run]:
@@ -95,7 +97,7 @@ def load_profile(name: str) -> Profile:
     Raises
     ------
     BuildError
-        For an unknown profile, notebook, key or parameter, or a value of the wrong type.
+        For an unknown profile, notebook, key or parameter, or a value of the wrong type or range.
     """
     if name not in profile_names():
         raise BuildError(
@@ -109,7 +111,13 @@ def load_profile(name: str) -> Profile:
         raise BuildError(f"{where} is not valid YAML: {error}") from error
     if not isinstance(content, dict) or not isinstance(content.get("notebooks"), dict):
         raise BuildError(f"{where}: expected a mapping with the key 'notebooks'")
-    _refuse_unknown(where, content, ("notebooks",))
+    _refuse_unknown(where, content, ("notebooks", "runs_per_process"))
+    limit = content.get("runs_per_process", 1)
+    if not isinstance(limit, int) or isinstance(limit, bool) or limit < 1:
+        raise BuildError(
+            f"{where}: runs_per_process must be a whole number >= 1, got {limit!r}; "
+            "leave it out for one training run a process"
+        )
     missing = sorted(set(names()) - set(content["notebooks"]))
     if missing:
         raise BuildError(f"{where} does not say how to run {', '.join(missing)}")
@@ -126,7 +134,7 @@ def load_profile(name: str) -> Profile:
         source = Source(notebook)
         parameters = source.check_parameters(entry.get("parameters") or {}, where)
         plans.append(NotebookPlan(source, parameters, entry.get("runs"), needs))
-    return Profile(name, tuple(plans))
+    return Profile(name, tuple(plans), limit)
 
 
 def _add(run: Run, ordered: dict[str, Run]) -> None:

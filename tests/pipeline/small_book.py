@@ -1,7 +1,8 @@
 """A book of two notebooks and one training run, made of the project's own workflow and theme.
 
 Its training and its notebooks write a line to ``work.log`` when they really run, so that tests can
-tell what was redone; both wait while a file named ``hold`` exists, so that tests can kill them.
+tell what was redone; both wait while a file named ``hold`` exists, so that tests can kill them. Of
+what writes ``x``, ``hold-x`` holds it alone, and ``fail-x`` makes it fail.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ PROJECT = Path(__file__).resolve().parents[2]
 
 TRAINING = '''
 """Training of the small book."""
+import os
 import time
 from pathlib import Path
 
@@ -32,18 +34,33 @@ ROOT = Path(__file__).resolve().parents[2]
 def work(name):
     with (ROOT / "work.log").open("a") as log:
         log.write(name + "\\n")
-    while (ROOT / "hold").exists():
+    while (ROOT / "hold").exists() or (ROOT / f"hold-{name}").exists():
         time.sleep(0.05)
+    if (ROOT / f"fail-{name}").exists():
+        raise RuntimeError(f"{name} was told to fail")
 
 
 def train(config, needs, progress):
-    work("train")
+    name = config.get("name", "train")
+    with (ROOT / "processes.log").open("a") as log:
+        log.write(f"{name} {os.getpid()}\\n")
+    work(name)
     w = torch.full((3,), config["rate"])
     return Result({"sum": float(w.sum())}, {"w": w})
 
 
 def plan(rate):
     return [Run("promptlib.small.training:train", {"rate": rate, "seed": 0})]
+
+
+def family(rate):
+    """A run, three that start from it, one that starts from the first of them, and a lone one."""
+    def member(name, *needs):
+        return Run("promptlib.small.training:train", {"rate": rate, "name": name}, needs)
+
+    a = member("a")
+    b, c, d = (member(name, a) for name in "bcd")
+    return [*plan(rate), a, b, c, d, member("e", b), member("f")]
 '''
 
 NOTEBOOK = """\
@@ -113,6 +130,17 @@ class Book:
     """A small book in a folder of its own."""
 
     root: Path
+
+    @property
+    def processes(self) -> dict[str, str]:
+        """The process that last trained each run, by the name that the run wrote."""
+        path = self.root / "processes.log"
+        return dict(line.split() for line in path.read_text().splitlines())
+
+    @property
+    def stored(self) -> list[str]:
+        """Folders of the training runs in the store."""
+        return sorted(path.parent.name for path in self.root.glob("runs/*/provenance.json"))
 
     @property
     def site(self) -> Path:
