@@ -64,8 +64,9 @@ bench: $(VENV)/.test-$(TORCH) $(EXTRA_STAMPS)  ## time training steps against th
 record: $(VENV)/.book-$(TORCH) $(EXTRA_STAMPS)  ## accept the verdicts of the last build into config/verdicts.yml
 	@$(BIN)/python -m workflow.collect --profile $(PROFILE) --record
 
-archive: $(VENV)/.book-$(TORCH) $(EXTRA_STAMPS)  ## keep the claims of a finished PROFILE=paper build in archive/
-	@$(BIN)/python -m workflow.archive --profile $(PROFILE)
+archive: PROFILE = paper# unless another is asked for
+archive: $(VENV)/.book-$(TORCH) $(EXTRA_STAMPS)  ## keep what a finished PROFILE=paper build measured in archive/, or run and keep one NOTEBOOK=… SET=…
+	@$(BIN)/python -m workflow.archive $(NOTEBOOK) --profile $(PROFILE) $(if $(SET),--set $(SET))
 
 clean:  ## remove what was built; training runs stay
 	@rm -rf _build .snakemake

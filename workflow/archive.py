@@ -1,66 +1,190 @@
-"""Keep what a full-size build measured, so that every later build can show it beside its own.
+"""Keep what full-size notebooks measured, so that every later build can show it beside its own.
 
-``python -m workflow.archive --profile paper`` writes ``archive/paper.json``: the claims, the
-metrics of every training run, and where they come from (commit, versions, machine, seconds, seeds).
-It refuses a build whose sources are not committed: nobody could repeat it.
+``python -m workflow.archive --profile paper`` keeps every notebook of a finished build, each in a
+file ``archive/<wing>/<notebook>.json``. ``python -m workflow.archive prefix_tuning/new_task --set
+seeds=1`` trains what this one notebook lacks, executes it to ``_build/archive`` with the profile's
+parameters and these changes, and keeps it alone.
+
+A file holds the notebook's claims, the metrics of every training run that it shows, and where they
+come from: commit, versions, machine, seconds, parameters, and which of them are not the profile's.
+Sources that are not committed are refused: nobody could repeat what they gave.
 """
 
 from __future__ import annotations
 
 import argparse
+import dataclasses
+import hashlib
 import json
 import subprocess
 import sys
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
-from promptlib.runs import RunStore, machine
-from workflow.profile_config import load_profile
-from workflow.sources import ROOT, BuildError, write_if_changed
+import nbformat
+
+from promptlib.runs import RunStore, code_digest, machine
+from workflow import extras
+from workflow.collect import claim_tests, notebook_records
+from workflow.execute import execute, parse_settings
+from workflow.profile_config import NotebookPlan, Profile, load_profile
+from workflow.sources import ROOT, BuildError, Source, write_if_changed
+from workflow.train import train
+
+ARCHIVE = ROOT / "archive"
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Command line; see the module's docstring."""
     parser = argparse.ArgumentParser(prog="python -m workflow.archive", description=__doc__)
+    parser.add_argument("notebook", nargs="?", help="such as prefix_tuning/new_task; else all")
     parser.add_argument("--profile", default="paper")
+    parser.add_argument("--set", nargs="*", default=[], metavar="NAME=VALUE", dest="settings")
     options = parser.parse_args(arguments)
     try:
-        target = ROOT / "archive" / f"{options.profile}.json"
-        content = archive(options.profile)
+        if options.profile == "quick":
+            raise BuildError("the quick profile is what every build runs; archive PROFILE=paper")
+        commit = committed()
+        profile = load_profile(options.profile)
+        if options.notebook is not None:
+            name = options.notebook.removeprefix("notebooks/").removesuffix(".md")
+            contents = [archive_notebook(profile, name, options.settings, commit)]
+        elif options.settings:
+            raise BuildError("say whose parameters change: NOTEBOOK=<wing>/<notebook>")
+        else:
+            contents = archive_build(profile, commit)
     except BuildError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
-    write_if_changed(target, json.dumps(content, indent=1, ensure_ascii=False).encode() + b"\n")
-    print(
-        f"archived {len(content['claims'])} claims and {len(content['runs'])} runs: {target.name}"
-    )
+    for content in contents:
+        target = ARCHIVE / f"{content['provenance']['notebook']}.json"
+        write_if_changed(target, f"{laid_out(content)}\n".encode())
+        verdicts = Counter(claim["verdict"] for claim in content["claims"])
+        counts = ", ".join(f"{count} {verdict}" for verdict, count in verdicts.most_common())
+        print(
+            f"archived {len(content['claims'])} claims ({counts or 'none'}) and "
+            f"{len(content['runs'])} runs: {target.relative_to(ROOT)}"
+        )
     return 0
 
 
-def archive(profile_name: str) -> dict[str, Any]:
-    """Claims, runs and provenance of a finished build, JSON-able."""
-    if profile_name == "quick":
-        raise BuildError("the quick profile is what every build runs; archive PROFILE=paper")
-    profile = load_profile(profile_name)
-    folder = ROOT / "_build" / profile_name
-    claims_path = folder / "claims.json"
-    if not claims_path.is_file():
-        raise BuildError(f"there is no build to archive; run: make book PROFILE={profile_name}")
-    changed = _git("status", "--porcelain", "--", "promptlib", "notebooks", "config")
-    if changed:
-        raise BuildError(f"commit first, so that the archive can name its sources:\n{changed}")
-    found = json.loads(claims_path.read_text())["claims"]
-    unchecked = [claim["id"] for claim in found if claim["verdict"] == "not checked"]
+def archive_build(profile: Profile, commit: str) -> list[dict[str, Any]]:
+    """The archive of each notebook of a finished build.
+
+    Raises
+    ------
+    BuildError
+        If there is no such build, or it is not whole: a claim was not checked, a run is gone.
+    """
+    folder = ROOT / "_build" / profile.name
+    if not (folder / "claims.json").is_file():
+        raise BuildError(f"there is no build to archive; run: make book PROFILE={profile.name}")
+    records = json.loads((folder / "claims.json").read_text(encoding="utf-8"))["claims"]
+    return [
+        archived(
+            plan,
+            profile,
+            commit,
+            folder / "executed",
+            [record for record in records if record["notebook"] == plan.source.name],
+        )
+        for plan in profile.notebooks
+    ]
+
+
+def archive_notebook(
+    profile: Profile, name: str, settings: Sequence[str], commit: str
+) -> dict[str, Any]:
+    """Train what one notebook lacks, execute it, and return its archive.
+
+    Parameters
+    ----------
+    profile
+        Whose parameters hold, where ``settings`` say nothing else.
+    name
+        ``<wing>/<notebook>``.
+    settings
+        Changed parameters as ``NAME=VALUE``.
+    commit
+        What the sources are.
+
+    Raises
+    ------
+    BuildError
+        If the notebook, a parameter or an extra is missing, a run or the notebook fails, or the
+        notebook's sources change meanwhile. What was trained stays in the store.
+    """
+    source = Source(name)
+    source.notebook  # noqa: B018  an unknown name is refused here
+    given = parse_settings(list(settings))
+    source.check_parameters(given, "--set")
+    planned = profile.notebook(name)
+    plan = dataclasses.replace(planned, parameters={**planned.parameters, **given})
+    if plan.needs is not None and not extras.installed(plan.needs):
+        raise BuildError(
+            f"{name} checks its claims only with the extra {plan.needs!r}; "
+            f"run: make archive NOTEBOOK={name} EXTRAS={plan.needs}"
+        )
+    before = _sources_digest(plan)
+    lost = train(plan.runs, RunStore.default())
+    if lost:
+        raise BuildError(f"{name} is not archived; not trained: {', '.join(lost)}")
+    folder = ROOT / "_build" / "archive"
+    target = folder / "executed" / f"{name}.ipynb"
+    execute(source, plan.parameters, target, folder / "failed" / f"{name}.ipynb")
+    if _sources_digest(plan) != before:
+        raise BuildError(
+            f"{name} or code that it reaches changed while it ran; commit, and archive it again "
+            "(what was trained stays)"
+        )
+    records = notebook_records(
+        nbformat.read(target, as_version=4), name, claim_tests(ROOT / "tests")
+    )
+    return archived(plan, profile, commit, folder / "executed", records)
+
+
+def archived(
+    plan: NotebookPlan,
+    profile: Profile,
+    commit: str,
+    executed: Path,
+    records: Sequence[Mapping[str, Any]],
+) -> dict[str, Any]:
+    """Provenance, claims and runs of an executed notebook, JSON-able.
+
+    Parameters
+    ----------
+    plan
+        The notebook, with the parameters that it was executed with.
+    profile
+        Whose parameters the changed ones are compared with.
+    commit
+        What the sources are.
+    executed
+        Folder with ``<wing>/<notebook>.measured.json``.
+    records
+        The notebook's claims, as ``claims.json`` holds them.
+
+    Raises
+    ------
+    BuildError
+        If a claim was not checked, or a run is not in the store.
+    """
+    name = plan.source.name
+    unchecked = [record["id"] for record in records if record["verdict"] == "not checked"]
     if unchecked:
         raise BuildError(
-            f"an archive holds every claim; not checked in this build: {', '.join(unchecked)}; "
-            f"run: make book PROFILE={profile_name} EXTRAS=real"
+            f"an archive holds every claim; not checked in {name}: {', '.join(unchecked)}; "
+            f"run: make book PROFILE={profile.name} EXTRAS=real"
         )
     store = RunStore.default()
     runs = []
-    for run in profile.runs.values():
+    for run in plan.runs:
         if store.checksum(run) is None:
             raise BuildError(
-                f"{run.name} is not in the store; run: make book PROFILE={profile_name}"
+                f"{run.name} is not in the store; run: make book PROFILE={profile.name}"
             )
         provenance = store.provenance(run)
         metrics = json.loads((store.folder(run) / "metrics.json").read_bytes())
@@ -75,23 +199,65 @@ def archive(profile_name: str) -> dict[str, Any]:
                 "metrics": metrics,
             }
         )
-    notebooks = {}
-    for plan in profile.notebooks:
-        measured = folder / "executed" / f"{plan.source.name}.measured.json"
-        notebooks[plan.source.name] = {
-            "parameters": plan.parameters,
-            **json.loads(measured.read_text()),
-        }
+    usual = profile.notebook(name).parameters
+    measured = json.loads((executed / f"{name}.measured.json").read_text(encoding="utf-8"))
     return {
         "provenance": {
-            "profile": profile_name,
-            "commit": _git("rev-parse", "HEAD"),
+            "profile": profile.name,
+            "commit": commit,
             "machine": machine(),
-            "notebooks": notebooks,
+            "notebook": name,
+            "parameters": dict(plan.parameters),
+            "changed": {
+                parameter: {"archived": value, "profile": usual[parameter]}
+                for parameter, value in plan.parameters.items()
+                if value != usual[parameter]
+            },
+            "seconds": measured["seconds"],
+            "peak_memory_mib": measured["peak_memory_mib"],
         },
-        "claims": found,
+        "claims": list(records),
         "runs": runs,
     }
+
+
+def committed() -> str:
+    """The commit that the sources are.
+
+    Raises
+    ------
+    BuildError
+        If what decides results is not committed.
+    """
+    changed = _git("status", "--porcelain", "--", "promptlib", "notebooks", "config")
+    if changed:
+        raise BuildError(f"commit first, so that the archive can name its sources:\n{changed}")
+    return _git("rev-parse", "HEAD")
+
+
+def laid_out(data: Any, indent: int = 0) -> str:
+    """JSON for reading and comparing: what holds no list or mapping itself is on one line."""
+    parts = list(data.values()) if isinstance(data, dict) else data
+    if not isinstance(parts, list) or not any(isinstance(part, list | dict) for part in parts):
+        return json.dumps(data, ensure_ascii=False)
+    if isinstance(data, dict):
+        lines = [
+            f"{json.dumps(key, ensure_ascii=False)}: {laid_out(value, indent + 1)}"
+            for key, value in data.items()
+        ]
+    else:
+        lines = [laid_out(part, indent + 1) for part in parts]
+    space = " " * (indent + 1)
+    opening, closing = "{}" if isinstance(data, dict) else "[]"
+    inner = f",\n{space}".join(lines)
+    return f"{opening}\n{space}{inner}\n{' ' * indent}{closing}"
+
+
+def _sources_digest(plan: NotebookPlan) -> str:
+    """Digest of the code of the notebook and of the library that it reaches, as they are now."""
+    source = Source(plan.source.name)  # read again
+    parts = [source.code_key(plan.parameters), *map(code_digest, source.modules)]
+    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
 
 
 def _git(*arguments: str) -> str:

@@ -72,17 +72,24 @@ def collect(profile: Profile) -> dict[str, Any]:
     records = []
     for plan in profile.notebooks:
         path = ROOT / "_build" / profile.name / "executed" / f"{plan.source.name}.ipynb"
-        for claim in claims_of(nbformat.read(path, as_version=4)):
-            records.append(
-                {
-                    **claim.to_json(),
-                    "summary": claim.summary(),
-                    "notebook": plan.source.name,
-                    "anchor": claim.anchor,
-                    "tests": tests.get(claim.id, []),
-                }
-            )
+        records += notebook_records(nbformat.read(path, as_version=4), plan.source.name, tests)
     return {"profile": profile.name, "claims": records}
+
+
+def notebook_records(
+    executed: nbformat.NotebookNode, name: str, tests: Mapping[str, list[str]]
+) -> list[dict[str, Any]]:
+    """The claims of an executed notebook, each with its summary, its place and its tests."""
+    return [
+        {
+            **claim.to_json(),
+            "summary": claim.summary(),
+            "notebook": name,
+            "anchor": claim.anchor,
+            "tests": tests.get(claim.id, []),
+        }
+        for claim in claims_of(executed)
+    ]
 
 
 def gate(

@@ -144,11 +144,12 @@ class Little:
         """Write the collected claims."""
         self.claims_file.write_text(json.dumps({"profile": "quick", "claims": records}))
 
-    def archive(self, claim: claims.Claim, name: str = "paper.json") -> None:
-        """Archive a claim of a full-size run."""
-        folder = self.root / "archive"
-        folder.mkdir(exist_ok=True)
-        (folder / name).write_text(json.dumps({"profile": "paper", "claims": [claim.to_json()]}))
+    def archive(self, claim: claims.Claim, notebook: str = NAME) -> None:
+        """Archive a claim of a full-size run of a notebook."""
+        path = self.root / "archive" / f"{notebook}.json"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        provenance = {"profile": "paper", "notebook": notebook}
+        path.write_text(json.dumps({"provenance": provenance, "claims": [claim.to_json()]}))
 
 
 def make(root: Path) -> Little:

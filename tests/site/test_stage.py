@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 
 import pytest
@@ -147,7 +148,10 @@ def test_the_archive_may_be_empty_and_refuses_doubt(book):
     assert read_archive(book.root / "archive") == {}
     book.archive(a_claim())
     assert list(read_archive(book.root / "archive")) == ["wing/line-rises"]
-    book.archive(a_claim(), "again.json")
+    other = dataclasses.replace(a_claim(), id="other/line-falls")
+    book.archive(other, "other/chapter")
+    assert sorted(read_archive(book.root / "archive")) == ["other/line-falls", "wing/line-rises"]
+    book.archive(a_claim(), "other/chapter")
     with pytest.raises(BuildError, match="wing/line-rises is archived twice"):
         read_archive(book.root / "archive")
 
@@ -157,6 +161,6 @@ def test_a_broken_archive_is_named(book):
     folder.mkdir()
     (folder / "other.json").write_text('{"seconds": 3}')  # no claims: none of our business
     assert read_archive(folder) == {}
-    (folder / "paper.json").write_text('{"claims": [{"id": "wing/line-rises"}]}')
-    with pytest.raises(BuildError, match=r"paper.json: an archived claim lacks 'sentence'"):
+    (folder / "chapter.json").write_text('{"claims": [{"id": "wing/line-rises"}]}')
+    with pytest.raises(BuildError, match=r"chapter.json: an archived claim lacks 'sentence'"):
         read_archive(folder)
