@@ -26,7 +26,10 @@ LENGTH = 10
 """Vectors of a prefix in each layer, as published."""
 
 COMPOSITIONS = ("ascending_add_one", "descending_add_one", "add_three")
-"""Chains of tasks of the mixture; the first is the published one."""
+"""Chains of tasks of the mixture; the first is the published one.
+
+Both lists were fixed before a prefix for any of these tasks had been trained.
+"""
 
 INVENTIONS = (
     "double_histogram",
@@ -39,6 +42,8 @@ INVENTIONS = (
 
 Sorting first helps with the second: equal digits are then neighbours.
 """
+
+NEW = (*COMPOSITIONS, *INVENTIONS)
 
 TOLD_APART = (COMPOSITIONS[0], INVENTIONS[0])
 """One task of either kind, for the sweeps over length and depth."""
@@ -63,6 +68,8 @@ class CombinePlan:
         By depth; one for each seed.
     prefixes : mapping of tuple of Sweep
         By task, for the model and the length of the experiment; one for each seed.
+    finetuned : mapping of tuple of Sweep
+        By new task; one for each of the first seeds. All weights of the same model learn.
     lengths, depths : mapping of mapping of tuple of Sweep
         By length or depth, then task; the experiment's own length or depth included.
     depth : int
@@ -71,13 +78,14 @@ class CombinePlan:
 
     pretrained: Mapping[int, tuple[Run, ...]]
     prefixes: Mapping[str, tuple[Sweep, ...]]
+    finetuned: Mapping[str, tuple[Sweep, ...]]
     lengths: Mapping[int, Mapping[str, tuple[Sweep, ...]]]
     depths: Mapping[int, Mapping[str, tuple[Sweep, ...]]]
     depth: int
 
     def __iter__(self) -> Iterator[Run]:
         seen = set()
-        by_task = [self.prefixes, *self.lengths.values(), *self.depths.values()]
+        by_task = [self.prefixes, self.finetuned, *self.lengths.values(), *self.depths.values()]
         groups = [*self.pretrained.values()]
         groups += [sweep for sweeps in by_task for seeds in sweeps.values() for sweep in seeds]
         for runs in groups:
@@ -120,6 +128,9 @@ def plan(
     lengths: Sequence[int],
     depths: Sequence[int],
     test_sequences: int,
+    weight_rates: Sequence[float],
+    control_seeds: int,
+    evaluate_known: bool = True,
 ) -> CombinePlan:
     """Plan the runs of the chapter.
 
@@ -141,6 +152,12 @@ def plan(
         The two sweeps, at least 1; may be empty.
     test_sequences : int
         Sequences that each accuracy is measured on, at least 1.
+    weight_rates : sequence of float
+        Each model is fine-tuned to each new task with each.
+    control_seeds : int
+        Fine-tuning is repeated over the first seeds, at most this many; at least 1.
+    evaluate_known : bool
+        Whether prefixes are measured on the tasks of the mixture too, and not only on their own.
 
     Raises
     ------
@@ -148,6 +165,7 @@ def plan(
         If a number is out of its range.
     """
     experiment_runs.check_counts(
+        control_seeds=(control_seeds, 1),
         seeds=(seeds, 1),
         pretrain_steps=(pretrain_steps, 10),
         known_steps=(known_steps, 10),
@@ -156,7 +174,7 @@ def plan(
         **{f"lengths[{index}]": (length, 1) for index, length in enumerate(lengths)},
         **{f"depths[{index}]": (depth, 1) for index, depth in enumerate(depths)},
     )
-    experiment_runs.check_positive(learning_rates=learning_rates)
+    experiment_runs.check_positive(learning_rates=learning_rates, weight_rates=weight_rates)
     experiment_runs.check_precision(precision)
     experiment_runs.check_model(n_layer, width, N_HEAD)
 
@@ -174,7 +192,7 @@ def plan(
             "length": length,
             "parametrisation": PARAMETRISATION,
             "batch_size": experiment_runs.SMALL_BATCH_SIZE,
-            "evaluate": list(dict.fromkeys([task, *MIXED])),
+            "evaluate": list(dict.fromkeys([task, *(MIXED if evaluate_known else ())])),
         }
         return tuple(
             tuple(
@@ -186,9 +204,26 @@ def plan(
             for base in pretrained[depth]
         )
 
+    def fine_tune(task: str) -> tuple[Sweep, ...]:
+        return tuple(
+            tuple(
+                experiment_runs.fine_tune(
+                    base,
+                    task,
+                    steps=new_steps,
+                    learning_rate=rate,
+                    batch_size=experiment_runs.SMALL_BATCH_SIZE,
+                    evaluate=[task],
+                )
+                for rate in weight_rates
+            )
+            for base in pretrained[n_layer][:control_seeds]
+        )
+
     return CombinePlan(
         pretrained=pretrained,
-        prefixes={task: sweeps(task) for task in (*MIXED, *COMPOSITIONS, *INVENTIONS)},
+        prefixes={task: sweeps(task) for task in (*MIXED, *NEW)},
+        finetuned={task: fine_tune(task) for task in NEW},
         lengths={
             length: {task: sweeps(task, length=length) for task in TOLD_APART} for length in lengths
         },

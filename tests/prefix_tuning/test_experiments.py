@@ -42,6 +42,8 @@ COMBINE: dict[str, Any] = {
     "lengths": [1, 10],
     "depths": [1, 2, 3],
     "test_sequences": 30,
+    "weight_rates": [0.001],
+    "control_seeds": 1,
 }
 BUDGET: dict[str, Any] = {
     "seeds": 2,
@@ -112,6 +114,8 @@ def test_the_plans_hold_what_the_chapters_compare() -> None:
     own = combining.prefixes["double_histogram"]
     assert combining.lengths[combine.LENGTH]["double_histogram"] == own
     assert combining.depths[3]["double_histogram"] == own
+    assert set(combining.finetuned) == set(combine.NEW)
+    assert [len(seeds) for seeds in combining.finetuned.values()] == [1] * len(combine.NEW)
     assert combining.depths[1]["double_histogram"][1][0].needs == (combining.pretrained[1][1],)
 
     budget = lora_budget.plan(**BUDGET)
@@ -151,6 +155,8 @@ def test_counted_parameters_are_those_that_learn(modules: str) -> None:
         (combine, "lengths", [1, 0], r"lengths\[1\] must be .* at least 1, got 0"),
         (combine, "depths", [True], r"depths\[0\] .* got True"),
         (combine, "learning_rates", [], r"learning_rates must be one or more .* got \[\]"),
+        (combine, "control_seeds", 0, r"control_seeds must be .* at least 1, got 0"),
+        (combine, "weight_rates", [0.0], r"weight_rates .* got \[0.0\]"),
         (lora_budget, "adapt_steps", 9, r"adapt_steps .* at least 10, got 9"),
         (lora_budget, "lengths", {"both": [1]}, r"lengths has 'both'; there are shared, free"),
         (lora_budget, "ranks", {"head": [1]}, r"ranks has 'head'; there are MLP and proj"),
