@@ -2,13 +2,15 @@
 
 The sweep of `promptlib.prefix_tuning.new_task` has two parametrisations and one vector. Here the
 same sorters get everything else that might have helped: the two parametrisations that are missing,
-longer prefixes, many restarts, and many times as many steps.
+longer prefixes, many restarts, and many times as many steps. Last come tables, which stand for
+prefixes of any length: `promptlib.prefix_tuning.any_prefix`.
 
 This module holds plain data and imports no torch, so that the workflow can read it.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -17,6 +19,9 @@ from promptlib.prefix_tuning.new_task import NewTaskPlan
 from promptlib.runs import Run
 
 TASK = "sort_descending"
+
+TABLES = "promptlib.prefix_tuning.any_prefix:train"
+"""Trains what any prefix of a model of one layer amounts to."""
 
 ALSO_TRIED = ("separate", "unnormalised")
 """Parametrisations that the first sweep leaves out."""
@@ -124,16 +129,43 @@ def plan(
     )
 
 
+def tune_tables(base: Run, task: str, steps: int, sweep: Sequence[Mapping[str, float]]) -> Run:
+    """Plan to train a table, which stands for any prefix, for each cell of `sweep`.
+
+    Batches, schedule and everything that is measured are those of the prefixes.
+    """
+    prefix = experiment_runs.tune_prefixes(
+        base, task, steps=steps, length=1, parametrisation="free", sweep=sweep
+    )
+    of_prefixes = ("length", *experiment_runs.PARAMETRISATIONS["free"])
+    config = {name: value for name, value in prefix.config.items() if name not in of_prefixes}
+    return Run(TABLES, config, needs=(base,))
+
+
 @dataclass(frozen=True)
 class ChapterPlan:
-    """All runs of the chapter: the experiment, and what else was tried."""
+    """All runs of the chapter: the experiment, what else was tried, and tables for any prefix.
+
+    Attributes
+    ----------
+    experiment : NewTaskPlan
+    effort : EffortPlan
+    tables : tuple of Run
+        One for each seed; each run is a whole sweep.
+    control_tables : Run
+        The same sweep for the control's model and task.
+    """
 
     experiment: NewTaskPlan
     effort: EffortPlan
+    tables: tuple[Run, ...]
+    control_tables: Run
 
     def __iter__(self) -> Iterator[Run]:
         yield from self.experiment
         yield from self.effort
+        yield from self.tables
+        yield self.control_tables
 
 
 def chapter_plan(
@@ -149,12 +181,48 @@ def chapter_plan(
     lengths: Sequence[int],
     restarts: int,
     patience: int,
+    table_rates: Sequence[float],
+    table_starts: Sequence[float],
 ) -> ChapterPlan:
-    """Plan the chapter; parameters as in `promptlib.prefix_tuning.new_task.plan` and `plan`."""
+    """Plan the chapter.
+
+    Parameters
+    ----------
+    seeds, …, test_sequences
+        As in `promptlib.prefix_tuning.new_task.plan`.
+    effort_rates, …, patience
+        As in `plan`.
+    table_rates, table_starts : sequences of float
+        Learning rates of the tables, above 0, and the logits that they start from; the sweep is
+        over all pairs.
+
+    Raises
+    ------
+    ValueError
+        If a number is out of its range.
+    """
+    experiment_runs.check_positive(table_rates=table_rates)
+    if not table_starts or not all(math.isfinite(start) for start in table_starts):
+        raise ValueError(f"table_starts must be one or more finite numbers, got {table_starts!r}")
     experiment = new_task.plan(
         seeds, pretrain_steps, adapt_steps, learning_rates, init_stds, control_steps, test_sequences
     )
     effort = plan(
         experiment.pretrained, adapt_steps, effort_rates, effort_stds, lengths, restarts, patience
     )
-    return ChapterPlan(experiment, effort)
+    cells = [
+        {"learning_rate": rate, "start_logit": start}
+        for rate in table_rates
+        for start in table_starts
+    ]
+    return ChapterPlan(
+        experiment,
+        effort,
+        tables=tuple(tune_tables(base, TASK, adapt_steps, cells) for base in experiment.pretrained),
+        control_tables=tune_tables(
+            experiment.control_pretrained,
+            experiment.control_prefixes.config["task"],
+            adapt_steps,
+            cells,
+        ),
+    )
