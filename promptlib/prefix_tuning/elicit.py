@@ -71,8 +71,12 @@ class ElicitPlan:
 
 
 def pretrain_rate(width: int) -> float:
-    """Return the highest learning rate of pretraining; narrow models learn at higher ones."""
-    return PRETRAIN_LEARNING_RATE * (PUBLISHED_WIDTH / width) ** 0.5
+    """Return the highest learning rate of pretraining.
+
+    Narrow models learn at higher ones, and on few steps they need them: width 64 learns the mixture
+    in 1,500 steps at 8e-3 and only the sorts at 4e-3.
+    """
+    return PRETRAIN_LEARNING_RATE * (PUBLISHED_WIDTH / width) ** 1.5
 
 
 def plan(

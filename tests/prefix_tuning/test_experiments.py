@@ -98,10 +98,13 @@ def test_every_run_is_planned_once_and_after_what_it_needs(
 
 def test_the_plans_hold_what_the_chapters_compare() -> None:
     eliciting = elicit.plan(**ELICIT)
-    assert len(list(eliciting)) == 2 * 2 * (1 + 4)
+    assert len(list(eliciting)) == 2 * 2 + 3 * 4 * 2
     published = eliciting.pretrained["without"][0].config["model"]
     assert published["first_layer_norm"] is False
-    assert len(eliciting.prefixes["with"]["add_two"][1].config["cells"]) == 2 * 3
+    free = eliciting.prefixes["with LayerNorm, free"]
+    assert len(free["add_one"][1].config["cells"]) == 2 * 3
+    assert len(free["add_two"][1].config["cells"]) == 2
+    assert free["add_two"][1].config["separate_values"] is True
 
     combining = combine.plan(**COMBINE)
     assert set(combining.prefixes) == {
