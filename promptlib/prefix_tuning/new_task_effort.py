@@ -13,6 +13,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from promptlib.prefix_tuning import experiment_runs, new_task
 from promptlib.prefix_tuning.new_task import NewTaskPlan
@@ -29,7 +30,7 @@ ALSO_TRIED = ("separate", "unnormalised")
 LENGTHENED = ("shared", "free")
 """Parametrisations of the longer prefixes."""
 
-RESTARTED = {"parametrisation": "free", "learning_rate": 0.1, "init_std": 1.0}
+RESTARTED: dict[str, Any] = {"parametrisation": "free", "learning_rate": 0.1, "init_std": 1.0}
 """Of the restarts and of the long training: what came nearest in the first sweep."""
 
 

@@ -9,14 +9,13 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor
 
 from promptlib import claims
 from promptlib.prefix_tuning import published
-from promptlib.prefix_tuning.blind import blind_sorting_loss
 from promptlib.prefix_tuning.evaluation import sequence_loss
 from promptlib.prefix_tuning.experiment_results import HERE, Metrics, accuracy_claim, percent
 from promptlib.prefix_tuning.experiment_training import load_model, load_prefix
@@ -187,20 +186,6 @@ def finetuned_ascending(measured: Measured) -> claims.Claim:
     )
 
 
-def prefix_descending(measured: Measured) -> claims.Claim:
-    """The prefix does not learn the new task."""
-    return _accuracy_claim(
-        "prefix-descending",
-        "No prefix vector of the sweep makes the pretrained model sort descending, with as many "
-        "steps as fine-tuning had; the best of all cells is counted.",
-        percent([cell.metrics for cell in measured.best_prefixes()], DESCENDING),
-        "lower",
-        (">", 1.0),
-        "experiment_training.tune_prefixes",
-        "prefix_descending",
-    )
-
-
 def prefix_ascending(measured: Measured) -> claims.Claim:
     """The prefix does break the old task.
 
@@ -245,25 +230,6 @@ def besides_attention(measured: Measured) -> claims.Claim:
         "higher",
         ("<", 50.0),
         "experiment_training.fine_tune",
-    )
-
-
-def worse_than_blind(measured: Measured, blind: Callable[[], float] = blind_sorting_loss) -> Any:
-    """The best prefix does worse than not to look at the input."""
-    limit = blind()
-    lowest = [
-        min(cell["loss"][DESCENDING] for sweep in measured.sweeps.values() for cell in sweep[seed])
-        for seed in range(len(measured.pretrained))
-    ]
-    return claims.outcome(
-        "prefix-tuning/new-task-worse-than-blind",
-        "With the best prefix of the sweep the loss on descending stays above that of a predictor "
-        f"that does not look at the input ({limit:.3f} nats a symbol); the excess.",
-        values=[loss - limit for loss in lowest],
-        source=HERE,
-        checks="promptlib.prefix_tuning.blind.blind_sorting_loss",
-        unit="nats a symbol",
-        refuted_if=("<", 0.0),
     )
 
 

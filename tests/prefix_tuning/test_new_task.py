@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import inspect
 import subprocess
 import sys
 from collections import Counter
@@ -109,8 +110,10 @@ def test_both_chapters_mean_the_same_runs() -> None:
     """The chapter before looks into the models trained here; both plan them by themselves."""
     here = Source("prefix_tuning/new_task").defaults
     there = Source("prefix_tuning/cannot_re_aim").defaults
-    assert {name: there[name] for name in here} == here
-    new_task.plan(**here)
+    names = inspect.signature(new_task.plan).parameters
+    planned = {name: here[name] for name in names}
+    assert {name: there[name] for name in names} == planned
+    new_task.plan(**planned)
 
 
 def test_every_public_name_is_there() -> None:
@@ -290,31 +293,6 @@ def test_fine_tuning_that_changes_nothing_refutes_what_it_does(
     )
     for claim in (*statements, new_task_results.besides_attention):
         assert claim(wrong).verdict == "not reproduced"
-
-
-@pytest.mark.claim("prefix-tuning/new-task-prefix-descending")
-@pytest.mark.claim("prefix-tuning/new-task-worse-than-blind")
-def test_a_sweep_on_the_fine_tuned_model_refutes_that_prefixes_fail(
-    learned: tuple[NewTaskPlan, TrainedInMemory, Measured],
-) -> None:
-    plan, runs, measured = learned
-    assert new_task_results.prefix_descending(measured).verdict == "reproduced"
-    assert new_task_results.worse_than_blind(measured).verdict == "reproduced"
-    start = [runs.get(plan.finetuned[0])]
-    cells = retrained(plan.prefixes["shared"][0], runs, needs=start)["cells"]
-    wrong = dataclasses.replace(measured, sweeps={**measured.sweeps, "shared": [cells]})
-    assert new_task_results.prefix_descending(wrong).verdict == "not reproduced"
-    assert new_task_results.worse_than_blind(wrong).verdict == "not reproduced"
-
-
-@pytest.mark.claim("prefix-tuning/new-task-worse-than-blind")
-def test_a_wrong_entropy_refutes_that_the_prefix_is_worse(
-    learned: tuple[NewTaskPlan, TrainedInMemory, Measured],
-) -> None:
-    claim = new_task_results.worse_than_blind(
-        learned[2], blind=lambda: 10 * 10 * blind.blind_sorting_loss()
-    )
-    assert claim.verdict == "not reproduced"
 
 
 @pytest.mark.claim("prefix-tuning/new-task-prefix-ascending")
