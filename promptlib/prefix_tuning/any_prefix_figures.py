@@ -9,21 +9,19 @@ import numpy as np
 from torch import Tensor
 
 from promptlib import plotting
-from promptlib.plotting import MUTED, PALETTE
+from promptlib.plotting import PALETTE
 from promptlib.prefix_tuning.experiment_figures import Drawn
 
 COLOURS = ("grey", "vermilion", "ochre", "purple", "blue", "green")
 
 
-def outputs_right(curves: Mapping[str, Sequence[Tensor]], chance: float = 12.5) -> Drawn:
+def outputs_right(curves: Mapping[str, Sequence[Tensor]]) -> Drawn:
     """Draw how often each of the ten outputs is right, by way of adapting the model.
 
     Parameters
     ----------
     curves : mapping
         Name to a tensor ``(10,)`` in percent for each seed; at most six names.
-    chance : float
-        Percent that even guessing gets.
     """
     figure, axes = plt.subplots(figsize=(plotting.WIDTH, 4.2))
     outputs = np.arange(1, 11)
@@ -58,10 +56,6 @@ def outputs_right(curves: Mapping[str, Sequence[Tensor]], chance: float = 12.5) 
             va="center",
             annotation_clip=False,
         )
-    axes.axhline(chance, color=MUTED, linestyle="--", linewidth=1.2, xmax=0.72)
-    axes.annotate(
-        "even guessing", (1, chance), xytext=(0, 3), textcoords="offset points", color=MUTED
-    )
     axes.set(xlim=(0.8, 13.2), ylim=(-3, 103), xlabel="output", ylabel="right digits (%)")
     axes.set_xticks(outputs)
     alt = (

@@ -51,13 +51,15 @@ def all_ways(
     )
     seen = []
     for place, (name, losses, accuracies, colour) in enumerate(rows):
-        _dots(left, place, np.log10(losses), colour, 10)
-        _dots(right, place, np.array(accuracies), colour, None)
+        _dots(left, place, np.log10(losses), colour)
+        ends = _dots(right, place, np.array(accuracies), colour, (0.0, 100.0))
+        few = float(np.mean(accuracies)) < 50
         right.annotate(
             f"{np.mean(accuracies):.1f}",
-            (min(max(accuracies), 62.0), place),
-            xytext=(9, 0) if max(accuracies) <= 62 else (-30, 0),
+            (ends[1] if few else ends[0], place),
+            xytext=(8 if few else -8, 0),
             textcoords="offset points",
+            ha="left" if few else "right",
             va="center",
             fontsize=10,
             color=INK,
@@ -83,6 +85,7 @@ def all_ways(
     left.set_xlabel("test loss (nats a symbol)")
     right.set(xlim=(-4, 104), xlabel="accuracy (%)")
     left.set_yticks(range(len(rows)), [row[0] for row in rows])
+    right.tick_params(axis="y", length=0)
     left.set_ylim(len(rows) - 0.5, -0.55)
     alt = (
         "For each way of training, dots for seeds. Left: lowest test loss, logarithmic. Right: "
@@ -91,12 +94,16 @@ def all_ways(
     return figure, alt
 
 
-def _dots(axes: Axes, place: int, values: np.ndarray, colour: str, base: int | None) -> None:
-    """Draw seeds as dots and the 95 % interval of their mean as a bar."""
+def _dots(
+    axes: Axes,
+    place: int,
+    values: np.ndarray,
+    colour: str,
+    limits: tuple[float, float] = (-np.inf, np.inf),
+) -> tuple[float, float]:
+    """Draw seeds as dots and the 95 % interval of their mean as a bar; return where both end."""
     axes.plot(values, [place] * len(values), "o", color=colour, alpha=0.7, markersize=5)
-    half = claims.t_half_width(values)
-    if half:
-        low, high = values.mean() - half, values.mean() + half
-        if base is None:
-            low, high = max(low, 0.0), min(high, 100.0)
-        axes.hlines(place, low, high, color=colour, linewidth=1.5)
+    half = claims.t_half_width(values) or 0.0
+    low, high = np.clip([values.mean() - half, values.mean() + half], *limits)
+    axes.hlines(place, low, high, color=colour, linewidth=1.5)
+    return float(min(low, values.min())), float(max(high, values.max()))

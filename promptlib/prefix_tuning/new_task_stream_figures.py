@@ -73,6 +73,7 @@ def planes(panels: Sequence[Panel], output: int, digit: int, n: int = 6000) -> D
         torch.stack([(right == d).sum() for d in frequent]).argsort(descending=True)
     ]
     kept = [int(d) for d in frequent[: len(COLOURS)]]
+    coloured = list(zip(COLOURS, kept, strict=False))
     first_plane, before = Tensor(), Tensor()
     seen = []
     for axes, panel in zip(grid.flat, panels, strict=False):
@@ -87,10 +88,10 @@ def planes(panels: Sequence[Panel], output: int, digit: int, n: int = 6000) -> D
             axes.plot(both[..., 0], both[..., 1], color=GRID, linewidth=0.8, zorder=1)
         elif not len(before):
             first_plane, before = plane, places
-        for name, wanted in zip(COLOURS, kept, strict=False):
+        for name, wanted in coloured:
             of_digit = places[right == wanted].numpy()
             axes.plot(*of_digit.T, "o", color=PALETTE[name], markersize=3.5, alpha=0.6, zorder=2)
-        for name, wanted in zip(COLOURS, kept, strict=False):
+        for name, wanted in reversed(coloured):  # the number of the most frequent stays visible
             x, y = places[right == wanted].mean(dim=0).tolist()
             axes.text(
                 x,
