@@ -14,7 +14,14 @@ from typing import Any
 
 from promptlib.prefix_tuning import combine, experiment_runs, new_task, published
 from promptlib.prefix_tuning.elicit import pretrain_rate
-from promptlib.prefix_tuning.experiment_runs import MIXED, cells, model_of, pretrain, tune_prefixes
+from promptlib.prefix_tuning.experiment_runs import (
+    MIXED,
+    SMALL_BATCH_SIZE,
+    cells,
+    model_of,
+    pretrain,
+    tune_prefixes,
+)
 from promptlib.prefix_tuning.lora_budget import CHECKPOINTS, EVALUATED, LORA_INIT_STD, MODULES
 from promptlib.runs import Run, RunStore
 
@@ -79,7 +86,15 @@ def elicit_rows(seed: int) -> Iterator[Row]:
     for task in MIXED:
         yield Row("B4", "pretrained", base, task, published.ELICIT["pretrained"][task])
     for task in MIXED:
-        run = one_prefix(base, task, 1250, 1e-2, length=1, parametrisation="shared")
+        run = one_prefix(
+            base,
+            task,
+            1000,
+            3e-2,
+            length=1,
+            parametrisation="shared",
+            batch_size=SMALL_BATCH_SIZE,
+        )
         yield Row("B4", "prefix", run, task, published.ELICIT["prefix"][task])
 
 
@@ -92,14 +107,20 @@ def combine_rows(seed: int) -> Iterator[Row]:
         run = one_prefix(
             base,
             task,
-            1000 if task in MIXED else 4000,
+            400 if task in MIXED else 8000,
             1e-1,
             length=combine.LENGTH,
             parametrisation=combine.PARAMETRISATION,
+            batch_size=SMALL_BATCH_SIZE,
             evaluate=list(dict.fromkeys([task, *MIXED])),
         )
         yield Row("B5", "prefix", run, task, accuracy)
-    adapt: dict[str, Any] = {"steps": 4000, "evaluate": EVALUATED, "checkpoints": CHECKPOINTS}
+    adapt: dict[str, Any] = {
+        "steps": 10_000,
+        "evaluate": EVALUATED,
+        "batch_size": SMALL_BATCH_SIZE,
+        "checkpoints": CHECKPOINTS,
+    }
     prefix = tune_prefixes(
         base,
         HISTOGRAM,

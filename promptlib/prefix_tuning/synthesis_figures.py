@@ -1,0 +1,200 @@
+"""The figures of the chapter "Expressivity or optimisation?". Each returns figure and alt text."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import matplotlib.pyplot as plt
+import numpy as np
+
+from promptlib import claims, plotting
+from promptlib.plotting import GRID, INK, MUTED, PALETTE
+from promptlib.prefix_tuning.experiment_figures import Drawn
+from promptlib.prefix_tuning.synthesis_results import (
+    Measured,
+    Question,
+    best_by_seed,
+    best_trials,
+    by_setting,
+    closed,
+)
+
+COLOURS = {"prefix": "vermilion", "LoRA": "blue", "fine-tuning": "green"}
+MARKERS = {"LoRA": "s", "fine-tuning": "^"}
+"""Of the methods that train weights."""
+
+
+def reach(measured: Measured, questions: Sequence[Question]) -> Drawn:
+    """Accuracy of every setting of every prefix sweep, a row a question, with the best of weights.
+
+    Bars go from the worst setting to the best, dots are the best prefix of each seed.
+
+    Parameters
+    ----------
+    questions : sequence of Question
+        At least one, each with a trial of a prefix.
+    """
+    figure, axes = plt.subplots(figsize=(plotting.WIDTH, 1.2 + 0.34 * len(questions)))
+    told = []
+    for place, question in enumerate(questions):
+        trials = measured.of(question)
+        settings = list(by_setting(trials).values())
+        axes.hlines(place, min(settings), max(settings), color=GRID, linewidth=7, zorder=1)
+        axes.plot(settings, [place] * len(settings), "|", color=MUTED, markersize=8, zorder=2)
+        best = list(best_by_seed(trials).values())
+        axes.plot(best, [place] * len(best), "o", color=PALETTE["vermilion"], alpha=0.75, zorder=4)
+        half = claims.t_half_width(best)
+        mean = float(np.mean(best))
+        if half:
+            low, high = max(mean - half, 0), min(mean + half, 100)
+            axes.hlines(place, low, high, color=PALETTE["vermilion"], linewidth=1.5, zorder=3)
+        said = f"{question.label}: {min(settings):.0f} to {max(settings):.0f} %"
+        for method, marker in MARKERS.items():
+            weights = measured.of(question, method)
+            if weights:
+                value = float(np.mean(list(best_by_seed(weights).values())))
+                axes.plot(
+                    [value],
+                    [place],
+                    marker,
+                    color=PALETTE[COLOURS[method]],
+                    markersize=8,
+                    fillstyle="none",
+                    markeredgewidth=1.8,
+                    zorder=5,
+                )
+                said += f", {method} {value:.0f} %"
+        told.append(said)
+    axes.set_yticks(range(len(questions)), [question.label for question in questions], fontsize=9)
+    axes.set(ylim=(len(questions) - 0.4, -0.6), xlim=(-3, 103))
+    axes.set_xlabel("accuracy (% of sequences)")
+    axes.plot([], [], "|", color=MUTED, label="a setting, mean of seeds")
+    axes.plot([], [], "o", color=PALETTE["vermilion"], label="best prefix of a seed")
+    for method, marker in MARKERS.items():
+        axes.plot(
+            [],
+            [],
+            marker,
+            color=PALETTE[COLOURS[method]],
+            fillstyle="none",
+            markeredgewidth=1.8,
+            label=f"best {method}",
+        )
+    figure.legend(loc="outside upper center", ncols=2, labelcolor=INK)
+    alt = (
+        "Accuracy of prefixes by task, from the worst setting of the sweep to the best, and what "
+        "training weights reaches. " + "; ".join(told) + "."
+    )
+    return figure, alt
+
+
+def tasks_by_rate(measured: Measured, questions: Sequence[Question], where: str) -> Drawn:
+    """How the best accuracy of a question depends on the learning rate of the prefix.
+
+    Parameters
+    ----------
+    where : str
+        What the questions have in common, for the alternative text.
+    """
+    figure, axes = plt.subplots(figsize=(plotting.WIDTH, 4.0))
+    names = [name for name in PALETTE if name != "ink"]
+    told = []
+    for index, question in enumerate(questions):
+        trials = measured.of(question)
+        rates = sorted({trial.learning_rate for trial in trials})
+        rows = np.array(
+            [
+                list(best_by_seed(t for t in trials if t.learning_rate == rate).values())
+                for rate in rates
+            ]
+        )
+        colour = PALETTE[names[index % len(names)]]
+        style = ("-", "--", ":")[index // len(names) % 3]
+        axes.plot(rates, rows.mean(axis=1), style, marker="o", color=colour, label=question.label)
+        axes.fill_between(rates, rows.min(axis=1), rows.max(axis=1), color=colour, alpha=0.12)
+        best = rates[int(rows.mean(axis=1).argmax())]
+        told.append(f"{question.label}: best {rows.mean(axis=1).max():.0f} % at rate {best:g}")
+    axes.set(xscale="log", ylim=(-3, 103), xlabel="learning rate of the prefix")
+    axes.set_ylabel("accuracy (% of sequences)")
+    figure.legend(loc="outside lower center", ncols=2, fontsize=9, labelcolor=INK)
+    alt = f"Accuracy by learning rate, {where}; bands span the seeds. " + "; ".join(told) + "."
+    return figure, alt
+
+
+def planted(measured: Measured, steps: int) -> Drawn:
+    """Divergence of the best students from the planted prefix, step by step."""
+    figure, axes = plt.subplots(figsize=(plotting.WIDTH, 3.6))
+    for curve, without in zip(measured.planted.curves, measured.planted.without, strict=True):
+        at = (np.arange(len(curve)) + 0.5) * steps / len(curve)
+        axes.plot(at, curve, color=PALETTE["blue"], linewidth=1.6)
+        axes.axhline(without, color=MUTED, linestyle="--", linewidth=1)
+    highest = max(measured.planted.without)
+    axes.annotate(
+        "no prefix", (steps, highest), (0, 4), textcoords="offset points", ha="right", color=MUTED
+    )
+    axes.set(yscale="log", xlabel="training step", ylabel="divergence (nats a symbol)")
+    shares = ", ".join(f"{share:.1f} %" for share in closed(measured.planted))
+    alt = (
+        f"Divergence of students from a planted prefix over {steps} steps, logarithmic, one line a "
+        f"seed, and what it is without a prefix. The students take away {shares} of it."
+    )
+    return figure, alt
+
+
+def regrets(lost: Mapping[tuple[float, float], float]) -> Drawn:
+    """What one setting for all tasks loses against the best of each."""
+    if not lost:
+        raise ValueError("no pair of learning rate and initial scale was tried on every question")
+    rates = sorted({rate for rate, _ in lost}, reverse=True)
+    stds = sorted({std for _, std in lost})
+    values = np.full((len(rates), len(stds)), np.nan)
+    for (rate, std), value in lost.items():
+        values[rates.index(rate), stds.index(std)] = value
+    figure, axes = plt.subplots(figsize=(plotting.WIDTH, 1.6 + 0.5 * len(rates)))
+    mesh = axes.pcolormesh(values, cmap="cividis_r", vmin=0, vmax=100)
+    for row in range(len(rates)):
+        for column in range(len(stds)):
+            if np.isfinite(values[row, column]):
+                axes.text(
+                    column + 0.5,
+                    row + 0.5,
+                    f"{values[row, column]:.1f}",
+                    ha="center",
+                    va="center",
+                    color="#ffffff" if values[row, column] > 50 else "#000000",
+                )
+    axes.set_xticks(np.arange(len(stds)) + 0.5, [f"{std:g}" for std in stds])
+    axes.set_yticks(np.arange(len(rates)) + 0.5, [f"{rate:g}" for rate in rates])
+    axes.set(xlabel="init scale", ylabel="learning rate", ylim=(len(rates), 0))
+    axes.grid(False)
+    axes.spines[:].set_visible(False)
+    axes.tick_params(length=0)
+    bar = figure.colorbar(mesh, ax=axes, label="lost against the best (points)")
+    bar.outline.set_visible(False)
+    best = min(lost, key=lambda pair: lost[pair])
+    worst = max(lost, key=lambda pair: lost[pair])
+    alt = (
+        "What one learning rate and initial scale for all tasks loses against the best setting of "
+        f"each, in points. Least: {lost[best]:.1f} at rate {best[0]:g} and scale {best[1]:g}; "
+        f"most: {lost[worst]:.1f} at rate {worst[0]:g} and scale {worst[1]:g}."
+    )
+    return figure, alt
+
+
+def answers(measured: Measured, questions: Sequence[Question]) -> list[tuple[str, str, str, str]]:
+    """One row a question for a printed table: task, worst setting, best setting, best trial."""
+    rows = []
+    for question in questions:
+        trials = measured.of(question)
+        settings = by_setting(trials)
+        one = best_trials(trials)[0]
+        std = "" if one.init_std is None else f", init {one.init_std:g}"
+        rows.append(
+            (
+                question.label,
+                f"{min(settings.values()):.1f}",
+                f"{max(settings.values()):.1f}",
+                f"rate {one.learning_rate:g}{std}, length {one.length}, {one.parametrisation}",
+            )
+        )
+    return rows

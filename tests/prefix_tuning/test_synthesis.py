@@ -1,0 +1,424 @@
+"""The chapter "Expressivity or optimisation?": trials, travel budgets, planted prefixes, claims."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from promptlib.prefix_tuning import (
+    experiment_runs,
+    planted,
+    synthesis,
+    synthesis_figures,
+    synthesis_results,
+    travel,
+)
+from promptlib.prefix_tuning.experiment_results import Cell, cells_of
+from promptlib.prefix_tuning.experiment_training import new_prefix
+from promptlib.prefix_tuning.gpt import GPT, GPTConfig
+from promptlib.prefix_tuning.prefix import PrefixBatch
+from promptlib.prefix_tuning.synthesis_results import Distance, Measured, Planted, Question, Trial
+from promptlib.prefix_tuning.tasks import MIXTURE, read_and_answer
+from promptlib.runs import Run
+from tests.trained_in_memory import TrainedInMemory, silent
+from workflow.sources import Source
+
+CHAPTERS = {
+    "new_task": "new_task",
+    "eliciting": "eliciting",
+    "combining": "combining",
+    "prefix_or_lora": "prefix_or_lora",
+}
+
+
+def question(task: str = "add_one", experiment: str = "eliciting", model: str = "") -> Question:
+    return Question(experiment, model, task)
+
+
+def trial(
+    percent: float,
+    *,
+    asked: Question | None = None,
+    method: str = "prefix",
+    seed: int = 0,
+    rate: float = 0.1,
+    std: float = 0.1,
+    loss: float = 1.0,
+) -> Trial:
+    return Trial(
+        asked or question(),
+        method,
+        seed,
+        f"{method} {rate} {std}",
+        rate,
+        None if method == "fine-tuning" else std,
+        "LayerNorm, one vector" if method == "prefix" else "",
+        1 if method == "prefix" else 0,
+        percent,
+        loss,
+    )
+
+
+STUDENTS = Planted(
+    without=[2.0, 4.0], best=[0.02, 0.08], agreement=[90.0, 80.0], curves=[[1.0, 0.1]] * 2
+)
+
+
+def measured(*trials: Trial, students: Planted = STUDENTS) -> Measured:
+    return Measured(tuple(trials), students)
+
+
+# Parameters
+
+
+@pytest.mark.parametrize("name", CHAPTERS)
+def test_the_chapter_means_the_runs_of_the_chapters_before(name: str) -> None:
+    here = Source("prefix_tuning/expressivity_or_optimisation").defaults[name]
+    there = Source(f"prefix_tuning/{CHAPTERS[name]}").defaults
+    assert here
+    assert {key: there[key] for key in here} == here
+
+
+SMALLEST: dict[str, Any] = {
+    "new_task": {
+        "seeds": 1,
+        "pretrain_steps": 10,
+        "adapt_steps": 10,
+        "learning_rates": [0.1],
+        "init_stds": [1.0],
+        "control_steps": 10,
+        "test_sequences": 5,
+        "effort_rates": [0.1],
+        "effort_stds": [1.0],
+        "lengths": [2],
+        "restarts": 1,
+        "patience": 1,
+        "table_rates": [0.1],
+        "table_starts": [3.0],
+    },
+    "eliciting": {
+        "seeds": 1,
+        "width": 8,
+        "precision": "float32",
+        "pretrain_steps": 10,
+        "prefix_steps": 10,
+        "learning_rates": [0.1],
+        "init_stds": [1.0],
+        "test_sequences": 5,
+    },
+    "combining": {
+        "seeds": 2,
+        "n_layer": 2,
+        "width": 8,
+        "precision": "float32",
+        "pretrain_steps": 10,
+        "known_steps": 10,
+        "new_steps": 10,
+        "learning_rates": [0.1],
+        "lengths": [1],
+        "depths": [1],
+        "test_sequences": 5,
+        "weight_rates": [0.003],
+        "control_seeds": 1,
+        "evaluate_known": False,
+    },
+    "prefix_or_lora": {
+        "seeds": 2,
+        "n_layer": 2,
+        "width": 8,
+        "precision": "float32",
+        "pretrain_steps": 10,
+        "adapt_steps": 10,
+        "lengths": {"shared": [2], "free": [1]},
+        "ranks": {"MLP": [1]},
+        "prefix_rates": [0.1],
+        "init_stds": [0.1],
+        "lora_rates": [0.01],
+        "weight_rates": [0.003],
+        "test_sequences": 5,
+    },
+    "planted_steps": 10,
+    "planted_std": 1.0,
+    "planted_rates": [0.1],
+}
+
+
+def test_the_plan_holds_every_run_once_and_its_students() -> None:
+    plan = synthesis.plan(**SMALLEST)
+    keys = [run.key for run in plan]
+    assert len(keys) == len(set(keys))
+    assert [run.config["seed"] for run in plan.planted] == [0, 1]
+    assert {run.train for run in plan.planted} == {f"{synthesis.PLANTED}:plant"}
+    for runs in plan.experiments.values():
+        assert {run.key for run in runs} <= set(keys)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "message"),
+    [
+        ("planted_steps", 9, "planted_steps must be .* at least 10, got 9"),
+        ("planted_std", 0.0, r"planted_std .* above 0, got \[0.0\]"),
+        ("planted_rates", [], r"planted_rates .* got \[\]"),
+        ("eliciting", {"seeds": 1}, "eliciting must hold the parameters .* missing"),
+        ("new_task", {**SMALLEST["new_task"], "sedes": 3}, "new_task must hold .*'sedes'"),
+    ],
+)
+def test_parameters_out_of_range_are_named(name: str, value: object, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        synthesis.plan(**{**SMALLEST, name: value})
+
+
+def test_real_runs_become_trials_claims_and_figures() -> None:
+    plan, runs = synthesis.plan(**SMALLEST), TrainedInMemory()
+    found = synthesis_results.collect(plan, runs.get)
+    prefixes = [one for one in found.trials if one.method == "prefix"]
+    assert {one.method for one in found.trials} == {"prefix", "LoRA", "fine-tuning"}
+    assert {one.question.experiment for one in prefixes} == set(synthesis.EXPERIMENTS)
+    assert synthesis_results.within_budget(found, runs.get).verdict == "holds"
+    distances = synthesis_results.distances(found, runs.get)
+    assert all(one.prefix > 0 and one.weights > 0 for one in distances)
+    assert {one.question.experiment for one in distances} >= {"a new task", "combining"}
+    for figure, alt in (
+        synthesis_figures.reach(found, found.questions()),
+        synthesis_figures.planted(found, 10),
+    ):
+        assert len(alt) > 40
+        assert figure.axes
+    assert len(synthesis_figures.answers(found, found.questions())) == len(found.questions())
+
+
+# Travel
+
+
+def test_the_bound_on_a_step_is_reached_and_never_passed() -> None:
+    """Gradients that grow as the proof says take Adam's last step to the bound exactly."""
+    steps, (beta1, beta2) = 50, travel.BETAS
+    bounds = travel.step_bounds(steps)
+    assert float(bounds[0]) == pytest.approx(1.0)
+    parameter = nn.Parameter(torch.zeros(1, dtype=torch.float64))
+    adam = torch.optim.AdamW([parameter], lr=1.0, betas=travel.BETAS, weight_decay=0.0, eps=0)
+    for step in range(steps):
+        before = parameter.item()
+        parameter.grad = torch.tensor([(beta1 / beta2) ** (steps - 1 - step)], dtype=torch.float64)
+        adam.step()
+        assert abs(parameter.item() - before) <= float(bounds[step]) * (1 + 1e-9)
+    assert abs(parameter.item() - before) == pytest.approx(float(bounds[-1]), rel=1e-9)
+
+
+def test_wild_gradients_stay_within_the_bound() -> None:
+    generator = torch.Generator().manual_seed(0)
+    bounds = travel.step_bounds(40)
+    parameter = nn.Parameter(torch.zeros(5000))
+    adam = torch.optim.AdamW([parameter], lr=1.0, betas=travel.BETAS, weight_decay=0.0)
+    for step in range(40):
+        before = parameter.detach().clone()
+        size = torch.exp(3 * torch.randn(5000, generator=generator))
+        parameter.grad = size * torch.randn(5000, generator=generator)
+        adam.step()
+        assert float((parameter.detach() - before).abs().max()) <= float(bounds[step]) + 1e-5
+
+
+def test_numbers_without_a_budget_are_refused() -> None:
+    with pytest.raises(ValueError, match="steps >= 1, got 0"):
+        travel.step_bounds(0)
+    with pytest.raises(ValueError, match=r"betas.*got \(0.99, 0.9\)"):
+        travel.step_bounds(3, (0.99, 0.9))
+    with pytest.raises(ValueError, match="learning_rate > 0, got 0"):
+        travel.budget(0.0, 10, 1)
+
+
+def tuned() -> tuple[Run, TrainedInMemory]:
+    base = experiment_runs.pretrain(
+        experiment_runs.model_of(2, 2, 8),
+        "mixture",
+        seed=3,
+        steps=10,
+        learning_rate=3e-3,
+        evaluate=["add_one"],
+        test_sequences=5,
+    )
+    run = experiment_runs.tune_prefixes(
+        base,
+        "add_one",
+        steps=12,
+        length=3,
+        parametrisation="free",
+        sweep=experiment_runs.cells([0.3], [0.1, 2.0]),
+    )
+    return run, TrainedInMemory()
+
+
+def test_a_start_is_drawn_again_and_moves_are_measured_from_it() -> None:
+    run, runs = tuned()
+    config = {**run.config, "steps": 1, "warmup": 0}
+    one_step = dataclasses.replace(run, config=config)
+    for cell in cells_of(one_step, runs.get):
+        moves = travel.moves(cell, runs.get)
+        assert len(moves) == 2 * 2 * 3 * 8
+        assert float(moves.max()) == pytest.approx(0.3, rel=1e-3)  # Adam's first step: the rate
+        assert float(moves.max()) <= travel.budget_of(cell) * (1 + 1e-5)
+
+
+@pytest.mark.claim("prefix-tuning/expressivity-travel-budget")
+def test_an_optimiser_that_oversteps_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
+    run, runs = tuned()
+    cells = cells_of(run, runs.get)
+    trials = [dataclasses.replace(trial(50.0), cell=cell) for cell in cells]
+    assert synthesis_results.within_budget(measured(*trials), runs.get).verdict == "holds"
+    real = travel.moves
+    monkeypatch.setattr(travel, "moves", lambda cell, get: 20 * real(cell, get))
+    assert synthesis_results.within_budget(measured(*trials), runs.get).verdict == "fails"
+
+
+@pytest.mark.claim("prefix-tuning/expressivity-distances")
+def test_weights_that_travel_as_far_as_prefixes_refute_the_claim() -> None:
+    far = [Distance(question(), seed, 1.0, 0.02, 0.5, 0.5) for seed in (0, 1)]
+    near = [dataclasses.replace(one, weights=0.5) for one in far]
+    assert synthesis_results.prefixes_travel_farther(far).verdict == "reproduced"
+    assert synthesis_results.prefixes_travel_farther(far).value == pytest.approx(50.0)
+    assert synthesis_results.prefixes_travel_farther(near).verdict == "not reproduced"
+
+
+# Planted prefixes
+
+
+def planted_config(**changes: Any) -> dict[str, Any]:
+    return {
+        "seed": 0,
+        "steps": 20,
+        "warmup": 2,
+        "batch_size": 8,
+        "test_sequences": 20,
+        "model": experiment_runs.model_of(2, 2, 8),
+        "length": 3,
+        "layer_norm": False,
+        "separate_values": True,
+        "planted_std": 1.0,
+        "cells": [{"learning_rate": 0.1, "init_std": 0.1}],
+        **changes,
+    }
+
+
+def test_the_planted_prefix_has_no_divergence_and_others_have() -> None:
+    config = planted_config()
+    model = GPT(GPTConfig(**config["model"]), torch.Generator().manual_seed(0))
+    prefixes = [new_prefix(config, 1.0, torch.Generator().manual_seed(seed)) for seed in (0, 1)]
+    tokens = read_and_answer(*MIXTURE.sample(7, "test", torch.Generator().manual_seed(0)))
+    teacher = planted.answers_of(model, tokens, prefixes[0])
+    lost = planted.divergence(model, tokens, teacher, PrefixBatch(prefixes)).detach()
+    assert float(lost[0]) == pytest.approx(0.0, abs=1e-6)
+    assert float(lost[1]) > 1e-5
+    same = planted.measure(model, config, prefixes[0], prefixes[0])
+    assert same["divergence"] == pytest.approx(0.0, abs=1e-6)
+    assert same["agreement"] == 1.0
+
+
+def test_students_come_nearer_to_what_is_planted() -> None:
+    base = tuned()[0].needs[0]
+    runs = TrainedInMemory()
+    config = planted_config(steps=60, warmup=6, planted_std=3.0)
+    metrics = planted.plant(config, [runs.get(base)], silent).metrics
+    assert metrics["cells"][0]["divergence"] < 0.7 * metrics["without"]["divergence"]
+    assert planted.plant(config, [runs.get(base)], silent).metrics == metrics
+
+
+@pytest.mark.claim("prefix-tuning/expressivity-planted-found")
+def test_students_that_stay_where_they_are_refute_the_claim() -> None:
+    assert synthesis_results.planted_is_found(measured()).verdict == "reproduced"
+    lost = dataclasses.replace(STUDENTS, best=STUDENTS.without)
+    claim = synthesis_results.planted_is_found(measured(students=lost))
+    assert claim.verdict == "not reproduced"
+    assert claim.value == 0.0
+
+
+# Trials
+
+
+@pytest.mark.claim("prefix-tuning/expressivity-tuning-decides")
+def test_sweeps_in_which_every_setting_does_refute_that_tuning_decides() -> None:
+    wide = measured(
+        trial(99.0), trial(3.0, std=3.0), trial(98.0, seed=1), trial(8.0, seed=1, std=3.0)
+    )
+    assert synthesis_results.lost_by_tuning(wide) == {0: 96.0, 1: 90.0}
+    assert synthesis_results.tuning_decides(wide).verdict == "reproduced"
+    flat = measured(trial(99.0), trial(95.0, std=3.0))
+    assert synthesis_results.tuning_decides(flat).verdict == "not reproduced"
+    failing = measured(trial(50.0), trial(3.0, std=3.0))
+    assert synthesis_results.tuning_decides(failing).verdict == "not reproduced"
+
+
+@pytest.mark.claim("prefix-tuning/expressivity-start-small")
+def test_large_starts_that_do_as_well_refute_the_claim() -> None:
+    small = measured(trial(99.0), trial(40.0, std=3.0))
+    assert synthesis_results.start_small(small).value == pytest.approx(59.0)
+    assert synthesis_results.start_small(small).verdict == "reproduced"
+    alike = measured(trial(99.0), trial(98.0, std=3.0))
+    assert synthesis_results.start_small(alike).verdict == "not reproduced"
+
+
+@pytest.mark.claim("prefix-tuning/expressivity-rates")
+def test_equal_rates_refute_that_prefixes_want_higher_ones() -> None:
+    weights = [
+        trial(90.0, method="fine-tuning", rate=rate, loss=loss)
+        for rate, loss in ((1e-3, 0.1), (1e-2, 0.5))
+    ]
+    prefixes = [trial(90.0, rate=0.1, loss=0.2), trial(10.0, rate=1e-3, loss=2.0)]
+    claim = synthesis_results.rates_are_high(measured(*weights, *prefixes))
+    assert claim.value == pytest.approx(100.0)
+    assert claim.verdict == "reproduced"
+    other = [dataclasses.replace(one, loss=2.2 - one.loss) for one in prefixes]
+    claim = synthesis_results.rates_are_high(measured(*weights, *other))
+    assert claim.verdict == "not reproduced"
+
+
+@pytest.mark.claim("prefix-tuning/expressivity-no-prefix-for-double-histogram")
+def test_one_prefix_that_counts_refutes_that_none_does() -> None:
+    hard = [
+        trial(1.0, asked=question("double_histogram", experiment), seed=seed)
+        for experiment in ("combining", "prefix or LoRA")
+        for seed in (0, 1)
+    ]
+    assert synthesis_results.out_of_reach(measured(*hard)).verdict == "reproduced"
+    lucky = trial(60.0, asked=question("double_histogram", "combining"), seed=1, rate=0.2)
+    assert synthesis_results.out_of_reach(measured(*hard, lucky)).verdict == "not reproduced"
+
+
+def test_regret_compares_one_setting_with_the_best_of_each_question() -> None:
+    one, other = question("add_one"), question("add_two")
+    found = measured(
+        trial(100.0, asked=one),
+        trial(60.0, asked=one, std=3.0),
+        trial(90.0, asked=other),
+        trial(94.0, asked=other, std=3.0),
+        trial(10.0, asked=other, std=9.0),
+    )
+    assert synthesis_results.regret(found, ["eliciting"]) == {(0.1, 0.1): 2.0, (0.1, 3.0): 20.0}
+    _, alt = synthesis_figures.regrets({(0.1, 0.1): 2.0, (0.1, 3.0): 20.0})
+    assert "Least: 2.0 at rate 0.1 and scale 0.1" in alt
+    with pytest.raises(ValueError, match="no pair"):
+        synthesis_figures.regrets({})
+
+
+def test_a_run_that_trains_some_weights_only_is_no_trial() -> None:
+    plan = synthesis.plan(**SMALLEST)
+    partly = [
+        run for run in plan.experiments["a new task"] if len(run.config.get("learned", [])) > 1
+    ]
+    assert partly
+    found = list(synthesis_results._trials("a new task", partly, TrainedInMemory().get))
+    assert found == []
+
+
+def test_settings_are_equal_for_seeds_and_differ_for_anything_else() -> None:
+    run, runs = tuned()
+    first, second = cells_of(run, runs.get)
+    assert isinstance(first, Cell)
+    trials = list(synthesis_results._trials("combining", [run], runs.get))
+    assert trials[0].setting != trials[1].setting
+    assert math.isclose(trials[0].percent, first.percent("add_one"))
+    assert trials[1].init_std == second.init_std == 2.0
