@@ -8,8 +8,12 @@ two cores take half as long, for the runs are independent but for the models tha
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterator
+import json
+import os
+import subprocess
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from promptlib.prefix_tuning import combine, experiment_runs, new_task, published
@@ -23,7 +27,10 @@ from promptlib.prefix_tuning.experiment_runs import (
     tune_prefixes,
 )
 from promptlib.prefix_tuning.lora_budget import CHECKPOINTS, EVALUATED, LORA_INIT_STD, MODULES
-from promptlib.runs import Run, RunStore
+from promptlib.runs import Run, RunStore, machine
+
+ROOT = Path(__file__).parent.parent
+ARCHIVE = ROOT / "archive" / "one_seed.json"
 
 TEST_SEQUENCES = 3200
 WIDTH = 256
@@ -150,31 +157,66 @@ def rows(seed: int) -> list[Row]:
     return [*new_task_rows(seed), *elicit_rows(seed), *combine_rows(seed)]
 
 
-def table(seed: int, store: RunStore) -> Iterator[str]:
-    """Train what is missing and yield the lines of the table."""
-    yield f"{'':4} {'':26} {'task':20} {'here %':>7} {'published %':>11} {'seconds':>8}"
-    seconds: dict[str, float] = {}
+def measure(seed: int, store: RunStore) -> Iterator[dict[str, Any]]:
+    """Train what is missing and yield what the table says of each row.
+
+    ``seconds`` are those of the processor, and 0 where the run has been counted in a row above.
+    """
+    counted: set[str] = set()
     for row in rows(seed):
         metrics = store.get(row.run).metrics
         measured = metrics["cells"][0] if "cells" in metrics else metrics
-        again = row.run.key in seconds
-        seconds[row.run.key] = store.provenance(row.run)["processor_seconds"]
-        yield (
-            f"{row.experiment:4} {row.what:26} {row.task:20} "
-            f"{100 * measured['accuracy'][row.task]:7.2f} "
-            f"{'' if row.published is None else f'{row.published:.2f}':>11} "
-            f"{'' if again else f'{seconds[row.run.key]:.0f}':>8}"
-        )
-    yield f"{sum(seconds.values()):.0f} s on one core"
+        again = row.run.key in counted
+        counted.add(row.run.key)
+        yield {
+            "experiment": row.experiment,
+            "what": row.what,
+            "task": row.task,
+            "percent": 100 * measured["accuracy"][row.task],
+            "published": row.published,
+            "steps": row.run.config["steps"],
+            "batch_size": row.run.config["batch_size"],
+            "seconds": 0 if again else store.provenance(row.run)["processor_seconds"],
+        }
+
+
+def line(row: dict[str, Any]) -> str:
+    """Return one line of the table."""
+    published = "" if row["published"] is None else f"{row['published']:.2f}"
+    seconds = f"{row['seconds']:.0f}" if row["seconds"] else ""
+    return (
+        f"{row['experiment']:4} {row['what']:26} {row['task']:20} {row['percent']:7.2f} "
+        f"{published:>11} {row['steps']:>7} {seconds:>8}"
+    )
+
+
+def archive(seed: int, measured: Sequence[dict[str, Any]], target: Path) -> None:
+    """Keep the table with its provenance, to be shown in the book."""
+    commit = subprocess.run(
+        ["git", "rev-parse", "HEAD"], cwd=ROOT, capture_output=True, text=True, check=True
+    ).stdout.strip()
+    content = {"seed": seed, "commit": commit, "machine": machine(), "rows": list(measured)}
+    partial = target.with_suffix(".partial")
+    partial.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+    os.replace(partial, target)
 
 
 def main() -> None:
-    """Read the options and print the table."""
+    """Read the options, print the table, and archive it if asked to."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--archive", action="store_true", help=f"also write {ARCHIVE.name}")
     options = parser.parse_args()
-    for line in table(options.seed, RunStore.default()):
-        print(line, flush=True)
+    print(
+        f"{'':4} {'':26} {'task':20} {'here %':>7} {'published %':>11} {'steps':>7} {'seconds':>8}"
+    )
+    measured = []
+    for row in measure(options.seed, RunStore.default()):
+        measured.append(row)
+        print(line(row), flush=True)
+    print(f"{sum(row['seconds'] for row in measured):.0f} s on one core")
+    if options.archive:
+        archive(options.seed, measured, ARCHIVE)
 
 
 if __name__ == "__main__":

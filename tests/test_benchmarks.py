@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
+
 import pytest
 import torch
 
-from benchmarks import baseline, bench
+from benchmarks import baseline, bench, one_seed
+from promptlib.prefix_tuning import experiment_runs, published
+from promptlib.prefix_tuning.experiment_runs import MIXED
 from promptlib.prefix_tuning.gpt import GPT, GPTConfig
 from promptlib.prefix_tuning.prefix import Prefix
 from promptlib.prefix_tuning.tasks import SORT_DESCENDING, read_and_answer
+from promptlib.runs import RunStore
 
 
 def same_weights(config: GPTConfig) -> tuple[GPT, baseline.GPT]:
@@ -97,3 +103,43 @@ def test_the_table_has_a_ratio_in_every_row(monkeypatch: pytest.MonkeyPatch) -> 
     rows = [line for line in lines if line.startswith(("B4", "B5"))]
     assert len(rows) == len(list(bench.rows())) == 12
     assert all("x " in row and row.endswith("%") for row in rows)
+
+
+def test_one_seed_counts_each_run_once_and_keeps_its_table(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    tiny = {"steps": 10, "learning_rate": 1e-3, "test_sequences": 4}
+    base = experiment_runs.pretrain(
+        experiment_runs.model_of(1, 1, 8), "mixture", seed=0, evaluate=MIXED, **tiny
+    )
+    prefix = one_seed.one_prefix(base, "add_one", 10, 0.1, length=1, parametrisation="shared")
+    rows = [
+        one_seed.Row("B4", "pretrained", base, "add_one", 30.0),
+        one_seed.Row("B4", "pretrained", base, "add_two", None),
+        one_seed.Row("B4", "prefix", prefix, "add_one", 99.62),
+    ]
+    monkeypatch.setattr(one_seed, "rows", lambda seed: rows)
+    store = RunStore(tmp_path / "runs")
+    measured = list(one_seed.measure(0, store))
+    assert [row["seconds"] > 0 for row in measured] == [True, False, True]
+    assert (
+        measured[2]["percent"] == 100 * store.get(prefix).metrics["cells"][0]["accuracy"]["add_one"]
+    )
+    assert "99.62" in one_seed.line(measured[2])
+    one_seed.archive(0, measured, tmp_path / "one_seed.json")
+    kept = json.loads((tmp_path / "one_seed.json").read_text())
+    assert kept["rows"] == measured
+    assert {"seed", "commit", "machine"} < set(kept)
+
+
+def test_every_published_number_of_the_experiments_is_a_row() -> None:
+    rows = one_seed.rows(0)
+    keys = [run.key for run in dict.fromkeys(row.run for row in rows)]
+    for row in rows:
+        assert all(needed.key in keys[: keys.index(row.run.key)] for needed in row.run.needs)
+    shown = {(row.experiment, row.task, row.published) for row in rows}
+    for experiment, numbers in (("B4", published.ELICIT), ("B5", published.COMBINE)):
+        for task, accuracy in numbers["prefix"].items():
+            assert (experiment, task, accuracy) in shown
+    for accuracy in published.LORA_BUDGET.values():
+        assert ("B6", "double_histogram", accuracy) in shown

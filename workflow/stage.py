@@ -123,12 +123,19 @@ def stage(
             "versions": _versions(root / "pyproject.toml"),
             "machine": machine(),
             "runs": list(runs),
+            "one_seed": _one_seed(archive),
         },
     )
     _check_pages(book)
     shutil.rmtree(to, ignore_errors=True)
     os.replace(partial, to)
     return remarks
+
+
+def _one_seed(folder: Path | None) -> dict[str, Any] | None:
+    """The archived table of one seed at the published sizes, if there is one."""
+    path = None if folder is None else folder / "one_seed.json"
+    return _read_json(path, "rows") if path is not None and path.is_file() else None
 
 
 def read_archive(folder: Path | None) -> dict[str, claims.Claim]:

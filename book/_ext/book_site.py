@@ -244,12 +244,35 @@ def _runs(relative: Relative, build: dict[str, Any]) -> str:
     )
 
 
+def _one_seed(relative: Relative, build: dict[str, Any]) -> str:
+    """One seed of every experiment at the published size, as it was archived."""
+    archived = build["one_seed"]
+    if archived is None:
+        return '<p class="build-empty">No run at the published sizes has been archived.</p>'
+    rows = [
+        [
+            html.escape(f"{row['experiment']}, {row['what']}"),
+            html.escape(row["task"].replace("_", " ")),
+            "" if row["published"] is None else f"{row['published']:.2f}",
+            f"{row['percent']:.2f}",
+            f"{row['steps']:,}",
+            duration(row["seconds"]) if row["seconds"] else "",
+        ]
+        for row in archived["rows"]
+    ]
+    total = duration(sum(row["seconds"] for row in archived["rows"]))
+    rows.append(["All together, on one core", "", "", "", "", total])
+    head = ["Experiment", "Task", "Published, %", "Here, %", "Steps", "Training time"]
+    return table("One seed at the published sizes", head, rows)
+
+
 TABLES: dict[str, Callable[[Relative, dict[str, Any]], str]] = {
     "versions": _versions,
     "machine": _machine,
     "notebooks": _notebooks,
     "parameters": _parameters,
     "runs": _runs,
+    "one-seed": _one_seed,
 }
 
 

@@ -86,6 +86,17 @@ def test_the_ledger_has_published_ours_and_archived(book):
     assert row["tests"] == ["tests/test_thing.py::test_measure"]
 
 
+def test_the_archived_table_of_one_seed_is_handed_to_the_page(book):
+    stage_it(book)
+    build = book.staged / "book/_data/build.json"
+    assert json.loads(build.read_text())["one_seed"] is None
+    (book.root / "archive").mkdir()
+    rows = [{"task": "add_one", "percent": 99.9}]
+    (book.root / "archive" / "one_seed.json").write_text(json.dumps({"rows": rows}))
+    stage_it(book)
+    assert json.loads(build.read_text())["one_seed"]["rows"] == rows
+
+
 @pytest.mark.parametrize(
     ("harm", "message"),
     [
