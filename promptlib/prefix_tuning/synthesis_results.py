@@ -289,7 +289,7 @@ def regret(measured: Measured, experiments: Sequence[str]) -> dict[tuple[float, 
         for pair in pairs:
             with_pair = best_by_seed(t for t in trials if (t.learning_rate, t.init_std) == pair)
             lost = float(np.mean([best[seed] - value for seed, value in with_pair.items()]))
-            found.setdefault(pair, []).append(lost)  # type: ignore[arg-type]
+            found.setdefault(pair, []).append(lost)
     return {
         pair: float(np.mean(lost))
         for pair, lost in sorted(found.items())

@@ -116,6 +116,8 @@ def moves(cell: Cell, get: Get) -> Tensor:
     Tensor, float32, one non-negative entry for each that was learned
     """
     config, result = cell.run.config, get(cell.run)
+    before: dict[str, Tensor]
+    after: dict[str, Tensor]
     if cell.run.train.endswith(":tune_prefixes"):
         before = dict(start(config, cell.index).named_parameters())
         after = dict(load_prefix(config, result, cell.index).named_parameters())
