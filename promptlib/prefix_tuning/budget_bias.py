@@ -28,10 +28,10 @@ def constant_reader(norm: nn.LayerNorm) -> Tensor:
     """
     if (norm.weight == 0).any():
         raise ValueError("a gain of the LayerNorm is 0, so its output has a coordinate less")
-    total = (norm.bias / norm.weight).sum()
+    total = (norm.bias / norm.weight).detach().sum()
     if float(total.abs()) < 1e-12:
         raise ValueError(f"biases over gains sum to {float(total):.1e}; no vector reads a constant")
-    return 1 / norm.weight / total
+    return 1 / norm.weight.detach() / total
 
 
 @torch.no_grad()
