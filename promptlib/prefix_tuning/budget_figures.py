@@ -35,6 +35,11 @@ def _title(way: Way) -> str:
     return way.what if way.family == "fine-tuning" else f"{way.family}, {way.what}"
 
 
+def _room(axes: Axes, marginal: float, lowest: float) -> None:
+    """Show losses from zero if some come near it, else only where there are any."""
+    axes.set_ylim(0 if lowest < marginal / 2 else lowest - 0.15, marginal + 0.2)
+
+
 def _groups(measured: Measured) -> dict[str, list[Way]]:
     """Ways that differ only in size, under their common name."""
     groups: dict[str, list[Way]] = {}
@@ -54,9 +59,10 @@ def against_parameters(measured: Measured, blind: float, marginal: float) -> Dra
     """
     figure, panels = plt.subplots(2, 1, figsize=(plotting.WIDTH, 6.6), sharex=True)
     seen = []
-    for name, ways in _groups(measured).items():
+    for place, (name, ways) in enumerate(_groups(measured).items()):
+        aside = 1.05 ** (place % 3 - 1)  # or marks of one count would hide each other
         colour, marker = _colour(ways[0].what), MARKERS.get(ways[0].what, "o")
-        at = [way.parameters for way in ways]
+        at = [aside * way.parameters for way in ways]
         accuracy = [way.best_accuracy() for way in ways]
         loss = [way.lowest_loss() for way in ways]
         for axes, values in zip(panels, (accuracy, loss), strict=True):
@@ -76,8 +82,10 @@ def against_parameters(measured: Measured, blind: float, marginal: float) -> Dra
     for axes in panels:
         axes.axvline(measured.budget, color=MUTED, linestyle=":", linewidth=1.2)
     panels[0].set(ylabel="accuracy (% of sequences)", ylim=(-4, 104), xscale="log")
-    panels[1].set(ylabel="test loss (nats a symbol)", xlabel="numbers trained", ylim=(0, None))
+    panels[1].set(ylabel="test loss (nats a symbol)", xlabel="numbers trained")
     _references(panels[1], blind, marginal)
+    least = min(blind, *(min(way.lowest_loss()) for way in measured.ways))
+    _room(panels[1], marginal, least)
     figure.legend(loc="outside upper center", ncols=2, labelcolor=INK)
     alt = (
         "Two panels against the numbers trained, logarithmic: accuracy above, test loss below; a "
@@ -90,16 +98,20 @@ def against_parameters(measured: Measured, blind: float, marginal: float) -> Dra
 
 def _references(axes: Axes, blind: float, marginal: float) -> None:
     """Draw the two losses of predictors that do not look."""
-    for loss, name in ((blind, "sees only its own outputs"), (marginal, "sees nothing")):
+    for loss, name, above in (
+        (blind, "sees only its own outputs", False),
+        (marginal, "sees nothing", True),
+    ):
         axes.axhline(loss, color=MUTED, linestyle="--", linewidth=1.2, zorder=1)
         axes.annotate(
             name,
-            (0.01, loss),
-            (0, -3),
+            (0.99, loss),
+            (0, 3 if above else -3),
             xycoords=("axes fraction", "data"),
             textcoords="offset points",
             color=MUTED,
-            va="top",
+            ha="right",
+            va="bottom" if above else "top",
             fontsize=9,
         )
 
@@ -174,12 +186,13 @@ def over_steps(
         Floating-point operations of a step, by label.
     """
     figure, panels = plt.subplots(3, 1, figsize=(plotting.WIDTH, 9.0))
-    seen = []
+    seen, least = [], blind
     for way in ways:
         colour, cells = _colour(way.what), way.lowest()
         steps = cells[0].run.config["steps"]
         curves = np.array([cell.metrics["curve"] for cell in cells])
         x = (np.arange(curves.shape[1]) + 0.5) * steps / curves.shape[1]
+        least = min(least, float(curves.min()))
         label = _title(way)
         for axes, factor in ((panels[0], 1.0), (panels[1], work[way.label] / 1e9)):
             axes.fill_between(
@@ -198,8 +211,9 @@ def over_steps(
             f"after {steps} steps, {total:.3g} billion operations"
         )
     for axes in panels[:2]:
-        axes.set(ylabel="training loss", ylim=(0, 2.0))
+        axes.set(ylabel="training loss")
         _references(axes, blind, marginal)
+        _room(axes, marginal, least)
     panels[0].set_xlabel("training step")
     panels[1].set_xlabel("work (billions of floating-point operations)")
     panels[2].set(xlabel="training step", ylabel="accuracy (%)", ylim=(-4, 104))

@@ -401,6 +401,23 @@ def mlp_moves_attention(measured: Measured, inside: Mapping[str, Sequence[Inside
     )
 
 
+def prefix_moves_more(measured: Measured, inside: Mapping[str, Sequence[Inside]]) -> claims.Claim:
+    """The prefix moves more attention than LoRA on the MLPs."""
+    shared = [way for way in measured.at_budget("prefix") if way.what == "shared"]
+    prefixes = inside[shared[0].label]
+    mlp = inside[measured.way("LoRA", "MLP", 1).label]
+    return claims.outcome(
+        "prefix-tuning/prefix-or-lora-prefix-moves-more",
+        "Above the first layer the best shared prefix of the published budget moves more relative "
+        "attention than LoRA of rank 1 on the MLPs does; the difference.",
+        values=[a.above_first() - b.above_first() for a, b in zip(prefixes, mlp, strict=True)],
+        source=HERE,
+        checks="promptlib.prefix_tuning.depth.movement.movement",
+        unit="% of attention",
+        refuted_if=("<", 0.0),
+    )
+
+
 def _loss_claim(
     name: str,
     sentence: str,

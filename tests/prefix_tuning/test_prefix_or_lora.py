@@ -143,6 +143,7 @@ def test_the_published_numbers_are_those_of_the_paper() -> None:
 
 @pytest.mark.claim("prefix-tuning/prefix-or-lora-first-layer")
 @pytest.mark.claim("prefix-tuning/prefix-or-lora-mlp-moves")
+@pytest.mark.claim("prefix-tuning/prefix-or-lora-prefix-moves-more")
 def test_lora_that_touches_keys_refutes_what_is_said_of_the_others(
     learned: Learned, tokens: torch.Tensor
 ) -> None:
@@ -156,12 +157,15 @@ def test_lora_that_touches_keys_refutes_what_is_said_of_the_others(
 
     mlp = measured.way("LoRA", "MLP", 1).label
     one = inside[mlp][0]
+    shared = "prefix, shared, length 12"
+    half = {shared: [dataclasses.replace(one, moved=torch.full_like(one.moved, 0.5))]}
     verdicts = []
-    for moved in (0.0, 0.2):
+    for moved in (0.0, 0.2, 0.6):
         other = dataclasses.replace(one, moved=torch.full_like(one.moved, moved))
-        claim = budget_results.mlp_moves_attention(measured, {**inside, mlp: [other]})
-        verdicts.append(claim.verdict)
-    assert verdicts == ["not reproduced", "reproduced"]
+        wrong = {**inside, **half, mlp: [other]}
+        for claim in (budget_results.mlp_moves_attention, budget_results.prefix_moves_more):
+            verdicts.append(claim(measured, wrong).verdict == "reproduced")
+    assert verdicts == [False, True, True, True, True, False]
 
 
 def test_real_runs_go_through_all_claims(learned: Learned, tokens: torch.Tensor) -> None:
