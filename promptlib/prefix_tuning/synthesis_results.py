@@ -276,11 +276,15 @@ def regret(measured: Measured, experiments: Sequence[str]) -> dict[tuple[float, 
     -------
     mapping of float
         By rate and initial scale, in points: the mean over questions that some prefix does
-        (`done`), seeds, and the parametrisations and lengths that were tried with that pair, of
-        the best accuracy of the question minus that of the best trial with the pair. Pairs that
-        were not tried on every question are left out.
+        (`done`) and for which several scales were tried, and over seeds, of the best accuracy of
+        the question minus that of the best trial with the pair. Pairs that were not tried on
+        every such question are left out.
     """
-    questions = [one for one in done(measured) if one.experiment in experiments]
+    questions = [
+        one
+        for one in done(measured)
+        if one.experiment in experiments and len({t.init_std for t in measured.of(one)}) > 1
+    ]
     found: dict[tuple[float, float], list[float]] = {}
     for question in questions:
         trials = measured.of(question)
@@ -447,22 +451,57 @@ def rates_are_high(measured: Measured) -> claims.Claim:
     )
 
 
-def out_of_reach(measured: Measured, task: str = "double_histogram") -> claims.Claim:
-    """No prefix of any chapter does the task."""
+MOVES = ("reverse", "rotate")
+"""Tasks that copy every digit to another place, which no task of the mixture does."""
+
+
+def _best_of_all(measured: Measured, tasks: Sequence[str]) -> dict[int, float]:
+    """The highest accuracy of any prefix on any of the tasks, by seed."""
     seeds: dict[int, float] = {}
     for question in measured.questions():
-        if question.task == task:
+        if question.task in tasks:
             for seed, value in best_by_seed(measured.of(question)).items():
                 seeds[seed] = max(seeds.get(seed, 0.0), value)
-    name = task.replace("_", " ")
+    return seeds
+
+
+def out_of_reach(measured: Measured, tasks: Sequence[str], name: str) -> claims.Claim:
+    """No prefix of any chapter does the tasks.
+
+    Parameters
+    ----------
+    tasks : sequence of str
+        At least one, each tried with prefixes.
+    name : str
+        Of the tasks together, for the sentence.
+    """
     return claims.outcome(
-        f"prefix-tuning/expressivity-no-prefix-for-{task.replace('_', '-')}",
-        f"No prefix of any chapter, whatever its length, parametrisation, rate or model, does the "
-        f"{name}; the best of all.",
-        values=list(seeds.values()),
+        f"prefix-tuning/expressivity-no-prefix-for-{name.replace(' ', '-')}",
+        "No prefix of these chapters, whatever its length, parametrisation, rate or model, does "
+        f"the {name}; the best of all.",
+        values=list(_best_of_all(measured, tasks).values()),
         source=HERE,
         checks="promptlib.prefix_tuning.experiment_training.tune_prefixes",
         unit=UNIT,
         favours="lower",
         refuted_if=(">", 10.0),
+    )
+
+
+def weights_can(measured: Measured, tasks: Sequence[str] = MOVES) -> claims.Claim:
+    """Fine-tuning does what no prefix does, in as many steps."""
+    seeds: dict[int, float] = {}
+    for question in measured.questions("fine-tuning"):
+        if question.task in tasks:
+            for seed, value in best_by_seed(measured.of(question, "fine-tuning")).items():
+                seeds[seed] = min(seeds.get(seed, 100.0), value)
+    return claims.outcome(
+        "prefix-tuning/expressivity-weights-can-move",
+        "Control: fine-tuning the same models, with as many steps on batches of the same size, "
+        f"does each of {' and '.join(tasks)}; the lower of their accuracies.",
+        values=list(seeds.values()),
+        source=HERE,
+        checks="promptlib.prefix_tuning.experiment_training.fine_tune",
+        unit=UNIT,
+        refuted_if=("<", DOES),
     )
