@@ -45,6 +45,7 @@ __all__ = [
     "box_coefficients",
     "box_errors",
     "corner_errors",
+    "imitation",
     "joint_shares",
     "searched_shares",
     "straightness",
@@ -303,6 +304,74 @@ def joint_shares(
         best = worth(taken).argmax(dim=0)  # (goals,)
         winners = taken[best, torch.arange(goals)]  # (goals, H)
     return winners[0] if all_heads else winners.diagonal()
+
+
+def imitation(
+    model: GPT,
+    free: Prefix,
+    tokens: Tensor,
+    generator: torch.Generator,
+    *,
+    restarts: int,
+    steps: int,
+    rate: float = 0.3,
+) -> Prefix:
+    """Give a free prefix a key that one vector through the LayerNorm can have.
+
+    Gradient descent looks for the normalised vector whose shares, at the answering positions of all
+    heads, come nearest to those of the free prefix (mean square). The value of the free prefix is
+    kept. So if the result still does the task, the bounded key was no obstacle.
+
+    Parameters
+    ----------
+    model : GPT
+        With first LayerNorm.
+    free : Prefix
+        One vector for the key and one for the value, past the LayerNorm.
+    tokens : Tensor of int64, shape (B, T)
+    generator : torch.Generator
+    restarts, steps : int
+        Both at least 1.
+    rate : float
+        First step length relative to the vector's; it falls to zero linearly.
+
+    Returns
+    -------
+    Prefix
+        As free as the given one; its key vector is what the LayerNorm makes of the found one.
+
+    Raises
+    ------
+    ValueError
+        If the model has no first LayerNorm or the prefix has no vector of its own for the value.
+    """
+    if free.value_vectors is None:
+        raise ValueError("only a free prefix can be imitated; this one has no value_vectors")
+    norm = _first_norm(model)
+    layer = model.blocks[0].attention
+    queries, normalisers = _answering_queries(model, tokens)
+    wanted = answering_shares(model, free, tokens)  # (B, H, m)
+    vectors = torch.randn(restarts, model.config.n_embd, generator=generator, dtype=queries.dtype)
+
+    def distance(candidates: Tensor) -> Tensor:  # (restarts, D) -> (restarts,)
+        keys = layer.heads(layer.key(normalise(candidates) * norm.weight + norm.bias)[:, None])
+        logits = torch.einsum("bhmd,rhd->rbhm", queries, keys[:, :, 0]) * queries.shape[-1] ** -0.5
+        return (torch.sigmoid(logits - normalisers) - wanted).square().mean(dim=(1, 2, 3))
+
+    for step in range(steps):
+        vectors = normalise(vectors).requires_grad_()
+        (slope,) = torch.autograd.grad(distance(vectors).sum(), vectors)
+        length = rate * (1 - step / steps) * vectors.norm(dim=-1, keepdim=True)
+        slope = slope / slope.norm(dim=-1, keepdim=True).clamp_min(1e-30)
+        vectors = (vectors - length * slope).detach()
+    found = Prefix(1, 1, model.config.n_embd, separate_values=True, layer_norm=False)
+    found = found.to(queries.dtype)
+    assert found.value_vectors is not None
+    with torch.no_grad():
+        best = normalise(vectors)[distance(vectors).argmin()]
+        found.vectors[0, 0] = best * norm.weight + norm.bias
+        found.value_vectors.copy_(free.value_vectors)
+    return found.requires_grad_(False)
 
 
 def _first_norm(model: GPT) -> nn.LayerNorm:

@@ -1,4 +1,4 @@
-r"""Why does a prefix that starts large learn nothing?
+r"""What is different for a prefix that starts large?
 
 A prefix vector :math:`s` from :math:`N(0, \tau^2)` attracts from query :math:`q` the logit
 :math:`\bar z = q^\top W_K s/\sqrt{d_k}` (and a constant), whose spread is proportional to
@@ -20,6 +20,7 @@ This module measures both on untrained prefixes. Nothing is trained here.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -81,6 +82,11 @@ class Start:
     def saturated(self) -> float:
         """Part of all rows whose share is next to 0 or to 1."""
         return self.wiped + self.unheard
+
+    @property
+    def gradient(self) -> float:
+        """Length of both parts together, as of two vectors that learn apart."""
+        return math.hypot(self.key_gradient, self.value_gradient)
 
 
 def start(

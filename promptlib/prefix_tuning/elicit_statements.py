@@ -16,6 +16,7 @@ from torch import Tensor
 from promptlib import claims
 from promptlib.prefix_tuning import elicit_attention, elicit_start, trained_attention
 from promptlib.prefix_tuning.elicit_results import HERE, PAPER, Measured
+from promptlib.prefix_tuning.elicit_start import Start
 from promptlib.prefix_tuning.experiment_results import Cell, Get
 from promptlib.prefix_tuning.experiment_training import load_model, load_prefix
 from promptlib.prefix_tuning.gpt import GPT
@@ -181,8 +182,8 @@ def share_above_limit(pair: Trained, tokens: Tensor) -> float:
     return 100 * float((taken > limits).double().mean())
 
 
-def free_exceeds_limit(by_seed: Sequence[Mapping[str, Trained]], tokens: Tensor) -> claims.Claim:
-    """A free prefix takes what a normalised one cannot.
+def limit_not_needed(by_seed: Sequence[Mapping[str, Trained]], tokens: Tensor) -> claims.Claim:
+    """A free prefix hardly uses what the limit of single queries forbids.
 
     Parameters
     ----------
@@ -195,13 +196,54 @@ def free_exceeds_limit(by_seed: Sequence[Mapping[str, Trained]], tokens: Tensor)
         for pairs in by_seed
     ]
     return claims.outcome(
-        "prefix-tuning/eliciting-free-exceeds",
-        "In more than 5 % of the rows (head, answering position, input), the best free prefix "
-        "takes a larger share than any vector could that passes through the LayerNorm; mean over "
-        "tasks.",
+        "prefix-tuning/eliciting-limit-not-needed",
+        "In fewer than 5 % of the rows (head, answering position, input), the best free prefix "
+        "takes a larger share than some vector through the LayerNorm could take of that row; mean "
+        "over tasks.",
         values=values,
         source=HERE,
         checks="promptlib.prefix_tuning.elicit_statements.share_above_limit",
         unit="% of rows",
-        refuted_if=("<", 5.0),
+        favours="lower",
+        refuted_if=(">", 5.0),
+    )
+
+
+def start_saturates(small: Sequence[Start], large: Sequence[Start]) -> claims.Claim:
+    """A large start saturates attention.
+
+    Parameters
+    ----------
+    small, large : sequences of Start
+        At the smallest and the largest initial scale that was trained from; one for each seed.
+    """
+    return claims.outcome(
+        "prefix-tuning/eliciting-start-saturates",
+        "Without first LayerNorm, an untrained prefix of the largest initial scale leaves more "
+        "rows with a share next to 0 or to 1 than one of the smallest; difference.",
+        values=[
+            100 * (wide.saturated - narrow.saturated)
+            for narrow, wide in zip(small, large, strict=True)
+        ],
+        source=HERE,
+        checks="promptlib.prefix_tuning.elicit_start.start",
+        unit="% of rows",
+        refuted_if=("<", 0.0),
+    )
+
+
+def gradient_does_not_vanish(small: Sequence[Start], large: Sequence[Start]) -> claims.Claim:
+    """A vanishing gradient is not what stops a prefix that starts large.
+
+    Parameters as for `start_saturates`.
+    """
+    return claims.outcome(
+        "prefix-tuning/eliciting-gradient-does-not-vanish",
+        "Without first LayerNorm, the gradient of an untrained prefix is longer at the largest "
+        "initial scale than at the smallest; ratio.",
+        values=[wide.gradient / narrow.gradient for narrow, wide in zip(small, large, strict=True)],
+        source=HERE,
+        checks="promptlib.prefix_tuning.elicit_start.start",
+        unit="dimensionless",
+        refuted_if=("<", 1.0),
     )

@@ -183,16 +183,44 @@ def test_without_layer_norm_there_is_no_limit_to_search() -> None:
             search()
 
 
-@pytest.mark.claim("prefix-tuning/eliciting-free-exceeds")
-def test_a_free_prefix_that_is_sent_through_the_layer_norm_exceeds_nothing() -> None:
+@pytest.mark.claim("prefix-tuning/eliciting-limit-not-needed")
+def test_a_free_prefix_with_a_long_key_exceeds_the_limit() -> None:
     pair = some_pair("free", True, 2)
-    with torch.no_grad():
-        pair.prefix.vectors.mul_(10)
-    assert elicit_statements.free_exceeds_limit([{"add_one": pair}], TOKENS).verdict == "reproduced"
-    pair.prefix.layer_norm = True
-    claim = elicit_statements.free_exceeds_limit([{"add_one": pair}], TOKENS)
-    assert claim.value == 0.0
+    pair.prefix.vectors.mul_(10)
+    claim = elicit_statements.limit_not_needed([{"add_one": pair}], TOKENS)
     assert claim.verdict == "not reproduced"
+    pair.prefix.layer_norm = True
+    claim = elicit_statements.limit_not_needed([{"add_one": pair}], TOKENS)
+    assert claim.value == 0.0
+    assert claim.verdict == "reproduced"
+
+
+def test_an_imitated_key_takes_shares_that_a_normalised_vector_can() -> None:
+    pair = some_pair("free", True, 2)
+    options: dict[str, Any] = {"restarts": 4, "steps": 80}
+    generator = torch.Generator().manual_seed(7)
+    found = elicit_attention.imitation(pair.model, pair.prefix, TOKENS, generator, **options)
+    limits = elicit_attention.answering_limits(pair.model, TOKENS)
+    shares = elicit_attention.answering_shares(pair.model, found, TOKENS)
+    assert (shares <= limits + 1e-12).all()
+    assert found.value_vectors is not None
+    assert pair.prefix.value_vectors is not None
+    assert torch.equal(found.value_vectors, pair.prefix.value_vectors)
+    wanted = elicit_attention.answering_shares(pair.model, pair.prefix, TOKENS)
+    random = some_pair("shared", True, 2)
+    other = elicit_attention.answering_shares(pair.model, random.prefix, TOKENS)
+    assert (shares - wanted).square().mean() < (other - wanted).square().mean()
+
+    normalised = random.prefix.vectors[0, 0]
+    norm = pair.model.blocks[0].norm_attention
+    reachable = Prefix(1, 1, 21, separate_values=True, layer_norm=False).double()
+    reachable.requires_grad_(False).vectors[0, 0] = norm(1e4 * normalised)
+    again = elicit_attention.imitation(pair.model, reachable, TOKENS, generator, **options)
+    errors = elicit_attention.answering_shares(pair.model, again, TOKENS)
+    errors = errors - elicit_attention.answering_shares(pair.model, reachable, TOKENS)
+    assert float(errors.abs().mean()) < 0.02
+    with pytest.raises(ValueError, match="only a free prefix"):
+        elicit_attention.imitation(pair.model, random.prefix, TOKENS, generator, **options)
 
 
 # The gradient and the start.
@@ -235,6 +263,28 @@ def test_a_large_start_saturates_attention_and_a_layer_norm_prevents_that() -> N
         elicit_start.starts(some_model(True), "tied", ADD_ONE, scales, **options)
 
 
+@pytest.mark.claim("prefix-tuning/eliciting-start-saturates")
+@pytest.mark.claim("prefix-tuning/eliciting-gradient-does-not-vanish")
+def test_a_layer_norm_before_the_prefix_refutes_both_statements_on_large_starts() -> None:
+    options: dict[str, Any] = {"prefixes": 5, "sequences": 7, "seed": 8}
+
+    def verdicts(first_layer_norm: bool, scales: list[float]) -> list[str]:
+        model = some_model(first_layer_norm)
+        small, large = elicit_start.starts(model, "shared", ADD_ONE, scales, **options)
+        return [
+            claim([small], [large]).verdict
+            for claim in (
+                elicit_statements.start_saturates,
+                elicit_statements.gradient_does_not_vanish,
+            )
+        ]
+
+    assert verdicts(False, [0.01, 30.0])[0] == "reproduced"
+    assert verdicts(False, [30.0, 0.01])[0] == "not reproduced"
+    assert verdicts(True, [0.1, 30.0])[1] == "not reproduced"
+    assert verdicts(True, [30.0, 0.1])[1] == "reproduced"
+
+
 def test_content_size_is_that_of_what_is_read() -> None:
     model = GPT(GPTConfig(1, 3, 21, 11, 19, first_layer_norm=True))
     assert elicit_start.content_size(model) == pytest.approx(1.0, abs=0.05)
@@ -264,7 +314,7 @@ def test_runs_that_are_too_short_go_through_every_claim_and_picture(
         ),
     ):
         assert claim.verdict == "holds", claim
-    elicit_statements.free_exceeds_limit([arms["with LayerNorm, free"]], TOKENS)
+    elicit_statements.limit_not_needed([arms["with LayerNorm, free"]], TOKENS)
 
     chosen = arms[PUBLISHED_ARM]
     blocks = {
