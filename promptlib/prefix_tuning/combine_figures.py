@@ -118,7 +118,7 @@ def learning_curves(measured: Measured, standing: Mapping[str, float]) -> Drawn:
             )
             ends[task] = float(np.exp(np.log(curves[:, -5:]).mean()))
             seen.append(f"{NAMES[task]} {ends[task]:.2g}")
-        for task, height in zip(ends, _apart(list(ends.values()), 1.45), strict=True):
+        for task, height in zip(ends, _apart(list(ends.values()), 2.1), strict=True):
             axes.annotate(
                 NAMES[task],
                 (steps * 1.02, height),
@@ -126,7 +126,7 @@ def learning_curves(measured: Measured, standing: Mapping[str, float]) -> Drawn:
                 va="center",
                 fontsize=10,
             )
-        axes.axhline(1.0, color=MUTED, linestyle="--", linewidth=1.2)
+        axes.hlines(1.0, 0, steps, color=MUTED, linestyle="--", linewidth=1.2)
         axes.set(yscale="log", xlim=(0, 1.42 * steps), ylim=(1e-3, 20))
         axes.set_title(title, loc="left")
         axes.set_xticks(np.linspace(0, steps, 5))

@@ -29,6 +29,8 @@ from promptlib.prefix_tuning.tasks import SEQUENCE_LENGTH, read_and_answer
 
 BRIGHTEST = 0.6
 """Relative attention from which on the maps show no difference."""
+CROWD = 0.4
+"""Gain of a probe below which tasks lie so close that their names need lines."""
 
 
 def known_maps(evidence: Evidence) -> Drawn:
@@ -82,7 +84,7 @@ def probes_and_prefixes(measured: Measured, evidence: Evidence) -> Drawn:
         "composition": (COMPOSITIONS, "o", PALETTE["blue"]),
         "no chain of the four": (INVENTIONS, "s", PALETTE["vermilion"]),
     }
-    points: list[tuple[str, float, float, str]] = []
+    points: list[tuple[str, float, float, str]] = []  # task, mean of each gain, colour
     for label, (tasks, marker, colour) in styles.items():
         for task in tasks:
             axes.plot(
@@ -99,16 +101,19 @@ def probes_and_prefixes(measured: Measured, evidence: Evidence) -> Drawn:
             )
         axes.plot([], [], marker, color=colour, label=label)
     low = min(-0.35, *(min(*probes[task], *prefixes[task]) - 0.08 for task in NEW))
-    heights = _spread([y for _, _, y, _ in points], 0.075, low + 0.05, 1.1)
-    for (task, x, _, colour), height in zip(points, heights, strict=True):
-        left = x > 0.55
+    heights = _spread([y for _, _, y, _ in points], 0.085, low + 0.05, 1.1)
+    crowd = [task for task, x, _, _ in points if x < CROWD]
+    column = max((max(probes[task]) for task in crowd), default=0.0) + 0.06
+    for (task, x, y, colour), height in zip(points, heights, strict=True):
+        if task in crowd:
+            axes.plot([x, column], [y, height], color=colour, linewidth=0.7, alpha=0.6)
         axes.annotate(
             NAMES[task],
-            (x + (-0.035 if left else 0.035), height),
+            (column + 0.01 if task in crowd else min(probes[task]) - 0.03, height),
             color=colour,
             fontsize=9.5,
             va="center",
-            ha="right" if left else "left",
+            ha="left" if task in crowd else "right",
         )
     axes.set(
         xlim=(low, 1.08),
@@ -160,7 +165,7 @@ def right_by_place(evidence: Evidence) -> Drawn:
         axes.grid(False)
         axes.spines[:].set_visible(False)
         axes.tick_params(length=0)
-    figure.supxlabel("output", fontsize=12)
+    panels[1].set_xlabel("output")
     bar = figure.colorbar(
         mesh, ax=panels, orientation="horizontal", shrink=0.6, label="right symbols (%)"
     )

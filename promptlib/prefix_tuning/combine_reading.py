@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 import torch
 
 from promptlib import claims
-from promptlib.prefix_tuning.combine import NEW
+from promptlib.prefix_tuning.combine import COMPOSITIONS, NEW
 from promptlib.prefix_tuning.combine_evidence import Evidence
 from promptlib.prefix_tuning.combine_probe import Probed, rank_correlation
 from promptlib.prefix_tuning.combine_results import MOVING, Measured
@@ -63,6 +63,20 @@ def correlations(
     ]
 
 
+def add_three(measured: Measured, evidence: Evidence) -> claims.Claim:
+    """A composition that a prefix makes the model do."""
+    return claims.outcome(
+        "prefix-tuning/combining-add-three",
+        "With a prefix the model adds three, which is add one after add two: more than half of the "
+        "loss without attention is gone; the gain.",
+        values=prefix_gains(measured, evidence)["add_three"],
+        source=HERE,
+        checks=f"{LIBRARY}.experiment_training.tune_prefixes",
+        unit="dimensionless",
+        refuted_if=("<", 0.5),
+    )
+
+
 def probe_predicts(measured: Measured, evidence: Evidence) -> claims.Claim:
     """What can be read beforehand ranks the tasks by what a prefix gets."""
     return claims.outcome(
@@ -105,4 +119,23 @@ def moves_and_fails(evidence: Evidence) -> claims.Claim:
         checks=f"{LIBRARY}.depth.movement.movement",
         unit="% of the attention",
         refuted_if=("<", 5.0),
+    )
+
+
+def fine_tuning_re_aims(evidence: Evidence) -> claims.Claim:
+    """Fine-tuning changes what no prefix can change, where prefixes fail."""
+    moved = evidence.moved["fine-tuned"]
+    first = {task: 100 * moved[task][:, 0] for task in (*MOVING, *COMPOSITIONS)}  # by seed
+    failing, composed = (
+        torch.stack([first[task] for task in tasks]).mean(dim=0) for tasks in (MOVING, COMPOSITIONS)
+    )
+    return claims.outcome(
+        "prefix-tuning/combining-fine-tuning-re-aims",
+        "To reverse and to rotate, fine-tuning moves the relative attention of the first layer, "
+        "which no prefix can move, further than for the compositions; the difference of the means.",
+        values=(failing - composed).tolist(),
+        source=HERE,
+        checks=f"{LIBRARY}.combine_evidence.moved_by_layer",
+        unit="% of the attention",
+        refuted_if=("<", 0.0),
     )

@@ -144,17 +144,6 @@ def published_invention(measured: Measured) -> claims.Claim:
     )
 
 
-def add_three(measured: Measured) -> claims.Claim:
-    """A composition that a prefix makes the model do."""
-    return accuracy_claim(
-        "combining-add-three",
-        "A prefix makes the model add three, which is add one after add two.",
-        accuracies(measured.prefixes, "add_three"),
-        checks="experiment_training.tune_prefixes",
-        refuted_if=("<", 50.0),
-    )
-
-
 def running_maximum(measured: Measured) -> claims.Claim:
     """A prefix does a task of the second list."""
     return accuracy_claim(

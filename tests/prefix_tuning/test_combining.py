@@ -198,7 +198,7 @@ def all_claims(measured: Measured, evidence: Evidence) -> list[claims.Claim]:
         combine_results.pretrained_composition(measured),
         combine_results.published_composition(measured),
         combine_results.published_invention(measured),
-        combine_results.add_three(measured),
+        combine_reading.add_three(measured, evidence),
         combine_results.running_maximum(measured),
         combine_results.lists_overlap(measured),
         combine_results.moving_fails(measured),
@@ -207,6 +207,7 @@ def all_claims(measured: Measured, evidence: Evidence) -> list[claims.Claim]:
         combine_reading.probe_predicts(measured, evidence),
         combine_reading.own_digit(evidence),
         combine_reading.moves_and_fails(evidence),
+        combine_reading.fine_tuning_re_aims(evidence),
     ]
 
 
@@ -324,13 +325,11 @@ def test_a_model_that_composes_by_itself_refutes_that_the_task_is_new() -> None:
 
 
 @pytest.mark.claim("prefix-tuning/combining-ascending-add-one")
-@pytest.mark.claim("prefix-tuning/combining-add-three")
 @pytest.mark.claim("prefix-tuning/combining-running-maximum")
 @pytest.mark.parametrize(
     ("claim", "task", "failing"),
     [
         (combine_results.published_composition, "ascending_add_one", 0.001),
-        (combine_results.add_three, "add_three", 0.4),
         (combine_results.running_maximum, "running_maximum", 0.4),
     ],
 )
@@ -413,6 +412,36 @@ def test_other_insides_refute_what_is_carried(
 
     assert combine_reading.moves_and_fails(moving(0.3)).verdict == "reproduced"
     assert combine_reading.moves_and_fails(moving(0.01)).verdict == "not reproduced"
+
+
+@pytest.mark.claim("prefix-tuning/combining-add-three")
+def test_a_prefix_no_better_than_a_table_refutes_that_it_adds_three(
+    real: tuple[CombinePlan, TrainedInMemory, Measured, Evidence],
+) -> None:
+    evidence = dataclasses.replace(real[3], standing_loss=dict.fromkeys(combine.NEW, 2.0))
+
+    def losing(loss: float) -> Measured:
+        prefixes = {task: cells(task, 0.0, 0.0, loss=loss) for task in combine.NEW}
+        return dataclasses.replace(real[2], prefixes=prefixes)
+
+    assert combine_reading.add_three(losing(0.1), evidence).verdict == "reproduced"
+    assert combine_reading.add_three(losing(1.9), evidence).verdict == "not reproduced"
+
+
+@pytest.mark.claim("prefix-tuning/combining-fine-tuning-re-aims")
+def test_fine_tuning_that_leaves_the_first_layer_refutes_that_it_re_aims(
+    real: tuple[CombinePlan, TrainedInMemory, Measured, Evidence],
+) -> None:
+    def moving(first: float) -> Evidence:
+        rows = {
+            task: torch.tensor([[first if task in combine_results.MOVING else 0.3, 0.5]])
+            for task in combine.NEW
+        }
+        return dataclasses.replace(real[3], moved={"fine-tuned": rows})
+
+    claim = combine_reading.fine_tuning_re_aims
+    assert claim(moving(0.6)).verdict == "reproduced"
+    assert claim(moving(0.1)).verdict == "not reproduced"
 
 
 def test_controls_have_the_steps_of_the_prefixes(
