@@ -114,7 +114,7 @@ def combine_rows(seed: int) -> Iterator[Row]:
         run = one_prefix(
             base,
             task,
-            400 if task in MIXED else 8000,
+            1000 if task in MIXED else 8000,
             1e-1,
             length=combine.LENGTH,
             parametrisation=combine.PARAMETRISATION,
