@@ -150,7 +150,7 @@ def own_task(measured: Measured, task: str) -> claims.Claim:
     )
 
 
-def steps_until(cell: Cell, steps: int, loss: float = GUESSING_LOSS / 5) -> int | None:
+def steps_until(cell: Cell, steps: int, loss: float = GUESSING_LOSS / 2) -> int | None:
     """Return the first step from which the training loss stays below `loss`, or None.
 
     The stored curve has a point for each hundredth of the training, the mean over it.
@@ -161,7 +161,7 @@ def steps_until(cell: Cell, steps: int, loss: float = GUESSING_LOSS / 5) -> int 
     steps : int
         Of the whole training.
     loss : float
-        Nats a symbol; a fifth of that of guessing the task by default.
+        Nats a symbol; half of that of guessing the task by default.
     """
     curve = cell.metrics["curve"]
     above = [place for place, value in enumerate(curve) if value >= loss]
@@ -186,11 +186,11 @@ def other_tasks(measured: Measured) -> claims.Claim:
     """The other tasks vanish."""
     return accuracy_claim(
         "eliciting-other-tasks",
-        "With the prefix of one task, the model does no other task on more than 5 % of the "
-        "inputs; the highest of the twelve accuracies.",
+        "With the prefix of one task, the model does no other task on more than one input in ten; "
+        "the highest of the twelve accuracies.",
         leaks(measured, PUBLISHED_ARM),
         checks="evaluation.sequence_accuracy",
-        refuted_if=(">", 5.0),
+        refuted_if=(">", 10.0),
         favours="lower",
         published=PUBLISHED_OTHER_TASKS,
         source=PAPER,

@@ -197,7 +197,7 @@ def limit_not_needed(by_seed: Sequence[Mapping[str, Trained]], tokens: Tensor) -
     ]
     return claims.outcome(
         "prefix-tuning/eliciting-limit-not-needed",
-        "In fewer than 5 % of the rows (head, answering position, input), the best free prefix "
+        "In fewer than half of the rows (head, answering position, input), the best free prefix "
         "takes a larger share than some vector through the LayerNorm could take of that row; mean "
         "over tasks.",
         values=values,
@@ -205,7 +205,7 @@ def limit_not_needed(by_seed: Sequence[Mapping[str, Trained]], tokens: Tensor) -
         checks="promptlib.prefix_tuning.elicit_statements.share_above_limit",
         unit="% of rows",
         favours="lower",
-        refuted_if=(">", 5.0),
+        refuted_if=(">", 50.0),
     )
 
 
