@@ -200,21 +200,14 @@ def finetuning_moves(measured: Measured) -> claims.Claim:
     )
 
 
-def length_does_not_count(measured: Measured) -> claims.Claim | None:
-    """Longer prefixes do not count either; None where only one length was tried."""
-    if len(measured.lengths) < 2:
-        return None
-    seeds = range(len(measured.pretrained))
+def length_does_not_count(measured: Measured) -> claims.Claim:
+    """Longer prefixes do not count either."""
+    tried = [measured.prefixes, *measured.lengths.values()]
+    values = [accuracies(by_task, PUBLISHED_INVENTION) for by_task in tried]
     return accuracy_claim(
         "combining-length",
         "Of all lengths tried, no prefix makes the model count; the best of all.",
-        [
-            max(
-                by_task[PUBLISHED_INVENTION][seed].percent(PUBLISHED_INVENTION)
-                for by_task in measured.lengths.values()
-            )
-            for seed in seeds
-        ],
+        [max(seed) for seed in zip(*values, strict=True)],
         checks="experiment_training.tune_prefixes",
         refuted_if=(">", 5.0),
         favours="lower",
