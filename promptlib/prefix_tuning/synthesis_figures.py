@@ -169,7 +169,7 @@ def regrets(lost: Mapping[tuple[float, float], float]) -> Drawn:
     axes.grid(False)
     axes.spines[:].set_visible(False)
     axes.tick_params(length=0)
-    bar = figure.colorbar(mesh, ax=axes, label="lost against the best (points)")
+    bar = figure.colorbar(mesh, ax=axes, label="points lost")
     bar.outline.set_visible(False)
     best = min(lost, key=lambda pair: lost[pair])
     worst = max(lost, key=lambda pair: lost[pair])
