@@ -210,7 +210,7 @@ def attention_by_place(
         own = []
         for layer, attention in enumerate(by_layer):
             seen_inputs = attention[-SEQUENCE_LENGTH:, :SEQUENCE_LENGTH]
-            mesh = panels[layer, column].pcolormesh(seen_inputs.numpy(), **scale)
+            mesh = panels[layer, column].pcolormesh(seen_inputs.numpy(), rasterized=True, **scale)
             _squares(panels[layer, column])
             own.append(f"{100 * float(seen_inputs.diagonal().mean()):.0f} %")
         panels[0, column].set_title(title, fontsize=10)

@@ -69,7 +69,7 @@ def attention_maps(model: GPT, prefixes: Mapping[str, Prefix], tokens: Tensor, h
         again = rescaled(rows) if p else rows
         worst = max(worst, float((again - maps["no prefix"]).abs().max()))
         for axes, shown in ((panels[0, column], rows[:, p:]), (panels[1, column], again)):
-            mesh = axes.pcolormesh(shown.numpy(), **scale)
+            mesh = axes.pcolormesh(shown.numpy(), rasterized=True, **scale)
         if p:
             taken = rows[:, :1]
             panels[0, column].pcolormesh(

@@ -114,7 +114,8 @@ def _draw_map(axes: Axes, rows: Tensor) -> Any:
     p = rows.shape[-1] - 2 * SEQUENCE_LENGTH + 1
     scale: dict[str, Any] = {"cmap": plotting.SEQUENTIAL, "vmin": 0.0, "vmax": BRIGHTEST}
     y = np.arange(SEQUENCE_LENGTH + 1)
-    mesh = axes.pcolormesh(np.arange(20), y, rows[:, p:].numpy(), **scale)
+    cells = rows[:, p:].numpy()
+    mesh = axes.pcolormesh(np.arange(20), y, cells, rasterized=True, **scale)
     if p:
         axes.pcolormesh(np.arange(p + 1) - p - 1.0, y, rows[:, :p].numpy(), **scale)
         axes.text(-1 - p / 2, -0.3, "prefix", ha="center", va="bottom", fontsize=8)

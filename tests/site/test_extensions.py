@@ -185,6 +185,28 @@ def test_tables_mark_what_was_measured():
             }
             for seed in (0, 1)
         ],
+        "one_seed": {
+            "rows": [
+                {
+                    "experiment": "B4",
+                    "what": "prefix",
+                    "task": "add_one",
+                    "published": 99.62,
+                    "percent": 100.0,
+                    "steps": 1000,
+                    "seconds": 15.2,
+                },
+                {
+                    "experiment": "B4",
+                    "what": "prefix",
+                    "task": "add_two",
+                    "published": None,
+                    "percent": 99.9,
+                    "steps": 1000,
+                    "seconds": 0,
+                },
+            ]
+        },
     }
     pages = {kind: make(lambda path: path, build) for kind, make in book_site.TABLES.items()}
     assert pages["notebooks"].count('class="measured"') == 2
@@ -192,6 +214,11 @@ def test_tables_mark_what_was_measured():
     assert pages["runs"].count('class="measured"') == 4  # together, longest, and each run
     assert '<span class="measured">2 min 03 s</span>' in pages["runs"]
     assert "<td>0, 1</td>" in pages["runs"]
+    assert "99.62" in pages["one-seed"]
+    assert "All together, on one core" in pages["one-seed"]
+    assert pages["one-seed"].count("15.2 s") == 2  # of its row, and of all
+    none = book_site.TABLES["one-seed"](lambda path: path, {**build, "one_seed": None})
+    assert "has been archived" in none
     assert "<code>pretrain-seed1-abc</code>" in pages["runs"]
     assert "measured" not in pages["versions"] + pages["parameters"]
     assert html.escape("A < B") in pages["notebooks"]
