@@ -88,39 +88,6 @@ def reach(measured: Measured, questions: Sequence[Question]) -> Drawn:
     return figure, alt
 
 
-def tasks_by_rate(measured: Measured, questions: Sequence[Question], where: str) -> Drawn:
-    """How the best accuracy of a question depends on the learning rate of the prefix.
-
-    Parameters
-    ----------
-    where : str
-        What the questions have in common, for the alternative text.
-    """
-    figure, axes = plt.subplots(figsize=(plotting.WIDTH, 4.0))
-    names = [name for name in PALETTE if name != "ink"]
-    told = []
-    for index, question in enumerate(questions):
-        trials = measured.of(question)
-        rates = sorted({trial.learning_rate for trial in trials})
-        rows = np.array(
-            [
-                list(best_by_seed(t for t in trials if t.learning_rate == rate).values())
-                for rate in rates
-            ]
-        )
-        colour = PALETTE[names[index % len(names)]]
-        style = ("-", "--", ":")[index // len(names) % 3]
-        axes.plot(rates, rows.mean(axis=1), style, marker="o", color=colour, label=question.label)
-        axes.fill_between(rates, rows.min(axis=1), rows.max(axis=1), color=colour, alpha=0.12)
-        best = rates[int(rows.mean(axis=1).argmax())]
-        told.append(f"{question.label}: best {rows.mean(axis=1).max():.0f} % at rate {best:g}")
-    axes.set(xscale="log", ylim=(-3, 103), xlabel="learning rate of the prefix")
-    axes.set_ylabel("accuracy (% of sequences)")
-    figure.legend(loc="outside lower center", ncols=2, fontsize=9, labelcolor=INK)
-    alt = f"Accuracy by learning rate, {where}; bands span the seeds. " + "; ".join(told) + "."
-    return figure, alt
-
-
 def planted(measured: Measured, steps: int) -> Drawn:
     """Divergence of the best students from the planted prefix, step by step."""
     figure, axes = plt.subplots(figsize=(plotting.WIDTH, 3.6))

@@ -305,15 +305,13 @@ def regret(measured: Measured, experiments: Sequence[str]) -> dict[tuple[float, 
 class Distance:
     """How far the best prefix and the best fine-tuned model of a question lie from their starts.
 
-    Root mean squares over entries, and the shares that the longest moves have of what Adam allows.
+    Root mean squares over entries.
     """
 
     question: Question
     seed: int
     prefix: float
     weights: float
-    prefix_share: float
-    weights_share: float
 
 
 def distances(measured: Measured, get: Get) -> list[Distance]:
@@ -326,12 +324,9 @@ def distances(measured: Measured, get: Get) -> list[Distance]:
                 trials = [t for t in measured.of(question, method) if t.seed == seed]
                 best = min(trials, key=lambda trial: trial.loss, default=None)
                 if best is not None and best.cell is not None:
-                    moves = travel.moves(best.cell, get)
-                    share = float(moves.max()) / travel.budget_of(best.cell)
-                    pair.append((float(moves.square().mean().sqrt()), share))
+                    pair.append(float(travel.moves(best.cell, get).square().mean().sqrt()))
             if len(pair) == 2:
-                (prefix, prefix_share), (weights, weights_share) = pair
-                found.append(Distance(question, seed, prefix, weights, prefix_share, weights_share))
+                found.append(Distance(question, seed, *pair))
     return found
 
 

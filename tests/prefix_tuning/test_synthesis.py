@@ -277,7 +277,7 @@ def test_an_optimiser_that_oversteps_is_noticed(monkeypatch: pytest.MonkeyPatch)
 
 @pytest.mark.claim("prefix-tuning/expressivity-distances")
 def test_weights_that_travel_as_far_as_prefixes_refute_the_claim() -> None:
-    far = [Distance(question(), seed, 1.0, 0.02, 0.5, 0.5) for seed in (0, 1)]
+    far = [Distance(question(), seed, 1.0, 0.02) for seed in (0, 1)]
     near = [dataclasses.replace(one, weights=0.5) for one in far]
     assert synthesis_results.prefixes_travel_farther(far).verdict == "reproduced"
     assert synthesis_results.prefixes_travel_farther(far).value == pytest.approx(50.0)
