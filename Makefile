@@ -7,6 +7,9 @@ PYTHON ?= python3
 PORT ?= 8000
 NOTEBOOK ?=
 SET ?=
+GATE ?= refuse
+SEEDS ?= 0 100 200 300 400 500
+PATHS ?= native avx2 default
 
 SHELL := /bin/bash
 VENV := .venv
@@ -19,7 +22,7 @@ export PYTHONHASHSEED := 0
 
 EXTRA_STAMPS := $(EXTRAS:%=$(VENV)/.%-$(TORCH))
 
-.PHONY: help book test lint serve bench notebook lab record archive clean clean-runs
+.PHONY: help book test lint serve bench robust notebook lab record archive clean clean-runs
 .DEFAULT_GOAL := help
 
 help:  ## list the commands
@@ -32,13 +35,14 @@ help:  ## list the commands
 	@echo "  CORES=n               processes at a time (now: $(CORES))"
 	@echo "  TORCH=pip|cpu|gpu     torch as pip finds it, without CUDA, or with the CUDA that fits (now: $(TORCH))"
 	@echo "  EXTRAS=real           transformers, peft and a sentence encoder, for one chapter (now: $(or $(EXTRAS),none))"
+	@echo "  GATE=refuse|warn      what becomes of a site when a check fails: nothing, or a banner (now: $(GATE))"
 	@echo "  PYTHON=…              the Python (3.11 or newer) that makes .venv (now: $(PYTHON))"
 
 book: $(VENV)/.book-$(TORCH) $(EXTRA_STAMPS)  ## execute every notebook and build the site to _build/html
-	@$(BIN)/python -m workflow.build --profile $(PROFILE) --cores $(CORES)
+	@$(BIN)/python -m workflow.build --profile $(PROFILE) --cores $(CORES) --gate $(GATE)
 
 test: lint  ## everything that proves the project: style, types, library, notebooks, workflow, site
-	@$(BIN)/python -m workflow.build --profile quick --cores $(CORES)
+	@$(BIN)/python -m workflow.build --profile quick --cores $(CORES) --gate $(GATE)
 	@$(BIN)/python -m pytest -n $(CORES) --dist loadfile $(PYTEST)
 
 lint: $(VENV)/.test-$(TORCH) $(EXTRA_STAMPS)  ## style and types
@@ -61,7 +65,10 @@ lab: $(VENV)/.lab-$(TORCH) $(EXTRA_STAMPS)  ## open the notebooks in JupyterLab
 bench: $(VENV)/.test-$(TORCH) $(EXTRA_STAMPS)  ## time training steps against the plain baseline
 	@$(BIN)/python -m benchmarks.bench
 
-record: $(VENV)/.book-$(TORCH) $(EXTRA_STAMPS)  ## accept the verdicts of the last build into config/verdicts.yml
+robust: $(VENV)/.book-$(TORCH) $(EXTRA_STAMPS)  ## the quick profile from other SEEDS and on other processor PATHS; how often which verdict
+	@$(BIN)/python -m workflow.robust --cores $(CORES) --seeds $(SEEDS) --paths $(PATHS) $(if $(NOTEBOOK),--notebooks $(NOTEBOOK))
+
+record: $(VENV)/.book-$(TORCH) $(EXTRA_STAMPS)  ## accept the verdicts of the last build into config/verdicts.yml, and what it took
 	@$(BIN)/python -m workflow.collect --profile $(PROFILE) --record
 
 archive: PROFILE = paper# unless another is asked for

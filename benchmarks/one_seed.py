@@ -26,7 +26,7 @@ from promptlib.prefix_tuning.experiment_runs import (
     pretrain,
     tune_prefixes,
 )
-from promptlib.prefix_tuning.lora_budget import CHECKPOINTS, EVALUATED, LORA_INIT_STD, MODULES
+from promptlib.prefix_tuning.lora_budget import EVALUATED, LORA_INIT_STD, MODULES
 from promptlib.runs import Run, RunStore, machine
 
 ROOT = Path(__file__).parent.parent
@@ -35,6 +35,8 @@ ARCHIVE = ROOT / "archive" / "one_seed.json"
 TEST_SEQUENCES = 3200
 WIDTH = 256
 HISTOGRAM = "double_histogram"
+CHECKPOINTS = 8
+"""Times that the accuracy is measured on the way."""
 
 
 @dataclass(frozen=True)

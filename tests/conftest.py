@@ -1,11 +1,26 @@
-"""What every test leaves behind: nothing that changes another one."""
+"""What tests share, and what each leaves behind: nothing that changes another one."""
 
 from __future__ import annotations
 
+import json
 import sys
 from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
 
 import pytest
+
+PROJECT = Path(__file__).resolve().parents[1]
+
+
+@pytest.fixture(scope="session")
+def built_claims() -> list[dict[str, Any]]:
+    """The claims of the last build of the quick profile, which `make test` makes first."""
+    path = PROJECT / "_build" / "quick" / "claims.json"
+    if not path.is_file():
+        pytest.fail("the book has not been built; run: make book", pytrace=False)
+    claims: list[dict[str, Any]] = json.loads(path.read_text(encoding="utf-8"))["claims"]
+    return claims
 
 
 @pytest.fixture(autouse=True)

@@ -5,9 +5,12 @@ file ``archive/<wing>/<notebook>.json``. ``python -m workflow.archive prefix_tun
 seeds=1`` trains what this one notebook lacks, executes it to ``_build/archive`` with the profile's
 parameters and these changes, and keeps it alone.
 
-A file holds the notebook's claims, the metrics of every training run that it shows, and where they
-come from: commit, versions, machine, seconds, parameters, and which of them are not the profile's.
-Sources that are not committed are refused: nobody could repeat what they gave.
+A file holds no verdict. It holds what was measured: the metrics of every training run that the
+notebook shows; for claims that these do not decide, because they need weights or are no training,
+the deciding numbers under ``measured``; and where all this comes from: commit, versions, machine,
+seconds, parameters, and which of them are not the profile's. `workflow.archived` makes claims of it
+with the functions of the day. Sources that are not committed are refused: nobody could repeat what
+they gave.
 """
 
 from __future__ import annotations
@@ -18,22 +21,21 @@ import hashlib
 import json
 import subprocess
 import sys
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import nbformat
 
+from promptlib.claims import Claim
 from promptlib.runs import RunStore, code_digest, machine
 from workflow import extras
+from workflow.archived import ARCHIVE, from_runs, measurement
 from workflow.collect import claim_tests, notebook_records
 from workflow.execute import execute, parse_settings
 from workflow.profile_config import NotebookPlan, Profile, load_profile
 from workflow.sources import ROOT, BuildError, Source, write_if_changed
 from workflow.train import train
-
-ARCHIVE = ROOT / "archive"
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -61,11 +63,9 @@ def main(arguments: list[str] | None = None) -> int:
     for content in contents:
         target = ARCHIVE / f"{content['provenance']['notebook']}.json"
         write_if_changed(target, f"{laid_out(content)}\n".encode())
-        verdicts = Counter(claim["verdict"] for claim in content["claims"])
-        counts = ", ".join(f"{count} {verdict}" for verdict, count in verdicts.most_common())
         print(
-            f"archived {len(content['claims'])} claims ({counts or 'none'}) and "
-            f"{len(content['runs'])} runs: {target.relative_to(ROOT)}"
+            f"archived {len(content['runs'])} runs and what decides {len(content['measured'])} "
+            f"further claims: {target.relative_to(ROOT)}"
         )
     return 0
 
@@ -152,7 +152,7 @@ def archived(
     executed: Path,
     records: Sequence[Mapping[str, Any]],
 ) -> dict[str, Any]:
-    """Provenance, claims and runs of an executed notebook, JSON-able.
+    """Provenance, runs and further measurements of an executed notebook, JSON-able.
 
     Parameters
     ----------
@@ -199,6 +199,7 @@ def archived(
                 "metrics": metrics,
             }
         )
+    recomputed = {claim.id for claim in from_runs(plan, runs)}
     usual = profile.notebook(name).parameters
     measured = json.loads((executed / f"{name}.measured.json").read_text(encoding="utf-8"))
     return {
@@ -216,8 +217,12 @@ def archived(
             "seconds": measured["seconds"],
             "peak_memory_mib": measured["peak_memory_mib"],
         },
-        "claims": list(records),
         "runs": runs,
+        "measured": {
+            record["id"]: measurement(Claim.from_json(record))
+            for record in records
+            if record["id"] not in recomputed
+        },
     }
 
 

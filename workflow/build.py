@@ -23,10 +23,14 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m workflow.build", description=__doc__)
     parser.add_argument("--profile", default="quick")
     parser.add_argument("--cores", type=int, default=os.cpu_count() or 1)
+    parser.add_argument("--gate", default="refuse", help="refuse, or warn on every page")
     options = parser.parse_args(arguments)
     started = time.perf_counter()
     if options.cores < 1:
         print(f"error: CORES must be a positive number, got {options.cores}", file=sys.stderr)
+        return 1
+    if options.gate not in ("refuse", "warn"):
+        print(f"error: GATE must be refuse or warn, got {options.gate!r}", file=sys.stderr)
         return 1
     folder = ROOT / "_build" / options.profile
     record = folder / "built.json"
@@ -35,7 +39,7 @@ def main(arguments: list[str] | None = None) -> int:
         from workflow.sources import BuildError
 
         try:
-            update(options.profile, options.cores, record)
+            update(options.profile, options.cores, record, options.gate)
         except BuildError as error:
             print(f"error: {error}", file=sys.stderr)
             return 1
@@ -45,12 +49,28 @@ def main(arguments: list[str] | None = None) -> int:
 
 def report(folder: Path, started: float) -> None:
     """Print the claims' summary, where the book is, and how long it took."""
-    records = json.loads((folder / "claims.json").read_text())["claims"]
+    records = json.loads((folder / "claims.json").read_text(encoding="utf-8"))["claims"]
     counts = Counter(record["verdict"] for record in records)
     verdicts = ", ".join(f"{count} {verdict}" for verdict, count in counts.most_common())
     print(f"{len(records)} claims: {verdicts}")
+    for record in records:
+        if "recorded" in record:
+            print(
+                f"not as recorded, and no fault: {record['id']} was {record['recorded']}, "
+                f"is {record['verdict']} ({record['summary']})"
+            )
+    problems = json.loads((folder / "gate.json").read_text(encoding="utf-8"))["problems"]
+    if problems:
+        print(
+            f"warning: {len(problems)} check{'s' if len(problems) > 1 else ''} failed; every page "
+            "carries a banner that names what failed"
+        )
     page = ROOT / "_build" / "html" / "index.html"
-    print(f"The book is at {page} ({time.perf_counter() - started:.1f} s)")
+    print(f"The book is at {page} ({_took(time.perf_counter() - started)})")
+
+
+def _took(seconds: float) -> str:
+    return f"{seconds:.1f} s" if seconds < 90 else f"{seconds / 60:.1f} min"
 
 
 if __name__ == "__main__":

@@ -1,9 +1,16 @@
 """Which claims did this build check, and may the site be published?
 
 ``python -m workflow.collect --profile quick`` reads the claims out of the executed notebooks,
-finds the tests that show each of them can fail (``@pytest.mark.claim(id)``), and writes
-``_build/quick/claims.json``. ``--gate`` compares what is there with ``config/verdicts.yml``,
-``--record`` writes that file anew.
+judges the outcomes of each chapter together (`promptlib.claims.decide`), finds the tests that show
+each claim can fail (``@pytest.mark.claim(id)``), and writes ``_build/quick/claims.json``.
+``--gate refuse`` compares what is there with ``config/verdicts.yml`` and writes
+``_build/quick/gate.json``; ``--gate warn`` does so without refusing. ``--record`` writes the record
+anew.
+
+The gate asks for what holds on every machine. A mathematical claim has to hold, a claim that was
+promised has to be there once, with a test that makes it fail, and no outcome may turn from
+*supported* to *contradicted* or back. Trained results differ from one processor to the next, so a
+change between *supported* and *undecided* closes nothing: it is printed, and marked on the ledger.
 
 A claim recorded with ``needs: <extra>`` may come out as "not checked" while that optional extra is
 not installed. It is still in the record, in ``claims.json`` and on the ledger page. Where the extra
@@ -15,6 +22,7 @@ from __future__ import annotations
 import argparse
 import ast
 import json
+import statistics
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
@@ -25,20 +33,31 @@ from typing import Any
 import nbformat
 import yaml
 
-from promptlib.claims import MIME_TYPE, Claim
+from promptlib.claims import MIME_TYPE, Claim, decide
+from promptlib.runs import RunStore
 from workflow import extras
-from workflow.profile_config import CONFIG, Profile, load_profile
+from workflow.profile_config import CONFIG, Profile, base_name, load_profile
+from workflow.progress import EFFORT
 from workflow.sources import ROOT, BuildError, write_if_changed
 
 VERDICTS = CONFIG / "verdicts.yml"
+REFUSED = """\
+error: the site is not published: what is named above came out against what the book records.
+If you only wanted to read the book: your installation is sound and nothing is lost, but a statement
+of the book is in doubt on this machine. To get the site all the same, run `make book GATE=warn`; it
+carries a banner on every page that names what failed.
+If you changed something: mend what broke, or, where the new verdict is true, run `make record`."""
 FIELDS = ("kind", "needs")
 """Of an entry of the record; the others are profiles."""
 HEADER = """\
 # Every claim of the book, with its kind and, for outcomes, the verdict of each profile; `needs`
 # names the optional extra without which a build cannot check the claim. The gate compares each
-# build with this record. After a change that is right, `make record` writes it anew;
-# review the difference before you commit it.
+# build with this record: it refuses a turn from supported to contradicted or back, and reports any
+# other change. After a change that is right, `make record` writes the record anew; review the
+# difference before you commit it.
 """
+TURNS = ({"supported", "contradicted"},)
+"""Pairs of verdicts that no noise explains: a change from one to the other closes the gate."""
 
 
 def claims_of(notebook: nbformat.NotebookNode) -> list[Claim]:
@@ -67,13 +86,26 @@ def claim_tests(folder: Path) -> dict[str, list[str]]:
 
 
 def collect(profile: Profile) -> dict[str, Any]:
-    """All claims of the profile's executed notebooks, as ``claims.json`` holds them."""
+    """All claims of the profile's executed notebooks, as ``claims.json`` holds them.
+
+    Where an outcome's verdict is not the recorded one, the record is named under ``recorded``.
+    """
     tests = claim_tests(ROOT / "tests")
     records = []
     for plan in profile.notebooks:
         path = ROOT / "_build" / profile.name / "executed" / f"{plan.source.name}.ipynb"
         records += notebook_records(nbformat.read(path, as_version=4), plan.source.name, tests)
+    before = recorded_verdicts()
+    for record in records:
+        known = before.get(record["id"], {}).get(profile.base)
+        if known is not None and known != record["verdict"] != "not checked":
+            record["recorded"] = known
     return {"profile": profile.name, "claims": records}
+
+
+def recorded_verdicts() -> dict[str, dict[str, Any]]:
+    """``config/verdicts.yml``: kind, extra and verdicts by claim id."""
+    return yaml.safe_load(VERDICTS.read_text(encoding="utf-8")) or {}
 
 
 def notebook_records(
@@ -88,7 +120,7 @@ def notebook_records(
             "anchor": claim.anchor,
             "tests": tests.get(claim.id, []),
         }
-        for claim in claims_of(executed)
+        for claim in decide(claims_of(executed))
     ]
 
 
@@ -138,7 +170,7 @@ def gate(
         elif verdict == "not checked":
             if "needs" not in entry or installed(entry["needs"]):
                 problems.append(f"{name} was not checked, though nothing that it needs is missing")
-        elif record["kind"] == "outcome" and entry.get(profile) != verdict:
+        elif {entry.get(profile), verdict} in TURNS:
             problems.append(
                 f"{name}: recorded {entry.get(profile)!r} for {profile}, now {verdict!r} "
                 f"({record['summary']})"
@@ -173,15 +205,53 @@ def record(profile: str, records: Iterable[Mapping[str, Any]], recorded: Mapping
     return "".join(lines)
 
 
+def measured_effort(profile: Profile) -> dict[str, Any]:
+    """What the last build's jobs took, for `workflow.progress`: processor seconds.
+
+    Returns
+    -------
+    dict
+        ``runs``: by notebook and training function the mean over the runs that are in the store;
+        ``notebooks``: seconds by name.
+    """
+    store = RunStore.default()
+    seconds: dict[str, dict[str, list[float]]] = {}
+    seen: set[str] = set()
+    for plan in profile.notebooks:
+        for run in plan.runs:
+            if run.name not in seen and store.checksum(run) is not None:
+                seen.add(run.name)
+                function = run.train.partition(":")[2]
+                took = store.provenance(run)["processor_seconds"]
+                seconds.setdefault(plan.source.name, {}).setdefault(function, []).append(took)
+    executed = ROOT / "_build" / profile.name / "executed"
+    return {
+        "runs": {
+            notebook: {
+                function: round(statistics.fmean(values), 2)
+                for function, values in sorted(by_function.items())
+            }
+            for notebook, by_function in seconds.items()
+        },
+        "notebooks": {
+            plan.source.name: json.loads(
+                (executed / f"{plan.source.name}.measured.json").read_text(encoding="utf-8")
+            )["seconds"]
+            for plan in profile.notebooks
+        },
+    }
+
+
 def main(arguments: list[str] | None = None) -> int:
     """Command line; see the module's docstring."""
     parser = argparse.ArgumentParser(prog="python -m workflow.collect", description=__doc__)
     parser.add_argument("--profile", required=True)
-    parser.add_argument("--gate", action="store_true", help="compare with config/verdicts.yml")
+    parser.add_argument("--gate", choices=("refuse", "warn"), help="compare with the record")
     parser.add_argument("--record", action="store_true", help="write config/verdicts.yml anew")
     options = parser.parse_args(arguments)
-    target = ROOT / "_build" / options.profile / "claims.json"
-    recorded = yaml.safe_load(VERDICTS.read_text(encoding="utf-8")) or {}
+    folder = ROOT / "_build" / options.profile
+    target = folder / "claims.json"
+    recorded = recorded_verdicts()
     try:
         if options.gate:
             content = json.loads(target.read_text(encoding="utf-8"))
@@ -193,22 +263,24 @@ def main(arguments: list[str] | None = None) -> int:
             write_if_changed(
                 VERDICTS, record(options.profile, content["claims"], recorded).encode()
             )
-            print(f"recorded {len(content['claims'])} claims; see: git diff config/verdicts.yml")
+            if options.profile == "quick":
+                effort = json.dumps(measured_effort(load_profile("quick")), indent=1)
+                write_if_changed(EFFORT, f"{effort}\n".encode())
+            print(f"recorded {len(content['claims'])} claims; see: git diff config")
     except (BuildError, FileNotFoundError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     if not options.gate:
         return 0
-    problems = gate(options.profile, content["claims"], recorded)
+    problems = gate(base_name(options.profile), content["claims"], recorded)
     for problem in problems:
         print(f"gate: {problem}", file=sys.stderr)
-    if problems:
-        print(
-            "error: the gate is closed; mend what broke, or, where the new verdict is the truth, "
-            "record it in config/verdicts.yml",
-            file=sys.stderr,
-        )
-    return int(bool(problems))
+    found = {"open": not problems, "problems": problems}
+    write_if_changed(folder / "gate.json", (json.dumps(found, indent=1) + "\n").encode())
+    if problems and options.gate == "refuse":
+        print(REFUSED, file=sys.stderr)
+        return 1
+    return 0
 
 
 def _marked(mark: ast.expr) -> list[str]:

@@ -8,6 +8,11 @@ A profile is a file ``config/<name>.yml``:
         parameters: {<name>: <value>}        # in place of the defaults in the notebook
         runs: <module>:<function>            # optional: plan of the training runs it shows
         needs: <extra>                       # optional: extra without which it shows no results
+        archived: <module>:<function>        # optional: its claims from archived metrics alone
+
+``<name>@<seed>`` and ``<name>@<seed>-<label>`` are variants of a profile: all notebooks with their
+first seeds moved to this number (`FIRST_SEEDS`). ``make robust`` runs them; the label keeps apart
+what differs in something that no parameter says, such as the processor path.
 
 The plan is called with those of the notebook's parameters that it takes by name and returns the
 :class:`promptlib.runs.Run` objects, so that a notebook and the workflow always mean the same runs.
@@ -17,8 +22,9 @@ from __future__ import annotations
 
 import importlib
 import inspect
+import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -30,6 +36,9 @@ from workflow.sources import ROOT, BuildError, Source, names, suggestion
 
 CONFIG = ROOT / "config"
 NOT_PROFILES = {"verdicts"}
+FIRST_SEEDS = ("seed", "first_seed")
+"""Parameters that a variant of a profile sets, in mappings of parameters, too."""
+_VARIANT = re.compile(r"(?P<name>[^@]+)@(?P<seed>\d+)(-[a-z0-9]+)?")
 
 
 @dataclass(frozen=True)
@@ -40,6 +49,7 @@ class NotebookPlan:
     parameters: Mapping[str, Any]
     plan: str | None = None
     needs: str | None = None
+    archived: str | None = None
 
     @property
     def key(self) -> dict[str, Any]:
@@ -52,21 +62,21 @@ class NotebookPlan:
         """The notebook's training runs, each after the runs it needs."""
         if self.plan is None:
             return ()
-        module_name, _, function_name = self.plan.partition(":")
-        try:
-            plan = getattr(importlib.import_module(module_name), function_name)
-        except (ImportError, AttributeError, ValueError) as error:
-            raise BuildError(f"{self.source.name}: no plan {self.plan!r}: {error}") from error
+        ordered: dict[str, Run] = {}
+        for run in self.planned:
+            _add(run, ordered)
+        return tuple(ordered.values())
+
+    @cached_property
+    def planned(self) -> Any:
+        """What the notebook's plan returns for its parameters; iterating yields its runs."""
+        plan = named(self.plan, f"{self.source.name}: no plan")
         accepted = inspect.signature(plan).parameters
         arguments = {name: value for name, value in self.parameters.items() if name in accepted}
         try:
-            planned = plan(**arguments)
+            return plan(**arguments)
         except (TypeError, ValueError) as error:
             raise BuildError(f"{self.source.name}: {error}") from error
-        ordered: dict[str, Run] = {}
-        for run in planned:
-            _add(run, ordered)
-        return tuple(ordered.values())
 
 
 @dataclass(frozen=True)
@@ -82,8 +92,34 @@ class Profile:
         """All runs by name, each after the runs it needs."""
         return {run.name: run for plan in self.notebooks for run in plan.runs}
 
+    @property
+    def base(self) -> str:
+        """Name of the profile that this is a variant of; its own if it is none."""
+        return base_name(self.name)
+
     def notebook(self, name: str) -> NotebookPlan:
-        return next(plan for plan in self.notebooks if plan.source.name == name)
+        """The plan of one notebook; BuildError if the profile has none of that name."""
+        for plan in self.notebooks:
+            if plan.source.name == name:
+                return plan
+        known = [plan.source.name for plan in self.notebooks]
+        raise BuildError(
+            f"there is no notebook {name!r}{suggestion(name, known)}; there are: {', '.join(known)}"
+        )
+
+
+def named(path: str | None, missing: str) -> Any:
+    """The object that ``"package.module:name"`` names; BuildError, which says what is missing."""
+    module_name, _, name = str(path).partition(":")
+    try:
+        return getattr(importlib.import_module(module_name), name)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise BuildError(f"{missing} {path!r}: {error}") from error
+
+
+def base_name(profile: str) -> str:
+    """Name of the profile that one is a variant of: ``"quick"`` for ``"quick@100"``."""
+    return profile.partition("@")[0]
 
 
 def profile_names() -> list[str]:
@@ -99,6 +135,9 @@ def load_profile(name: str) -> Profile:
     BuildError
         For an unknown profile, notebook, key or parameter, or a value of the wrong type or range.
     """
+    variant = _VARIANT.fullmatch(name)
+    if variant is not None:
+        return _moved(load_profile(variant["name"]), name, int(variant["seed"]))
     if name not in profile_names():
         raise BuildError(
             f"there is no profile {name!r}{suggestion(name, profile_names())}; "
@@ -124,7 +163,7 @@ def load_profile(name: str) -> Profile:
     plans = []
     for notebook, entry in content["notebooks"].items():
         entry = entry or {}
-        _refuse_unknown(f"{where}, {notebook}", entry, ("parameters", "runs", "needs"))
+        _refuse_unknown(f"{where}, {notebook}", entry, ("parameters", "runs", "needs", "archived"))
         needs = entry.get("needs")
         if needs is not None and needs not in extras.extras():
             raise BuildError(
@@ -133,8 +172,30 @@ def load_profile(name: str) -> Profile:
             )
         source = Source(notebook)
         parameters = source.check_parameters(entry.get("parameters") or {}, where)
-        plans.append(NotebookPlan(source, parameters, entry.get("runs"), needs))
+        plans.append(
+            NotebookPlan(source, parameters, entry.get("runs"), needs, entry.get("archived"))
+        )
     return Profile(name, tuple(plans), limit)
+
+
+def _moved(profile: Profile, name: str, first_seed: int) -> Profile:
+    """The same profile with other first seeds, under another name."""
+    plans = tuple(
+        replace(plan, parameters=_with_seed(plan.parameters, first_seed))
+        for plan in profile.notebooks
+    )
+    return replace(profile, name=name, notebooks=plans)
+
+
+def _with_seed(parameters: Mapping[str, Any], first_seed: int) -> dict[str, Any]:
+    return {
+        name: first_seed
+        if name in FIRST_SEEDS
+        else _with_seed(value, first_seed)
+        if isinstance(value, Mapping)
+        else value
+        for name, value in parameters.items()
+    }
 
 
 def _add(run: Run, ordered: dict[str, Run]) -> None:

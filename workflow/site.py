@@ -20,6 +20,7 @@ import sys
 import tempfile
 from pathlib import Path
 
+from workflow.archived import archive_profile
 from workflow.site_html import finish
 from workflow.sources import ROOT, BuildError
 from workflow.stage import stage, trained_runs
@@ -89,12 +90,14 @@ def build_profile(profile: str, root: Path = ROOT) -> Path:
         executed=folder / "executed",
         claims_file=folder / "claims.json",
         archive=root / "archive",
+        archive_profile=archive_profile(),
+        gate_file=folder / "gate.json",
         runs=trained_runs(profile),
         to=folder / "stage",
         root=root,
     )
     for remark in remarks:
-        print(f"removed from the page: {remark}", file=sys.stderr)
+        print(remark, file=sys.stderr)
     sites = root / "_build" / "sites"
     fresh = sites / f".{profile}"
     build(folder / "stage", fresh)

@@ -78,6 +78,8 @@ def prepare(
     name: str,
     profile: str,
     archived: Mapping[str, claims.Claim] | None = None,
+    decided: Mapping[str, claims.Claim] | None = None,
+    recorded: Mapping[str, str] | None = None,
 ) -> Prepared:
     """Make an executed notebook ready for the site.
 
@@ -90,7 +92,12 @@ def prepare(
     profile
         Profile that it was executed under.
     archived
-        The claims that the archived full-size run recorded, by id.
+        The claims as judged from the archived full-size run, by id.
+    decided
+        The claims as the chapter's outcomes were judged together, by id; these are shown in place
+        of those that the cells judged alone.
+    recorded
+        The verdicts that the book records, by id, where they are not this build's.
 
     Raises
     ------
@@ -111,7 +118,7 @@ def prepare(
         _refuse_errors(cell, where)
         noise += _drop_noise(cell, where)
         _describe_figures(cell, where)
-        shown += _redraw_claims(cell, archived or {})
+        shown += _redraw_claims(cell, archived or {}, decided or {}, recorded or {})
     content["cells"] = _page_cells(cells, name, profile, parameters)
     for number, cell in enumerate(content["cells"]):
         cell["id"] = f"cell-{number}"
@@ -266,14 +273,22 @@ def _describe_figures(cell: dict[str, Any], where: str) -> None:
     image["alt"] = alt
 
 
-def _redraw_claims(cell: dict[str, Any], archived: Mapping[str, claims.Claim]) -> list[str]:
+def _redraw_claims(
+    cell: dict[str, Any],
+    archived: Mapping[str, claims.Claim],
+    decided: Mapping[str, claims.Claim],
+    recorded: Mapping[str, str],
+) -> list[str]:
+    """Draw the boxes anew, with what one cell alone could not know; returns the claims' ids."""
     shown = []
     for output in cell.get("outputs", []):
         record = output.get("data", {}).pop(claims.MIME_TYPE, None)
         if record is None:
             continue
         claim = claims.Claim.from_json(record)
-        output["data"]["text/html"] = claims.box(claim, archived.get(claim.id))
+        claim = decided.get(claim.id, claim)
+        box = claims.box(claim, archived.get(claim.id), recorded.get(claim.id))
+        output["data"]["text/html"] = box
         shown.append(claim.id)
     return shown
 

@@ -1,7 +1,8 @@
 """Which files make the site? Gather prose, executed notebooks and claims into one folder.
 
     python -m workflow.stage --profile quick --executed _build/quick/executed \\
-        --claims _build/quick/claims.json --archive archive --to _build/quick/stage
+        --claims _build/quick/claims.json --gate _build/quick/gate.json --archive archive \\
+        --to _build/quick/stage
 
 The staged folder has the shape of the repository (``_config.yml`` beside ``book/``), holds every
 file that the site depends on, and is built by ``workflow/site.py``:
@@ -9,7 +10,7 @@ file that the site depends on, and is built by ``workflow/site.py``:
     _config.yml
     book/            prose, assets and extensions as in the repository
     book/<wing>/     executed notebooks, ready to be pages
-    book/_data/      build.json, ledger.json, sources/   what the extensions render
+    book/_data/      build.json, ledger.json, gate.json, sources/   what the extensions render
     book/_extra/     claims.json, notebooks/             what the site offers for download
 """
 
@@ -33,10 +34,12 @@ import nbformat
 import yaml
 
 from promptlib import claims
+from promptlib.claims.box import beside, published
 from promptlib.runs import RunStore
 from promptlib.runs import machine as runs_machine
+from workflow import archived as archives
 from workflow import extras
-from workflow.profile_config import load_profile
+from workflow.profile_config import Profile, load_profile
 from workflow.site_notebooks import Prepared, prepare
 from workflow.sources import ROOT, BuildError, Source, weave
 
@@ -48,6 +51,8 @@ def stage(
     claims_file: Path,
     to: Path,
     archive: Path | None = None,
+    archive_profile: Profile | None = None,
+    gate_file: Path | None = None,
     runs: Sequence[Mapping[str, Any]] = (),
     root: Path = ROOT,
 ) -> list[str]:
@@ -64,7 +69,11 @@ def stage(
     to
         Folder to write; replaced as a whole when everything has succeeded.
     archive
-        Folder of archived results; every JSON file in it with a list ``claims`` counts.
+        Folder of archived measurements, judged by `workflow.archived`.
+    archive_profile
+        Profile whose plans the archived runs belong to.
+    gate_file
+        What the gate said, ``gate.json``; where it is closed, every page carries a banner.
     runs
         Provenance of the training runs that the notebooks show: ``name``, ``key``, ``config``,
         ``seconds``.
@@ -74,7 +83,7 @@ def stage(
     Returns
     -------
     list of str
-        Remarks for the build log: what was removed from the pages.
+        Remarks for the build log: what of the archive is not shown, what was removed from pages.
 
     Raises
     ------
@@ -82,7 +91,10 @@ def stage(
         If an input is missing or would make a bad page; ``to`` is then left as it was.
     """
     record = _read_json(claims_file, "claims")
-    archived = read_archive(archive)
+    decided = {item["id"]: claims.Claim.from_json(item) for item in record["claims"]}
+    recorded = {item["id"]: item["recorded"] for item in record["claims"] if "recorded" in item}
+    archive_says = archives.read_archive(archive, decided, archive_profile)
+    archived = archive_says.claims
     chapters = _chapters(root / "book" / "_toc.yml")
     partial = to.with_name(to.name + ".partial")
     shutil.rmtree(partial, ignore_errors=True)
@@ -93,14 +105,14 @@ def stage(
     shutil.copy2(root / "_config.yml", partial / "_config.yml")
     _copy_sources(root, book / "_data" / "sources")
 
-    remarks: list[str] = []
+    remarks = [f"archive/{entry}" for entry in archive_says.stale]
     notebooks: list[dict[str, Any]] = []
     shown: dict[str, str] = {}
     for name, part in chapters.items():
         source = _RootedSource(name, root)
         woven = weave(source, _read_notebook(executed / f"{name}.ipynb", name))
-        prepared = prepare(woven, name, profile, archived)
-        remarks += prepared.noise
+        prepared = prepare(woven, name, profile, archived, decided, recorded)
+        remarks += (f"removed from the page: {noise}" for noise in prepared.noise)
         for claim_id in prepared.claims:
             if claim_id in shown:
                 raise BuildError(
@@ -123,46 +135,22 @@ def stage(
             "versions": _versions(root / "pyproject.toml"),
             "machine": machine(),
             "runs": list(runs),
-            "one_seed": _one_seed(archive),
+            "one_seed": _archived_table(archive, "one_seed.json", "rows"),
+            "robust": _archived_table(archive, "robust.json", "cases"),
         },
     )
+    if gate_file is not None and gate_file.is_file():
+        _write_json(book / "_data" / "gate.json", _read_json(gate_file, "problems"))
     _check_pages(book)
     shutil.rmtree(to, ignore_errors=True)
     os.replace(partial, to)
     return remarks
 
 
-def _one_seed(folder: Path | None) -> dict[str, Any] | None:
-    """The archived table of one seed at the published sizes, if there is one."""
-    path = None if folder is None else folder / "one_seed.json"
-    return _read_json(path, "rows") if path is not None and path.is_file() else None
-
-
-def read_archive(folder: Path | None) -> dict[str, claims.Claim]:
-    """The archived claims by id, from every JSON file under ``folder`` that lists claims.
-
-    Raises
-    ------
-    BuildError
-        If a file is no JSON, or two files record the same claim.
-    """
-    found: dict[str, claims.Claim] = {}
-    for path in sorted(folder.rglob("*.json")) if folder is not None and folder.is_dir() else []:
-        try:
-            data = json.loads(path.read_text(encoding="utf-8"))
-        except json.JSONDecodeError as error:
-            raise BuildError(f"{path} is no JSON: {error}") from None
-        if not isinstance(data, dict) or not isinstance(data.get("claims"), list):
-            continue
-        for item in data["claims"]:
-            try:
-                claim = claims.Claim.from_json(item)
-            except KeyError as missing:
-                raise BuildError(f"{path}: an archived claim lacks {missing}") from None
-            if claim.id in found:
-                raise BuildError(f"{path}: claim {claim.id} is archived twice")
-            found[claim.id] = claim
-    return found
+def _archived_table(folder: Path | None, name: str, key: str) -> dict[str, Any] | None:
+    """A table of the archive that a page shows as it is, if it is there."""
+    path = None if folder is None else folder / name
+    return _read_json(path, key) if path is not None and path.is_file() else None
 
 
 def machine() -> dict[str, str]:
@@ -307,9 +295,12 @@ def _ledger(
                 "kind": claim.kind,
                 "source": claim.source,
                 "verdict": claim.verdict,
+                "recorded": item.get("recorded"),
+                "replication": claim.replication,
                 "published": published(claim),
                 "this_build": claim.summary(),
-                "archived": None if before is None else f"{before.summary()}; {before.verdict}",
+                "archived": None if before is None else beside(before),
+                "archived_replication": None if before is None else before.replication,
                 "notebook": notebook["name"],
                 "chapter": notebook["title"],
                 "part": notebook["part"],
@@ -318,15 +309,6 @@ def _ledger(
             }
         )
     return rows
-
-
-def published(claim: claims.Claim) -> str | None:
-    """The published value in words, or None where none was published."""
-    value = claim.details.get("published")
-    if value is None:
-        return None
-    unit = claim.details.get("unit", "dimensionless")
-    return f"{value:.3g}" if unit == "dimensionless" else f"{value:.2f} {unit}"
 
 
 def _versions(pyproject: Path) -> dict[str, str]:
@@ -373,6 +355,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--executed", required=True, type=Path, help="folder of executed notebooks")
     parser.add_argument("--claims", required=True, type=Path, help="the collected claims.json")
     parser.add_argument("--archive", type=Path, help="folder of archived results")
+    parser.add_argument("--gate", type=Path, help="gate.json: what the gate said")
     parser.add_argument("--to", required=True, type=Path, help="folder to write")
     options = parser.parse_args(arguments)
     try:
@@ -381,6 +364,8 @@ def main(arguments: list[str] | None = None) -> int:
             executed=options.executed,
             claims_file=options.claims,
             archive=options.archive,
+            archive_profile=archives.archive_profile(),
+            gate_file=options.gate,
             runs=trained_runs(options.profile),
             to=options.to,
         )
@@ -388,7 +373,7 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 1
     for remark in remarks:
-        print(f"removed from the page: {remark}", file=sys.stderr)
+        print(remark, file=sys.stderr)
     return 0
 
 

@@ -6,8 +6,11 @@ Directives that render ``_data/build.json``, which staging writes, as plain HTML
     downloads, profile, run time and peak memory, below the title of a notebook;
 ``{parameter-table} profile``
     a caption around the table of parameters that a notebook was run with;
-``{build-table} versions|notebooks|parameters|machine|runs``
+``{build-table} versions|notebooks|parameters|machine|runs|one-seed|robust``
     the generated tables of the reproducibility page.
+
+A copy that was published although the gate was closed has ``_data/gate.json``; its pages carry a
+banner, which ``_templates/layout.html`` puts at their top.
 
 Whatever differs between two builds of the same commit stands in an element with
 ``class="measured"``, so that builds can be compared without it.
@@ -17,6 +20,7 @@ from __future__ import annotations
 
 import html
 import json
+from collections import Counter
 from collections.abc import Callable, Iterable
 from functools import cache
 from pathlib import Path
@@ -28,6 +32,8 @@ from sphinx.domains.std import StandardDomain
 from sphinx.environment import BuildEnvironment
 from sphinx.errors import ExtensionError
 from sphinx.util.docutils import SphinxDirective
+
+from promptlib.claims import VERDICTS
 
 
 class PageHtml(nodes.General, nodes.Element):
@@ -130,6 +136,9 @@ class BuildTable(SphinxDirective):
         if kind not in TABLES:
             raise self.error(f"build-table must be one of {', '.join(TABLES)}; got {kind!r}")
         build = read_data(self.env.app, "build.json")
+        if kind == "robust":
+            ledger = read_data(self.env.app, "ledger.json")
+            build["anchors"] = {claim["id"]: claim["anchor"] for claim in ledger}
         return [page_html(TABLES[kind], build)]
 
 
@@ -266,6 +275,54 @@ def _one_seed(relative: Relative, build: dict[str, Any]) -> str:
     return table("One seed at the published sizes", head, rows)
 
 
+def _robust(relative: Relative, build: dict[str, Any]) -> str:
+    """How the claims came out in repetitions: those that differed one by one, the rest counted."""
+    found = build["robust"]
+    if found is None or not found["cases"]:
+        return (
+            '<p class="build-empty">The repetitions have not been run; '
+            "<code>make robust</code> runs them.</p>"
+        )
+    cases = found["cases"]
+    one_by_one = [
+        [
+            f"<code>{html.escape(case['name'])}</code>",
+            str(case["first_seed"]),
+            html.escape(case["path"]),
+            html.escape(case["processor"]),
+            f'<span class="nowrap">{html.escape(case["date"])}</span>',
+            f'<span class="nowrap">{duration(case["seconds"])}</span>',
+        ]
+        for case in cases
+    ]
+    head = ["Repetition", "First seed", "Instructions", "Processor", "Date", "Time"]
+    machines = table("Repetitions and their machines", head, one_by_one, show_caption=True)
+    mixed = {name: counts for name, counts in found["claims"].items() if len(counts) > 1}
+    same = Counter(next(iter(counts)) for counts in found["claims"].values() if len(counts) == 1)
+    words = ", ".join(f"{same[verdict]} {verdict}" for verdict in VERDICTS if same[verdict])
+    gate = "The gate was open in every repetition."
+    if found["gate"]:
+        items = "".join(f"<li>{html.escape(problem)}</li>" for problem in found["gate"])
+        gate = f"The gate was closed by:</p><ul>{items}</ul><p>"
+    text = (
+        f"<p>Of {len(found['claims'])} claims, {sum(same.values())} came out the same way in all "
+        f"{len(cases)} repetitions{f' ({words})' if words else ''}. {gate}</p>"
+    )
+    if not mixed:
+        return machines + text
+    rows = []
+    for name, counts in sorted(mixed.items(), key=lambda item: max(item[1].values())):
+        shown = f"<code>{html.escape(name)}</code>"
+        if name in build["anchors"]:
+            address = f"{relative('ledger.html')}#ledger-{build['anchors'][name]}"
+            shown = f'<a href="{address}">{shown}</a>'
+        often = (f"{counts[verdict]} {verdict}" for verdict in VERDICTS if verdict in counts)
+        rows.append([shown, ", ".join(often)])
+    caption = "Claims that did not come out the same way every time, the least settled first"
+    counted = table(caption, ["Claim", "How often which verdict"], rows, show_caption=True)
+    return machines + text + counted.replace("build-table", "build-table build-counts", 1)
+
+
 TABLES: dict[str, Callable[[Relative, dict[str, Any]], str]] = {
     "versions": _versions,
     "machine": _machine,
@@ -273,7 +330,43 @@ TABLES: dict[str, Callable[[Relative, dict[str, Any]], str]] = {
     "parameters": _parameters,
     "runs": _runs,
     "one-seed": _one_seed,
+    "robust": _robust,
 }
+
+
+SHOWN_AT_ONCE = 3
+"""So many failed checks the banner lists openly; more are folded."""
+
+
+def gate_banner(problems: list[str], ledger: str) -> str:
+    """The banner of a copy that was published although checks failed.
+
+    Parameters
+    ----------
+    problems
+        What failed, a line each.
+    ledger
+        Address of the ledger.
+    """
+    items = "".join(f"<li>{html.escape(problem)}</li>" for problem in problems)
+    listed = f"<ul>{items}</ul>"
+    if len(problems) > SHOWN_AT_ONCE:
+        listed = f"<details><summary>{len(problems)} checks failed</summary>{listed}</details>"
+    return (
+        '<section class="gate-banner" aria-label="Warning"><div><p><strong>This copy of the book '
+        "was published although checks failed.</strong> Do not rely on what is named here; the "
+        f'<a href="{ledger}">ledger</a> has what was measured.</p>{listed}</div></section>'
+    )
+
+
+def add_banner(
+    app: Sphinx, pagename: str, templatename: str, context: dict[str, Any], doctree: Any
+) -> None:
+    """Give a page the banner, if the gate was closed."""
+    path = Path(app.srcdir) / "_data" / "gate.json"
+    gate = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {"open": True}
+    if not gate["open"]:
+        context["gate_banner"] = gate_banner(gate["problems"], context["pathto"]("ledger"))
 
 
 class _RememberedTrees:
@@ -311,4 +404,5 @@ def setup(app: Sphinx) -> dict[str, Any]:
     app.add_directive("notebook-header", NotebookHeader)
     app.add_directive("parameter-table", ParameterTable)
     app.add_directive("build-table", BuildTable)
+    app.connect("html-page-context", add_banner)
     return {"version": "1", "parallel_read_safe": True, "parallel_write_safe": True}

@@ -1,8 +1,8 @@
 """Which statements does the book make, and what became of them in this build?
 
 ``{claims-ledger}`` renders ``_data/ledger.json``, which staging derives from ``claims.json``: a
-summary, filters by part, kind and verdict, and a table with a row for each claim. The filters are
-plain form controls that ``assets/book.js`` brings to life; without scripts every row is shown.
+summary, filters, and a table with a row for each claim. The filters are plain
+form controls that ``assets/book.js`` brings to life; without scripts every row is shown.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 import html
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from book_site import Relative, page_html, read_data
@@ -21,18 +21,24 @@ from sphinx.environment import BuildEnvironment
 from sphinx.util import logging
 from sphinx.util.docutils import SphinxDirective
 
-VERDICTS = (
-    "holds",
-    "reproduced",
-    "stronger",
-    "weaker",
-    "not reproduced",
-    "fails",
-    "not checked",
-)
-"""Verdicts in the order in which the summary names them."""
-FILTERS = ("part", "kind", "verdict")
-"""What the reader can narrow the table by."""
+from promptlib.claims import REPLICATIONS, VERDICTS
+from promptlib.claims.box import replication_html, slug
+
+FILTERS = {
+    "part": "Part",
+    "kind": "Kind",
+    "verdict": "Verdict",
+    "replication": "Published figure",
+}
+"""What the reader can narrow the table by, and how it is called."""
+ORDERS = {"verdict": VERDICTS, "replication": REPLICATIONS}
+"""The order of a filter's values, where it is not that of the book."""
+FIGURES = {
+    "published": "published",
+    "this build": "this_build",
+    "published size, archived": "archived",
+}
+"""What a row tells of a claim, where there is something to tell; as in the claim's box."""
 
 HAS_FORMULAS = "claims_ledger_has_formulas"
 """Mark of a page whose sentences may hold formulas."""
@@ -70,7 +76,7 @@ def ledger(relative: Relative, claims: Sequence[dict[str, Any]], root: str) -> s
     if not claims:
         return '<p class="build-empty">This build made no claims.</p>'
     rows = "\n".join(row(claim, found, relative) for claim in claims)
-    columns = ("Verdict", "Claim", "Published", "This build", "Archived full-size run")
+    columns = ("Verdict", "Claim", "What was measured")
     head = "".join(f'<th scope="col" role="columnheader">{name}</th>' for name in columns)
     return (
         f"{summary(claims)}\n{filters(claims)}\n"
@@ -84,27 +90,54 @@ def ledger(relative: Relative, claims: Sequence[dict[str, Any]], root: str) -> s
 
 
 def summary(claims: Sequence[dict[str, Any]]) -> str:
-    """How many claims got which verdict."""
-    counts = Counter(claim["verdict"] for claim in claims)
+    """How many claims came out how: true or not, and as published or not."""
+    lists = [
+        _counted("Is the sentence true?", "verdict", VERDICTS, (c["verdict"] for c in claims)),
+        _counted(
+            "Is it what was published?",
+            "replication",
+            REPLICATIONS,
+            (claim["replication"] for claim in claims),
+        ),
+        _counted(
+            "And the archived runs at the published size?",
+            "replication",
+            REPLICATIONS,
+            (claim["archived_replication"] for claim in claims),
+        ),
+    ]
+    return "\n".join(filter(None, lists))
+
+
+def _counted(question: str, kind: str, words: Sequence[str], found: Iterable[str | None]) -> str:
+    """A list of how often each word was found; empty if none was."""
+    counts = Counter(found)
     items = "".join(
-        f'<li class="claim-{_slug(verdict)}"><b>{counts[verdict]}</b> '
-        f'<span class="claim-verdict">{verdict}</span></li>'
-        for verdict in VERDICTS
-        if counts[verdict]
+        f'<li class="claim-{slug(word)}"><b>{counts[word]}</b> '
+        f'<span class="claim-{kind}">{word}</span></li>'
+        for word in words
+        if counts[word]
     )
-    return f'<ul class="ledger-summary" aria-label="Claims by verdict">{items}</ul>'
+    if not items:
+        return ""
+    return (
+        f'<div class="ledger-question"><p>{question}</p>'
+        f'<ul class="ledger-summary" aria-label="{question}">{items}</ul></div>'
+    )
 
 
 def filters(claims: Sequence[dict[str, Any]]) -> str:
     """The form that narrows the table."""
     fields = ""
-    for key in FILTERS:
-        values = list(dict.fromkeys(claim[key] for claim in claims))
-        if key == "verdict":
-            values.sort(key=VERDICTS.index)
+    for key, name in FILTERS.items():
+        values = [value for value in dict.fromkeys(claim[key] for claim in claims) if value]
+        if not values:
+            continue
+        if key in ORDERS:
+            values.sort(key=ORDERS[key].index)
         options = "".join(f"<option>{html.escape(value)}</option>" for value in values)
         fields += (
-            f'<span><label for="ledger-{key}">{key.capitalize()}</label>'
+            f'<span><label for="ledger-{key}">{name}</label>'
             f'<select id="ledger-{key}" data-key="{key}"><option value="">all</option>'
             f"{options}</select></span>"
         )
@@ -117,11 +150,6 @@ def filters(claims: Sequence[dict[str, Any]]) -> str:
 
 def row(claim: dict[str, Any], found: Sources, relative: Relative) -> str:
     """One claim as a table row."""
-
-    def cell(label: str, content: str | None, kind: str) -> str:
-        text = numbers(content) if content else '<span class="none">none</span>'
-        return f'<td role="cell" class="{kind}" data-label="{label}"><div>{text}</div></td>'
-
     place = found.find(claim["checks"])
     links = [
         f'<a href="{relative(claim["notebook"] + ".html")}#{claim["anchor"]}">'
@@ -137,20 +165,26 @@ def row(claim: dict[str, Any], found: Sources, relative: Relative) -> str:
             name = breakable(test.split("::")[-1])
             links.append(f'<a href="{relative(place.page)}"><code>{name}</code></a>')
     chain = '<span aria-hidden="true"> → </span>'.join(links)
-    keys = "".join(f' data-{key}="{html.escape(claim[key])}"' for key in FILTERS)
+    keys = "".join(f' data-{key}="{html.escape(claim[key] or "")}"' for key in FILTERS)
+    figures = "".join(
+        f"<dt>{label}</dt><dd>{numbers(claim[key])}</dd>"
+        for label, key in FIGURES.items()
+        if claim[key] is not None
+    )
+    recorded = ""
+    if claim["recorded"] is not None:
+        recorded = f'<span class="claim-recorded">recorded: {claim["recorded"]}</span> '
     return (
-        f'<tr role="row" class="claim-{_slug(claim["verdict"])}"'
+        f'<tr role="row" class="claim-{slug(claim["verdict"])}"'
         f' id="ledger-{claim["anchor"]}"{keys}>'
-        f'<td role="cell" class="verdict" data-label="Verdict">'
-        f'<span class="claim-verdict">{claim["verdict"]}</span> '
+        f'<td role="cell" class="verdict">'
+        f'<span class="claim-verdict">{claim["verdict"]}</span> {recorded}'
+        f"{replication_html(claim['replication'])}"
         f'<span class="claim-kind">{claim["kind"]}</span></td>'
         f'<td role="cell" class="sentence"><p>{claim["sentence_html"]}</p>'
         f'<p class="where"><code>{claim["id"]}</code> · {html.escape(claim["source"])}</p>'
         f'<p class="where">{chain}</p></td>'
-        + cell("Published", claim["published"], "published")
-        + cell("This build", claim["this_build"], "ours")
-        + cell("Archived", claim["archived"], "archived")
-        + "</tr>"
+        f'<td role="cell" class="measures"><dl class="claim-figures">{figures}</dl></td></tr>'
     )
 
 
@@ -162,10 +196,6 @@ def breakable(name: str) -> str:
 def numbers(text: str) -> str:
     """Text whose numbers do not break at the sign of their exponent."""
     return re.sub(r"[\d.]+e-\d+", r'<span class="nowrap">\g<0></span>', html.escape(text))
-
-
-def _slug(verdict: str) -> str:
-    return verdict.replace(" ", "-")
 
 
 def load_mathjax(app: Sphinx, env: BuildEnvironment) -> None:

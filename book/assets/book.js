@@ -9,7 +9,7 @@ function whenReady(run) {
   }
 }
 
-// The ledger: three selects narrow the table; the address remembers the choice.
+// The ledger: selects narrow the table; the address remembers the choice.
 function bringLedgerToLife() {
   const form = document.querySelector("form.ledger-filters");
   if (!form) {

@@ -34,7 +34,12 @@ from torch import Tensor, nn
 
 from promptlib.attention import attend
 from promptlib.prefix_tuning.evaluation import sequence_loss
-from promptlib.prefix_tuning.experiment_training import CURVE_POINTS, load_model, measure
+from promptlib.prefix_tuning.experiment_training import (
+    CURVE_POINTS,
+    generator_for,
+    load_model,
+    measure,
+)
 from promptlib.prefix_tuning.gpt import GPT
 from promptlib.prefix_tuning.tasks import (
     batches,
@@ -48,10 +53,6 @@ from promptlib.training import train as minimise
 
 COMPARED = 6400
 """Training sequences on which the entries of several tables are compared."""
-
-# Streams of random numbers of a seed, as in `experiment_training`: the same batches for all ways.
-# Where the prefixes draw what they start from, a table compares; it starts from no random number.
-_STREAMS, _DATA, _COMPARING = 4, 1, 2
 
 
 class Table(nn.Module):
@@ -89,7 +90,7 @@ class Table(nn.Module):
 class Tabled:
     """A model of one layer with tables in the place of a prefix.
 
-    It answers to the calls of `GPT` that `sequence_loss` and `sequence_accuracy` make.
+    It answers to the calls of `GPT` that `sequence_loss` and `score` make.
 
     Parameters
     ----------
@@ -229,7 +230,7 @@ def combine(model: GPT, tables: Sequence[Table], task_name: str, seed: int) -> T
     Table
         Pairs at which nothing was drawn keep the entry of the first.
     """
-    generator = torch.Generator().manual_seed(_STREAMS * seed + _COMPARING)
+    generator = generator_for(seed, "compare")
     inputs, targets = task_named(task_name).sample(COMPARED, "train", generator)
     tokens, n_outputs = read_and_answer(inputs, targets), targets.shape[1]
     losses = torch.stack(
@@ -266,7 +267,7 @@ def load_table(result: Result, cell: int) -> Table:
 def _training_batches(config: Mapping[str, Any]) -> Iterator[tuple[Tensor, Tensor]]:
     task = task_named(config["task"])
     check_vocabulary(task, config["model"]["vocab_size"])
-    generator = torch.Generator().manual_seed(_STREAMS * config["seed"] + _DATA)
+    generator = generator_for(config, "data")
     return batches(task, config["steps"], config["batch_size"], generator)
 
 

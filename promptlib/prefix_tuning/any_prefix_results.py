@@ -24,12 +24,11 @@ from promptlib.prefix_tuning.experiment_results import (
     HERE,
     Get,
     Metrics,
-    accuracy_claim,
     percent,
 )
 from promptlib.prefix_tuning.experiment_training import load_model, measure
 from promptlib.prefix_tuning.gpt import GPT, GPTConfig
-from promptlib.prefix_tuning.new_task_results import DESCENDING
+from promptlib.prefix_tuning.new_task_results import DESCENDING, accuracy
 from promptlib.prefix_tuning.prefix import Prefix
 from promptlib.prefix_tuning.tasks import (
     N_DIGITS,
@@ -197,28 +196,47 @@ def log_convexity(instances: int, generator: torch.Generator, steps: int = 30) -
     )
 
 
-def built_descending(sorters: Sequence[Metrics]) -> claims.Claim:
-    """A prefix that does what no trained vector does."""
-    return accuracy_claim(
-        "new-task-built-descending",
+def built_descending(
+    sorters: Sequence[Metrics], trials: int, requires: Sequence[claims.Claim] = ()
+) -> claims.Claim:
+    """A prefix that does what no trained vector does.
+
+    Parameters
+    ----------
+    sorters : sequence of metrics
+        Of each seed's model with the built prefix.
+    trials : int
+        Test sequences of each.
+    requires : sequence of Claim
+    """
+    return accuracy(
+        "built-descending",
         "There is a prefix, of 80 vectors built from the best table, with which the pretrained "
         "model sorts more than one sequence in a hundred descending.",
         percent(sorters, DESCENDING),
+        limit=1.0,
+        side="above",
+        trials=trials,
         checks="any_prefix_theory.prefix_of",
-        refuted_if=("<", 1.0),
+        requires=requires,
+        note="The limit below which the published prefix stays.",
     )
 
 
-def best_table(tables: Sequence[Metrics]) -> claims.Claim:
-    """Even a table does not learn it as fine-tuning does."""
-    return accuracy_claim(
-        "new-task-best-table",
-        "Even the best table, which any prefix of whatever length would have to beat, leaves most "
-        "sequences wrong after as many steps as fine-tuning had.",
+def best_table(
+    tables: Sequence[Metrics], trials: int, requires: Sequence[claims.Claim] = ()
+) -> claims.Claim:
+    """Even a table does not learn it as fine-tuning does; parameters as in `built_descending`."""
+    return accuracy(
+        "best-table",
+        "Even the best table that training finds, after as many steps as fine-tuning had, sorts "
+        "fewer than half of the sequences descending.",
         percent(tables, DESCENDING),
+        limit=50.0,
+        side="below",
+        trials=trials,
         checks="any_prefix.train",
-        refuted_if=(">", 50.0),
-        favours="lower",
+        requires=requires,
     )
 
 
@@ -226,25 +244,17 @@ def table_gap(trained_losses: Sequence[float], tables: Sequence[Metrics]) -> cla
     """Training prefixes finds less than there is."""
     return claims.outcome(
         "prefix-tuning/new-task-table-gap",
-        "The best trained prefix of any length has a higher loss on descending than the best table "
-        "after as many steps; the difference.",
+        "The best trained prefix of any length has a higher loss on descending than the best "
+        "table; the difference is above 0.",
         values=[
             loss - table["loss"][DESCENDING]
             for loss, table in zip(trained_losses, tables, strict=True)
         ],
+        limit=0.0,
+        side="above",
         source=HERE,
         checks="promptlib.prefix_tuning.any_prefix.train",
         unit="nats a symbol",
-        refuted_if=("<", 0.0),
-    )
-
-
-def control_table(control: Metrics) -> claims.Claim:
-    """The training of tables works where a prefix can do the task."""
-    return accuracy_claim(
-        "new-task-control-table",
-        "Control: trained in the same way, a table makes the model of four tasks add one.",
-        percent([control], "add_one"),
-        checks="any_prefix.train",
-        refuted_if=("<", 90.0),
+        note="Also the control of the claim about the best table: its training works better than "
+        "that of prefixes.",
     )

@@ -49,7 +49,7 @@ def _groups(measured: Measured) -> dict[str, list[Way]]:
 
 
 def against_parameters(measured: Measured, blind: float, marginal: float) -> Drawn:
-    """Draw best accuracy and lowest loss of each way against the numbers that it trains.
+    """Draw accuracy and loss of the best of each way against the numbers that it trains.
 
     Parameters
     ----------
@@ -151,8 +151,8 @@ def sweeps(measured: Measured) -> Drawn:
                 color=colour,
                 label=f"{way.what}{size}",
             )
-            best = min(means, key=lambda rate: means[rate])
-            seen.append(f"{way.label}: lowest mean loss {means[best]:.3f} at {best:g}")
+            best = way.best_rate()
+            seen.append(f"{way.label}: mean loss {means[best]:.3f} at the chosen rate, {best:g}")
         ordered = sorted(rates)
         axes.set(xscale="log", title=family, xlabel="learning rate")
         axes.set_xticks(ordered, [f"{rate:g}" for rate in ordered])
@@ -178,6 +178,8 @@ def over_steps(
 ) -> Drawn:
     """Draw training loss against steps and against counted work, and accuracy on the way.
 
+    Runs that measured no accuracy on the way have the first two panels alone.
+
     Parameters
     ----------
     ways : sequence of Way
@@ -185,7 +187,9 @@ def over_steps(
     work : mapping
         Floating-point operations of a step, by label.
     """
-    figure, panels = plt.subplots(3, 1, figsize=(plotting.WIDTH, 9.0))
+    watched = all("checkpoints" in cell.metrics for way in ways for cell in way.lowest())
+    rows = 3 if watched else 2
+    figure, panels = plt.subplots(rows, 1, figsize=(plotting.WIDTH, 3.0 * rows))
     seen, least = [], blind
     for way in ways:
         colour, cells = _colour(way.what), way.lowest()
@@ -199,30 +203,32 @@ def over_steps(
                 x * factor, curves.min(0), curves.max(0), color=colour, alpha=0.2, linewidth=0
             )
             axes.plot(x * factor, curves.mean(0), color=colour, label=label)
-        looked = [cell.metrics["checkpoints"] for cell in cells]
-        shares = 100 * np.array([one["accuracy"] for one in looked])
-        panels[2].fill_between(
-            looked[0]["step"], shares.min(0), shares.max(0), color=colour, alpha=0.2, linewidth=0
-        )
-        panels[2].plot(looked[0]["step"], shares.mean(0), "o-", color=colour, markersize=4)
+        if watched:
+            looked = [cell.metrics["checkpoints"] for cell in cells]
+            at, shares = looked[0]["step"], 100 * np.array([one["accuracy"] for one in looked])
+            panels[2].fill_between(
+                at, shares.min(0), shares.max(0), color=colour, alpha=0.2, linewidth=0
+            )
+            panels[2].plot(at, shares.mean(0), "o-", color=colour, markersize=4)
+        share = float(np.mean([cell.percent(TASK) for cell in cells]))
         total = work[way.label] * steps / 1e9
         seen.append(
-            f"{label}: training loss {curves.mean(0)[-1]:.3f}, accuracy {shares.mean(0)[-1]:.1f} % "
+            f"{label}: training loss {curves.mean(0)[-1]:.3f}, test accuracy {share:.1f} % "
             f"after {steps} steps, {total:.3g} billion operations"
         )
     for axes in panels[:2]:
-        axes.set(ylabel="training loss")
+        axes.set(ylabel="training loss (nats a symbol)")
         _references(axes, blind, marginal)
         _room(axes, marginal, least)
     panels[0].set_xlabel("training step")
     panels[1].set_xlabel("work (billions of floating-point operations)")
-    panels[2].set(xlabel="training step", ylabel="accuracy (%)", ylim=(-4, 104))
+    if watched:
+        panels[2].set(xlabel="training step", ylabel="accuracy (%)", ylim=(-4, 104))
     handles, labels = panels[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside upper center", ncols=2, labelcolor=INK)
-    alt = (
-        "Three panels: training loss against steps, training loss against counted work, and "
-        "accuracy on test sequences against steps. " + "; ".join(seen) + "."
-    )
+    shown = ["training loss against steps", "training loss against counted work"]
+    shown += ["accuracy on test sequences against steps"] * watched
+    alt = f"{rows} panels: {', '.join(shown)}. Ends: {'; '.join(seen)}."
     return figure, alt
 
 

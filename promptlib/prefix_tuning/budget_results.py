@@ -4,14 +4,15 @@
 attention. Each claim function takes what was measured and returns the claim, so that a test can
 hand in what a wrong implementation measures.
 
-A *way* is a method with its size, such as LoRA of rank 1 on the MLPs. The best of its sweep is
-chosen after the fact, seed by seed and for all ways alike: by accuracy where a claim is about
-accuracies, by loss where it is about losses or about what happened inside.
+A *way* is a method with its size, such as LoRA of rank 1 on the MLPs. The best of its sweep, or of
+several ways, is chosen on the validation split, seed by seed and for all ways alike: by accuracy
+where a claim is about accuracies, by loss where it is about losses or about what happened inside.
+What is reported of it was measured on the test split.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -29,6 +30,7 @@ from promptlib.prefix_tuning.experiment_results import (
     accuracy_claim,
     best_cell,
     cells_of,
+    lowest_loss_cell,
 )
 from promptlib.prefix_tuning.experiment_training import load_lora, load_model, load_prefix
 from promptlib.prefix_tuning.gpt import GPT
@@ -77,39 +79,49 @@ class Way:
         return f"{self.family}, {self.what}, {size}"
 
     def best_accuracy(self) -> list[float]:
-        """The highest accuracy of the sweep, in percent, by seed."""
+        """Test accuracy of the best cell of the sweep, in percent, by seed."""
         return [best_cell(cells, TASK).percent(TASK) for cells in self.seeds]
 
     def lowest(self) -> list[Cell]:
-        """The cell of the lowest loss, by seed."""
-        return [min(cells, key=lambda cell: cell.loss(TASK)) for cells in self.seeds]
+        """The cell of the lowest validation loss, by seed."""
+        return [lowest_loss_cell(cells) for cells in self.seeds]
 
     def lowest_loss(self) -> list[float]:
-        """The lowest loss of the sweep, by seed."""
+        """Test loss of `lowest`, by seed."""
         return [cell.loss(TASK) for cell in self.lowest()]
 
     def mean_by_rate(self) -> dict[float, float]:
-        """Mean loss over seeds by learning rate; of several init scales the best counts."""
-        rates = sorted({cell.learning_rate for cells in self.seeds for cell in cells})
+        """Mean test loss over seeds by learning rate; of several init scales the best counts."""
         return {
-            rate: float(
-                np.mean(
-                    [
-                        min(cell.loss(TASK) for cell in cells if cell.learning_rate == rate)
-                        for cells in self.seeds
-                    ]
-                )
-            )
-            for rate in rates
+            rate: float(np.mean([cell.loss(TASK) for cell in cells]))
+            for rate, cells in self._by_rate().items()
         }
 
+    def best_rate(self) -> float:
+        """The learning rate with the lowest mean validation loss over seeds."""
+        means = {
+            rate: float(np.mean([cell.validation_loss for cell in cells]))
+            for rate, cells in self._by_rate().items()
+        }
+        return min(means, key=lambda rate: means[rate])
+
     def brackets(self) -> str:
-        """Where the best rate lies: ``"inside"``, ``"lowest"``, ``"highest"`` or ``"only"``."""
-        means = self.mean_by_rate()
-        rates, best = list(means), min(means, key=lambda rate: means[rate])
+        """Where `best_rate` lies: ``"inside"``, ``"lowest"``, ``"highest"`` or ``"only"``."""
+        rates = list(self._by_rate())
         if len(rates) == 1:
             return "only"
-        return {rates[0]: "lowest", rates[-1]: "highest"}.get(best, "inside")
+        return {rates[0]: "lowest", rates[-1]: "highest"}.get(self.best_rate(), "inside")
+
+    def _by_rate(self) -> dict[float, list[Cell]]:
+        """By learning rate, from the lowest: of each seed the cell of the best init scale."""
+        rates = sorted({cell.learning_rate for cells in self.seeds for cell in cells})
+        return {
+            rate: [
+                lowest_loss_cell([cell for cell in cells if cell.learning_rate == rate])
+                for cells in self.seeds
+            ]
+            for rate in rates
+        }
 
 
 @dataclass(frozen=True)
@@ -263,7 +275,7 @@ def prefix_accuracy(measured: Measured) -> claims.Claim:
         "prefix-or-lora-prefix",
         "No prefix of the sweeps that has exactly the published budget learns the double "
         "histogram; the best of all cells, over both parametrisations, is counted.",
-        _best_of(way.best_accuracy() for way in ways),
+        _best_of(ways),
         checks="experiment_training.tune_prefixes",
         refuted_if=(">", 10.0),
         favours="lower",
@@ -301,7 +313,7 @@ def ceiling_accuracy(measured: Measured) -> claims.Claim:
 
 def lora_below_prefix(measured: Measured) -> claims.Claim:
     """At the budget, LoRA ends at a lower loss."""
-    prefixes = _least_of(way.lowest_loss() for way in measured.at_budget("prefix"))
+    prefixes = _least_of(measured.at_budget("prefix"))
     return _loss_claim(
         "lora-below-prefix",
         "At the published budget and after the same steps, the best LoRA of rank 1 on MLPs and "
@@ -316,7 +328,7 @@ def lora_below_prefix(measured: Measured) -> claims.Claim:
 
 def attention_below_prefix(measured: Measured) -> claims.Claim:
     """LoRA on the attention, with two thirds of the budget, ends lower than a prefix."""
-    prefixes = _least_of(way.lowest_loss() for way in measured.at_budget("prefix"))
+    prefixes = _least_of(measured.at_budget("prefix"))
     return _loss_claim(
         "attention-below-prefix",
         "LoRA of rank 1 on the attention, which re-aims every layer and has a third fewer "
@@ -335,7 +347,7 @@ def four_budgets(measured: Measured) -> claims.Claim:
         "more-numbers",
         "Given four times the budget, LoRA on MLPs and output projections has a lower test loss "
         "than the best prefix with as many parameters, after the same steps; the difference.",
-        _least_of(way.lowest_loss() for way in prefixes),
+        _least_of(prefixes),
         measured.way("LoRA", "MLP and projection", 4).lowest_loss(),
         "experiment_training.tune_lora",
     )
@@ -355,7 +367,7 @@ def ceiling_below_lora(measured: Measured) -> claims.Claim:
 
 def prefix_worse_than_blind(measured: Measured, blind: float) -> claims.Claim:
     """A prefix of the budget predicts worse than not to look at the input."""
-    lowest = _least_of(way.lowest_loss() for way in measured.at_budget("prefix"))
+    lowest = _least_of(measured.at_budget("prefix"))
     return _loss_claim(
         "prefix-worse-than-blind",
         "The best prefix of the published budget has a higher test loss than a predictor that "
@@ -437,13 +449,17 @@ def _loss_claim(
     )
 
 
-def _best_of(by_way: Iterable[Sequence[float]]) -> list[float]:
-    return _over_ways(max, by_way)
+def _best_of(ways: Sequence[Way]) -> list[float]:
+    """Test accuracy of the best cell of all the ways, in percent, by seed."""
+    return [best_cell(cells, TASK).percent(TASK) for cells in _together(ways)]
 
 
-def _least_of(by_way: Iterable[Sequence[float]]) -> list[float]:
-    return _over_ways(min, by_way)
+def _least_of(ways: Sequence[Way]) -> list[float]:
+    """Test loss of the cell with the lowest validation loss of all the ways, by seed."""
+    return [lowest_loss_cell(cells).loss(TASK) for cells in _together(ways)]
 
 
-def _over_ways(choose: Callable[..., float], by_way: Iterable[Sequence[float]]) -> list[float]:
-    return [choose(values) for values in zip(*by_way, strict=True)]
+def _together(ways: Sequence[Way]) -> list[list[Cell]]:
+    """The cells of all the ways, by seed."""
+    by_seed = zip(*(way.seeds for way in ways), strict=True)
+    return [[cell for cells in sweeps for cell in cells] for sweeps in by_seed]

@@ -8,6 +8,7 @@ claim fail.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
 
 import torch
@@ -140,7 +141,27 @@ def attainable_attention(
     )
 
 
-def layer_norm_limit(
+@dataclass(frozen=True)
+class NormalisedShares:
+    """What prefixes behind a LayerNorm take, one entry for each query of each random layer.
+
+    Attributes
+    ----------
+    searched, best : Tensor
+        By the vectors that a gradient search found, and by the vector that the proof names.
+    limits : Tensor
+        The largest share, by the theorem.
+    search : str
+        How hard was searched.
+    """
+
+    searched: Tensor
+    best: Tensor
+    limits: Tensor
+    search: str
+
+
+def normalised_shares(
     n: int,
     generator: torch.Generator,
     *,
@@ -148,8 +169,8 @@ def layer_norm_limit(
     steps: int = 60,
     limit: Callable[..., Tensor] = reach.largest_share,
     attend: AttendFunction = library_attend,
-) -> claims.Claim:
-    """A prefix that passes a LayerNorm takes a limited share, and the limit is tight.
+) -> NormalisedShares:
+    """Measure what prefixes that pass a LayerNorm take of each query of random layers.
 
     Parameters
     ----------
@@ -160,7 +181,8 @@ def layer_norm_limit(
     limit : callable
         In the place of :func:`promptlib.prefix_tuning.reach.largest_share`.
     """
-    taken, limits = [], []
+    taken: tuple[list[Tensor], list[Tensor]] = [], []
+    limits = []
     for _ in range(n):
         head_width = _integer(2, 8, generator)
         width = head_width * _integer(1, 3, generator) + 1
@@ -176,30 +198,50 @@ def layer_norm_limit(
         searched = reach.climb(
             queries, weight, gain, shift, generator, restarts=restarts, steps=steps
         )
+        best = reach.best_normalised_vector(queries, weight, gain)
         normaliser = reach.log_normalisers(queries, keys)
-        allowed = limit(queries, normaliser, weight, gain, shift, bias, length)
-        for vectors in (searched, reach.best_normalised_vector(queries, weight, gain)):
+        limits.append(limit(queries, normaliser, weight, gain, shift, bias, length))
+        for vectors, shares in zip((searched, best), taken, strict=True):
             prefix_keys = (vectors * gain + shift) @ weight.mT + bias  # one for each query
             # Each query faces copies of its own best vector, so it goes in as its own batch entry.
             own = prefix_keys[:, None].expand(-1, length, -1)
             _, attention = attend(queries[:, None], keys.expand(n_tokens, -1, -1), keys, own, own)
-            taken.append(attention[:, 0, :length].sum(-1))
-            limits.append(allowed)
-        # The last one is the vector of the proof. It reaches the limit: the opposite inequality.
-        taken.append(limits[-1])
-        limits.append(taken[-2])
+            shares.append(attention[:, 0, :length].sum(-1))
+    return NormalisedShares(
+        searched=torch.cat(taken[0]),
+        best=torch.cat(taken[1]),
+        limits=torch.cat(limits),
+        search=f"{restarts} gradient climbs of {steps} steps for every query, and the vector that "
+        "the proof names",
+    )
+
+
+def layer_norm_limit(shares: NormalisedShares) -> claims.Claim:
+    """A prefix that passes a LayerNorm takes a limited share."""
     return claims.bound(
         "prefix-tuning/layer-norm-limit",
         r"Prefix vectors that pass through a LayerNorm take at most "
         r"$\sigma(\log p + \bar z_i - \log Z_i)$ of a query's attention, with $\bar z_i$ given by "
-        "the query and the weights; some prefix reaches it.",
-        values=torch.cat(taken),
-        limits=torch.cat(limits),
+        "the query and the weights.",
+        values=torch.cat((shares.searched, shares.best)),
+        limits=shares.limits.repeat(2),
         tolerance=1e-12,
         source=HERE,
         checks="promptlib.prefix_tuning.reach.largest_share",
-        search=f"{restarts} gradient climbs of {steps} steps for every query, and the vector that "
-        "the proof names",
+        search=shares.search,
+    )
+
+
+def layer_norm_limit_reached(shares: NormalisedShares) -> claims.Claim:
+    """The limit is the least possible."""
+    return claims.identity(
+        "prefix-tuning/layer-norm-limit-reached",
+        "For each query some prefix behind a LayerNorm takes just as much of its attention as this "
+        "limit allows.",
+        errors=shares.best - shares.limits,
+        tolerance=1e-12,
+        source=HERE,
+        checks="promptlib.prefix_tuning.reach.best_normalised_vector",
     )
 
 
@@ -359,11 +401,12 @@ def fine_tuning_re_aims(
         "Fine-tuning a sorter on the opposite order moves more than a tenth of the attention of "
         "the rows that answer from some positions to others.",
         values=moved,
+        limit=10.0,
+        side="above",
         unit="% of the attention, mean over rows",
         source=PAPER,
         checks="promptlib.prefix_tuning.trained_attention.model_movement",
-        favours="higher",
-        refuted_if=("<", 10.0),
+        note="With a prefix it is 0 by the theorem; a tenth is more than any rounding.",
     )
 
 

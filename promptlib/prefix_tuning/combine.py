@@ -1,9 +1,9 @@
-"""Which training runs answer the question of the chapter "Combining, not inventing"?
+"""Which training runs answer the question of the chapter "Combining, not inventing?"
 
 Experiment B5: a deeper model learns the mixture of four tasks. Prefixes are then to make it do each
 of the four, compositions of them, and tasks that no chain of the four makes. All get the same sweep
-of learning rates. Two further questions have sweeps of their own, on one task of either kind: how
-long the prefix is, and how deep the model.
+of learning rates, and so does fine-tuning on the tasks that need a control. What was published is
+trained in the published parametrisation, and all new tasks in the one that can do most.
 
 The chapter "Prefix against LoRA at an equal budget" starts from the same models.
 
@@ -14,7 +14,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from promptlib.prefix_tuning import experiment_runs
 from promptlib.prefix_tuning.elicit import pretrain_rate
@@ -46,16 +45,25 @@ Sorting first helps with the second: equal digits are then neighbours.
 NEW = (*COMPOSITIONS, *INVENTIONS)
 
 TOLD_APART = (COMPOSITIONS[0], INVENTIONS[0])
-"""One task of either kind, for the sweeps over length and depth."""
+"""The published task of either kind."""
+
+PUBLISHED = (*MIXED, *TOLD_APART)
+"""Tasks that prefixes were published for."""
+
+CONTROLLED = ("double_histogram", "reverse", "rotate")
+"""New tasks at which fine-tuning is a control: prefixes are expected to fail at them."""
 
 INIT_STD = 0.1
 """Of the untrained prefixes."""
 
 PARAMETRISATION = "free"
-"""Of all prefixes: the one that can do most."""
+"""Of the prefixes for new tasks: the one that can do most."""
+
+PUBLISHED_PARAMETRISATION = "shared"
+"""Of the prefixes for the published tasks."""
 
 Sweep = tuple[Run, ...]
-"""Runs of one prefix task and seed, one for each learning rate."""
+"""Runs of one task and seed, one for each learning rate."""
 
 
 @dataclass(frozen=True)
@@ -64,35 +72,30 @@ class CombinePlan:
 
     Attributes
     ----------
-    pretrained : mapping of tuple of Run
-        By depth; one for each seed.
-    prefixes : mapping of tuple of Sweep
-        By task, for the model and the length of the experiment; one for each seed.
+    pretrained : tuple of Run
+        One for each seed.
+    published : mapping of tuple of Run
+        By task of `PUBLISHED`, in the published parametrisation; one for each seed. Each run has a
+        cell for each learning rate.
+    prefixes : mapping of tuple of Run
+        By task of `NEW`, free; otherwise the same.
     finetuned : mapping of tuple of Sweep
-        By new task; one for each of the first seeds. All weights of the same model learn.
-    lengths, depths : mapping of mapping of tuple of Sweep
-        By length or depth, then task; the experiment's own length or depth included.
-    depth : int
-        Of the model of the experiment.
+        By task of `CONTROLLED`; one for each seed. All weights of the same model learn.
     """
 
-    pretrained: Mapping[int, tuple[Run, ...]]
-    prefixes: Mapping[str, tuple[Sweep, ...]]
+    pretrained: tuple[Run, ...]
+    published: Mapping[str, tuple[Run, ...]]
+    prefixes: Mapping[str, tuple[Run, ...]]
     finetuned: Mapping[str, tuple[Sweep, ...]]
-    lengths: Mapping[int, Mapping[str, tuple[Sweep, ...]]]
-    depths: Mapping[int, Mapping[str, tuple[Sweep, ...]]]
-    depth: int
 
     def __iter__(self) -> Iterator[Run]:
-        seen = set()
-        by_task = [self.prefixes, self.finetuned, *self.lengths.values(), *self.depths.values()]
-        groups = [*self.pretrained.values()]
-        groups += [sweep for sweeps in by_task for seeds in sweeps.values() for sweep in seeds]
-        for runs in groups:
-            for run in runs:
-                if run.key not in seen:
-                    seen.add(run.key)
-                    yield run
+        yield from self.pretrained
+        for by_task in (self.published, self.prefixes):
+            for runs in by_task.values():
+                yield from runs
+        for sweeps in self.finetuned.values():
+            for sweep in sweeps:
+                yield from sweep
 
 
 def base_model(
@@ -118,6 +121,7 @@ def base_model(
 
 def plan(
     seeds: int,
+    first_seed: int,
     n_layer: int,
     width: int,
     precision: str,
@@ -125,12 +129,8 @@ def plan(
     known_steps: int,
     new_steps: int,
     learning_rates: Sequence[float],
-    lengths: Sequence[int],
-    depths: Sequence[int],
-    test_sequences: int,
     weight_rates: Sequence[float],
-    control_seeds: int,
-    evaluate_known: bool = True,
+    test_sequences: int,
 ) -> CombinePlan:
     """Plan the runs of the chapter.
 
@@ -138,6 +138,8 @@ def plan(
     ----------
     seeds : int
         Independent repetitions, from pretraining on; at least 1.
+    first_seed : int
+        Number of the first of them, at least 0.
     n_layer, width : int
         Of the model; 4 and 256 are published. The width is a multiple of 4.
     precision : str
@@ -146,18 +148,13 @@ def plan(
         Training steps of a model; at least 10.
     known_steps, new_steps : int
         Training steps of a prefix for a task of the mixture and for any other; at least 10.
+        Fine-tuning has the latter.
     learning_rates : sequence of float
         Each prefix is trained with each.
-    lengths, depths : sequences of int
-        The two sweeps, at least 1; may be empty.
+    weight_rates : sequence of float
+        Fine-tuning is done with each.
     test_sequences : int
         Sequences that each accuracy is measured on, at least 1.
-    weight_rates : sequence of float
-        Each model is fine-tuned to each new task with each.
-    control_seeds : int
-        Fine-tuning is repeated over the first seeds, at most this many; at least 1.
-    evaluate_known : bool
-        Whether prefixes are measured on the tasks of the mixture too, and not only on their own.
 
     Raises
     ------
@@ -165,43 +162,35 @@ def plan(
         If a number is out of its range.
     """
     experiment_runs.check_counts(
-        control_seeds=(control_seeds, 1),
         seeds=(seeds, 1),
+        first_seed=(first_seed, 0),
         pretrain_steps=(pretrain_steps, 10),
         known_steps=(known_steps, 10),
         new_steps=(new_steps, 10),
         test_sequences=(test_sequences, 1),
-        **{f"lengths[{index}]": (length, 1) for index, length in enumerate(lengths)},
-        **{f"depths[{index}]": (depth, 1) for index, depth in enumerate(depths)},
     )
     experiment_runs.check_positive(learning_rates=learning_rates, weight_rates=weight_rates)
     experiment_runs.check_precision(precision)
     experiment_runs.check_model(n_layer, width, N_HEAD)
 
-    pretrained = {
-        depth: tuple(
-            base_model(seed, depth, width, precision, pretrain_steps, test_sequences)
-            for seed in range(seeds)
-        )
-        for depth in dict.fromkeys([n_layer, *depths])
-    }
+    pretrained = tuple(
+        base_model(seed, n_layer, width, precision, pretrain_steps, test_sequences)
+        for seed in range(first_seed, first_seed + seeds)
+    )
 
-    def sweeps(task: str, depth: int = n_layer, length: int = LENGTH) -> tuple[Sweep, ...]:
-        options: dict[str, Any] = {
-            "steps": known_steps if task in MIXED else new_steps,
-            "length": length,
-            "parametrisation": PARAMETRISATION,
-            "batch_size": experiment_runs.SMALL_BATCH_SIZE,
-            "evaluate": list(dict.fromkeys([task, *(MIXED if evaluate_known else ())])),
-        }
+    def tune(task: str, parametrisation: str) -> tuple[Run, ...]:
         return tuple(
-            tuple(
-                experiment_runs.tune_prefixes(
-                    base, task, sweep=experiment_runs.cells([rate], [INIT_STD]), **options
-                )
-                for rate in learning_rates
+            experiment_runs.tune_prefixes(
+                base,
+                task,
+                steps=known_steps if task in MIXED else new_steps,
+                length=LENGTH,
+                parametrisation=parametrisation,
+                sweep=experiment_runs.cells(learning_rates, [INIT_STD]),
+                batch_size=experiment_runs.SMALL_BATCH_SIZE,
+                evaluate=[task],
             )
-            for base in pretrained[depth]
+            for base in pretrained
         )
 
     def fine_tune(task: str) -> tuple[Sweep, ...]:
@@ -217,18 +206,12 @@ def plan(
                 )
                 for rate in weight_rates
             )
-            for base in pretrained[n_layer][:control_seeds]
+            for base in pretrained
         )
 
     return CombinePlan(
         pretrained=pretrained,
-        prefixes={task: sweeps(task) for task in (*MIXED, *NEW)},
-        finetuned={task: fine_tune(task) for task in NEW},
-        lengths={
-            length: {task: sweeps(task, length=length) for task in TOLD_APART} for length in lengths
-        },
-        depths={
-            depth: {task: sweeps(task, depth=depth) for task in TOLD_APART} for depth in depths
-        },
-        depth=n_layer,
+        published={task: tune(task, PUBLISHED_PARAMETRISATION) for task in PUBLISHED},
+        prefixes={task: tune(task, PARAMETRISATION) for task in NEW},
+        finetuned={task: fine_tune(task) for task in CONTROLLED},
     )

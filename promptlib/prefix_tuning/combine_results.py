@@ -203,11 +203,11 @@ def finetuning_moves(measured: Measured) -> claims.Claim:
 def length_does_not_count(measured: Measured) -> claims.Claim:
     """Longer prefixes do not count either."""
     tried = [measured.prefixes, *measured.lengths.values()]
-    values = [accuracies(by_task, PUBLISHED_INVENTION) for by_task in tried]
+    swept = zip(*(by_task[PUBLISHED_INVENTION] for by_task in tried), strict=True)
     return accuracy_claim(
         "combining-length",
         "Of all lengths tried, no prefix makes the model count; the best of all.",
-        [max(seed) for seed in zip(*values, strict=True)],
+        [best_cell(cells, PUBLISHED_INVENTION).percent(PUBLISHED_INVENTION) for cells in swept],
         checks="experiment_training.tune_prefixes",
         refuted_if=(">", 5.0),
         favours="lower",

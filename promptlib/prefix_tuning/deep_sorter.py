@@ -52,25 +52,27 @@ class DeepSorterPlan:
     prefixes: Run
 
 
-def plan(deep_steps: int) -> DeepSorterPlan:
+def plan(deep_steps: int, first_seed: int) -> DeepSorterPlan:
     """Plan the deeper sorter and its prefixes.
 
     Parameters
     ----------
     deep_steps : int
         Training steps of the model; the prefixes get a third as many. At least 10.
+    first_seed : int
+        Seed of the model and of the prefixes, at least 0.
 
     Raises
     ------
     ValueError
-        If there are fewer steps.
+        If a number is out of its range.
     """
-    experiment_runs.check_counts(deep_steps=(deep_steps, 10))
+    experiment_runs.check_counts(deep_steps=(deep_steps, 10), first_seed=(first_seed, 0))
 
     pretrained = experiment_runs.pretrain(
         MODEL,
         "sort_ascending",
-        seed=0,
+        seed=first_seed,
         steps=deep_steps,
         learning_rate=new_task.WEIGHT_LEARNING_RATE,
         evaluate=new_task.SORTS,
@@ -89,17 +91,25 @@ def plan(deep_steps: int) -> DeepSorterPlan:
 
 def chapter_plan(
     seeds: int,
+    first_seed: int,
     pretrain_steps: int,
     adapt_steps: int,
     learning_rates: Sequence[float],
     init_stds: Sequence[float],
-    control_steps: int,
+    weight_rates: Sequence[float],
     test_sequences: int,
     deep_steps: int,
 ) -> list[Run]:
     """All runs that the chapter shows; parameters as in :func:`plan` and in ``new_task.plan``."""
-    deep = plan(deep_steps)
+    deep = plan(deep_steps, first_seed)
     of_new_task = new_task.plan(
-        seeds, pretrain_steps, adapt_steps, learning_rates, init_stds, control_steps, test_sequences
+        seeds,
+        first_seed,
+        pretrain_steps,
+        adapt_steps,
+        learning_rates,
+        init_stds,
+        weight_rates,
+        test_sequences,
     )
     return [*of_new_task, deep.pretrained, deep.prefixes]

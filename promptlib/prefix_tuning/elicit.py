@@ -3,7 +3,7 @@
 Experiment B4: a model of one layer learns a mixture of four tasks that nothing in the input tells
 apart. Then one prefix vector for each task is to make it do that task only. Two models are
 compared, with and without the LayerNorm in front of the first attention, and the sweep of their
-prefixes goes over learning rates and initial scales.
+prefixes goes over learning rates, and in the published arm over initial scales.
 
 This module holds plain data and imports no torch, so that the workflow can read it.
 """
@@ -39,11 +39,14 @@ ARMS = {
 A shared vector passes through the model's first LayerNorm if there is one, a free one never does.
 """
 
+PUBLISHED_ARM = next(iter(ARMS))
+"""Its prefixes are measured on the other tasks of the mixture too, and start at larger scales too."""
+
 SMALL_INIT_STD = 0.1
 """Of the untrained prefixes of all tasks."""
 
 SWEPT = ("sort_ascending", "add_one")
-"""Tasks on which further initial scales are tried."""
+"""Tasks on which further initial scales are tried, in the published arm."""
 
 
 @dataclass(frozen=True)
@@ -56,7 +59,8 @@ class ElicitPlan:
         By `NORMS`; one for each seed.
     prefixes : mapping of mapping of tuple of Run
         By `ARMS` and task, one for each seed. Each run has a cell for each learning rate at
-        `SMALL_INIT_STD`, and on the tasks of `SWEPT` for each further initial scale too.
+        `SMALL_INIT_STD`, and in the published arm, on the tasks of `SWEPT`, for each further initial
+        scale too.
     """
 
     pretrained: Mapping[str, tuple[Run, ...]]
@@ -81,6 +85,7 @@ def pretrain_rate(width: int) -> float:
 
 def plan(
     seeds: int,
+    first_seed: int,
     width: int,
     precision: str,
     pretrain_steps: int,
@@ -95,6 +100,8 @@ def plan(
     ----------
     seeds : int
         Independent repetitions, from pretraining on; at least 1.
+    first_seed : int
+        Number of the first of them, at least 0.
     width : int
         Of the models, a multiple of 4; 256 is published.
     precision : str
@@ -104,7 +111,8 @@ def plan(
     learning_rates : sequence of float
         Each prefix is trained with each.
     init_stds : sequence of float
-        Further initial scales, beside `SMALL_INIT_STD`, for the tasks of `SWEPT`.
+        Further initial scales, beside `SMALL_INIT_STD`, for the tasks of `SWEPT` in the published
+        arm.
     test_sequences : int
         Sequences that each accuracy is measured on, at least 1.
 
@@ -115,6 +123,7 @@ def plan(
     """
     experiment_runs.check_counts(
         seeds=(seeds, 1),
+        first_seed=(first_seed, 0),
         pretrain_steps=(pretrain_steps, 10),
         prefix_steps=(prefix_steps, 10),
         test_sequences=(test_sequences, 1),
@@ -134,32 +143,32 @@ def plan(
                 test_sequences=test_sequences,
                 precision=precision,
             )
-            for seed in range(seeds)
+            for seed in range(first_seed, first_seed + seeds)
         )
         for norm, first_layer_norm in NORMS.items()
     }
 
-    def tune(base: Run, task: str, parametrisation: str) -> Run:
+    def tune(base: Run, task: str, arm: str) -> Run:
         stds = [SMALL_INIT_STD]
-        if task in SWEPT:
+        if arm == PUBLISHED_ARM and task in SWEPT:
             stds += [std for std in init_stds if std != SMALL_INIT_STD]
         return experiment_runs.tune_prefixes(
             base,
             task,
             steps=prefix_steps,
             length=LENGTH,
-            parametrisation=parametrisation,
+            parametrisation=ARMS[arm][1],
             sweep=experiment_runs.cells(learning_rates, stds),
             batch_size=SMALL_BATCH_SIZE,
+            evaluate=list(MIXED) if arm == PUBLISHED_ARM else [task],
         )
 
     return ElicitPlan(
         pretrained=pretrained,
         prefixes={
             arm: {
-                task: tuple(tune(base, task, parametrisation) for base in pretrained[norm])
-                for task in MIXED
+                task: tuple(tune(base, task, arm) for base in pretrained[norm]) for task in MIXED
             }
-            for arm, (norm, parametrisation) in ARMS.items()
+            for arm, (norm, _) in ARMS.items()
         },
     )

@@ -182,7 +182,11 @@ def share_above_limit(pair: Trained, tokens: Tensor) -> float:
     return 100 * float((taken > limits).double().mean())
 
 
-def limit_not_needed(by_seed: Sequence[Mapping[str, Trained]], tokens: Tensor) -> claims.Claim:
+def limit_not_needed(
+    by_seed: Sequence[Mapping[str, Trained]],
+    tokens: Tensor,
+    requires: Sequence[claims.Claim] = (),
+) -> claims.Claim:
     """A free prefix hardly uses what the limit of single queries forbids.
 
     Parameters
@@ -190,6 +194,8 @@ def limit_not_needed(by_seed: Sequence[Mapping[str, Trained]], tokens: Tensor) -
     by_seed : sequence of mappings of Trained
         The best free prefix of each task, in the model with first LayerNorm.
     tokens : Tensor of int64, shape (B, T)
+    requires : sequence of Claim
+        That free prefixes elicit more at all: else there is nothing for which it is not needed.
     """
     values = [
         sum(share_above_limit(pair, tokens) for pair in pairs.values()) / len(pairs)
@@ -197,15 +203,17 @@ def limit_not_needed(by_seed: Sequence[Mapping[str, Trained]], tokens: Tensor) -
     ]
     return claims.outcome(
         "prefix-tuning/eliciting-limit-not-needed",
-        "In fewer than half of the rows (head, answering position, input), the best free prefix "
-        "takes a larger share than some vector through the LayerNorm could take of that row; mean "
+        "In fewer than 50 % of the rows (head, answering position, input), the best free prefix "
+        "takes a larger share than any vector through the LayerNorm could take of that row; mean "
         "over tasks.",
         values=values,
         source=HERE,
         checks="promptlib.prefix_tuning.elicit_statements.share_above_limit",
         unit="% of rows",
-        favours="lower",
-        refuted_if=(">", 50.0),
+        limit=50.0,
+        side="below",
+        requires=requires,
+        note="The limit was chosen after shares of small models had been seen.",
     )
 
 
@@ -220,7 +228,8 @@ def start_saturates(small: Sequence[Start], large: Sequence[Start]) -> claims.Cl
     return claims.outcome(
         "prefix-tuning/eliciting-start-saturates",
         "Without first LayerNorm, an untrained prefix of the largest initial scale leaves more "
-        "rows with a share next to 0 or to 1 than one of the smallest; difference.",
+        "rows with a share below 1 % or above 99 % than one of the smallest: the difference is "
+        "above 0.",
         values=[
             100 * (wide.saturated - narrow.saturated)
             for narrow, wide in zip(small, large, strict=True)
@@ -228,7 +237,8 @@ def start_saturates(small: Sequence[Start], large: Sequence[Start]) -> claims.Cl
         source=HERE,
         checks="promptlib.prefix_tuning.elicit_start.start",
         unit="% of rows",
-        refuted_if=("<", 0.0),
+        limit=0.0,
+        side="above",
     )
 
 
@@ -240,10 +250,12 @@ def gradient_does_not_vanish(small: Sequence[Start], large: Sequence[Start]) -> 
     return claims.outcome(
         "prefix-tuning/eliciting-gradient-does-not-vanish",
         "Without first LayerNorm, the gradient of an untrained prefix is longer at the largest "
-        "initial scale than at the smallest; ratio.",
+        "initial scale than at the smallest: the ratio is above 1.",
         values=[wide.gradient / narrow.gradient for narrow, wide in zip(small, large, strict=True)],
         source=HERE,
         checks="promptlib.prefix_tuning.elicit_start.start",
-        unit="dimensionless",
-        refuted_if=("<", 1.0),
+        unit="times",
+        limit=1.0,
+        side="above",
+        scale="log",
     )

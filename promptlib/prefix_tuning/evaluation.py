@@ -11,10 +11,14 @@ from promptlib.prefix_tuning.prefix import Prefix, PrefixBatch
 from promptlib.prefix_tuning.tasks import (
     SEQUENCE_LENGTH,
     Mixture,
+    Split,
     Task,
     check_vocabulary,
     read_and_answer,
 )
+
+CHUNK = 1024
+"""Sequences of a pass of `score`."""
 
 
 def sequence_loss(
@@ -45,6 +49,48 @@ def sequence_loss(
 
 
 @torch.no_grad()
+def score(
+    model: GPT,
+    task: Task | Mixture,
+    n: int,
+    split: Split,
+    prefix: Prefix | None = None,
+    generator: torch.Generator | None = None,
+) -> tuple[float, float]:
+    """Accuracy and loss on `n` sequences of a split, from one pass over them.
+
+    Decoding is not needed to know the accuracy. If the first i - 1 decoded symbols are right, then
+    the model reads the same tokens as when the right answers are fed to it, and writes the same
+    i-th symbol. By induction all ten decoded symbols are right exactly if all ten are right when
+    the answers are fed, and that takes one pass instead of ten. The loss needs the same pass.
+
+    Returns
+    -------
+    accuracy : float
+        Share of sequences whose ten greedily decoded outputs are all right, in [0, 1].
+    loss : float
+        Mean cross-entropy of the outputs, in nats a symbol, summed in float64.
+
+    Raises
+    ------
+    ValueError
+        If `n` is below 1, there is no such split, or the task needs more symbols than the model
+        has.
+    """
+    check_vocabulary(task, model.config.vocab_size)
+    device = model.head.weight.device
+    inputs, targets = (part.to(device) for part in task.sample(n, split, generator))
+    right = torch.zeros((), dtype=torch.int64, device=device)
+    lost = torch.zeros((), dtype=torch.float64, device=device)
+    for some_inputs, some_targets in zip(inputs.split(CHUNK), targets.split(CHUNK), strict=True):
+        tokens = read_and_answer(some_inputs, some_targets)
+        logits = model(tokens, prefix, last=SEQUENCE_LENGTH)  # (B, 10, V)
+        right += (logits.argmax(dim=-1) == some_targets).all(dim=-1).sum()
+        losses = F.cross_entropy(logits.flatten(0, 1), some_targets.flatten(), reduction="none")
+        lost += losses.sum(dtype=torch.float64)
+    return int(right) / n, float(lost) / targets.numel()
+
+
 def sequence_accuracy(
     model: GPT,
     task: Task | Mixture,
@@ -54,25 +100,14 @@ def sequence_accuracy(
 ) -> float:
     """Share of `n` test sequences whose ten greedily decoded outputs are all right, in [0, 1].
 
-    Decoding is not needed to know it. If the first i - 1 decoded symbols are right, then the
-    model reads the same tokens as when the right answers are fed to it, and writes the same i-th
-    symbol. By induction all ten decoded symbols are right exactly if all ten are right when the
-    answers are fed, and that takes one pass instead of ten.
+    The first number of `score`.
 
     Raises
     ------
     ValueError
         If `n` is below 1, or the task needs more symbols than the model has.
     """
-    check_vocabulary(task, model.config.vocab_size)
-    device = model.head.weight.device
-    inputs, targets = (part.to(device) for part in task.sample(n, "test", generator))
-    right = 0
-    for some_inputs, some_targets in zip(inputs.split(1024), targets.split(1024), strict=True):
-        tokens = read_and_answer(some_inputs, some_targets)
-        answers = model(tokens, prefix, last=SEQUENCE_LENGTH).argmax(dim=-1)
-        right += int((answers == some_targets).all(dim=-1).sum())
-    return right / n
+    return score(model, task, n, "test", prefix, generator)[0]
 
 
 @torch.no_grad()

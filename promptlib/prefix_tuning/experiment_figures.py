@@ -122,18 +122,15 @@ def beside_published(rows: Sequence[tuple[str, float | None, Sequence[float]]]) 
             axes.plot([theirs], [place - 0.16], "D", color=PALETTE["vermilion"], markersize=7)
             said = f"{theirs:.2f} % published"
         axes.plot(ours, [place + 0.16] * len(ours), "o", color=PALETTE["blue"], alpha=0.7)
-        mean, half = float(np.mean(ours)), claims.t_half_width(ours)
-        if half:
+        mean, ends = float(np.mean(ours)), claims.interval(ours)
+        if ends is not None:
             axes.hlines(
-                place + 0.16,
-                max(mean - half, 0.0),
-                min(mean + half, 100.0),
-                color=PALETTE["blue"],
+                place + 0.16, max(ends[0], 0.0), min(ends[1], 100.0), color=PALETTE["blue"]
             )
         seen.append(f"{label}: {said}, {mean:.2f} % here")
     axes.set_yticks(range(len(rows)), [label for label, _, _ in rows])
     axes.set(ylim=(len(rows) - 0.5, -0.5), xlim=(-3, 103), xlabel="accuracy (% of sequences)")
-    axes.plot([], [], "D", color=PALETTE["vermilion"], label="published, one seed")
+    axes.plot([], [], "D", color=PALETTE["vermilion"], label="published")
     axes.plot([], [], "o-", color=PALETTE["blue"], label="here, seeds and 95 % interval")
     figure.legend(loc="outside upper center", ncols=2, labelcolor=INK)
     alt = "Accuracies, published and ours. " + "; ".join(seen) + "."

@@ -19,8 +19,9 @@ HERE = "this book"
 UNIT = "% of sequences"
 
 Metrics = Mapping[str, Any]
-"""``accuracy`` (in [0, 1]) and ``loss`` (nats a symbol) by task, ``curve``, and for cells of a
-sweep ``learning_rate`` and ``init_std``."""
+"""``accuracy`` (in [0, 1]) and ``loss`` (nats a symbol) by task on the test split, ``curve``, of
+what adapts a model ``validation`` with both for its own task, and for cells of a sweep
+``learning_rate`` and ``init_std``."""
 Get = Callable[[Run], Result]
 """The ``get`` of a run store."""
 
@@ -51,6 +52,38 @@ class Cell:
         """Test loss on a task, in nats a symbol."""
         return float(self.metrics["loss"][task])
 
+    @property
+    def validation_accuracy(self) -> float:
+        """Accuracy on the validation split of the task that it was trained for, in [0, 1]."""
+        return validation_of(self.metrics)["accuracy"]
+
+    @property
+    def validation_loss(self) -> float:
+        """Loss on the validation split of the task that it was trained for, nats a symbol."""
+        return validation_of(self.metrics)["loss"]
+
+
+def validation_of(metrics: Metrics) -> Mapping[str, float]:
+    """Return what was measured on the validation split: ``accuracy`` and ``loss``.
+
+    Raises
+    ------
+    ValueError
+        If nothing was, as for pretraining, which chooses nothing.
+    """
+    if "validation" not in metrics:
+        raise ValueError(
+            "nothing was measured on the validation split, so nothing can be chosen; the metrics "
+            f"hold {', '.join(metrics)}"
+        )
+    return metrics["validation"]
+
+
+def best_first(metrics: Metrics) -> tuple[float, float]:
+    """Return a key that sorts the best first: by validation accuracy, then by validation loss."""
+    validation = validation_of(metrics)
+    return -validation["accuracy"], validation["loss"]
+
 
 def cells_of(runs: Run | Iterable[Run], get: Get) -> list[Cell]:
     """Return all cells of some runs; a run that is no sweep is one cell."""
@@ -64,19 +97,45 @@ def cells_of(runs: Run | Iterable[Run], get: Get) -> list[Cell]:
 
 
 def best_cell(cells: Sequence[Cell], task: str) -> Cell:
-    """Return the cell with the highest test accuracy on `task`, and of equal ones the lowest loss.
+    """Return the cell with the highest validation accuracy, and of equal ones the lowest loss.
 
-    Chosen after the fact, on the test sequences themselves, for every method alike: no rule of
-    choice could have done better. That favours the method with the larger sweep.
+    Settings are chosen on the validation split, results are read on the test split, so the larger
+    of two sweeps gains nothing by its size alone.
+
+    Parameters
+    ----------
+    cells : sequence of Cell
+    task : str
+        That they were trained for.
 
     Raises
     ------
     ValueError
-        If there are no cells.
+        If there are no cells, one was trained for another task, or one has no validation numbers.
     """
+    _check_cells(cells)
+    for cell in cells:
+        trained = cell.run.config.get("task", task)
+        if trained != task:
+            raise ValueError(f"expected cells trained for {task}, got one for {trained}")
+    return min(cells, key=lambda cell: best_first(cell.metrics))
+
+
+def lowest_loss_cell(cells: Sequence[Cell]) -> Cell:
+    """Return the cell with the lowest validation loss, where losses are compared.
+
+    Raises
+    ------
+    ValueError
+        If there are no cells, or one has no validation numbers.
+    """
+    _check_cells(cells)
+    return min(cells, key=lambda cell: cell.validation_loss)
+
+
+def _check_cells(cells: Sequence[Cell]) -> None:
     if not cells:
-        raise ValueError(f"there is no cell to choose from for {task}")
-    return min(cells, key=lambda cell: (-cell.percent(task), cell.loss(task)))
+        raise ValueError("there is no cell to choose from")
 
 
 def percent(metrics: Iterable[Metrics], task: str) -> list[float]:

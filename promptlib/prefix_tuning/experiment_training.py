@@ -16,11 +16,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from promptlib.prefix_tuning.evaluation import sequence_accuracy, sequence_loss
+from promptlib.prefix_tuning.evaluation import score, sequence_accuracy, sequence_loss
 from promptlib.prefix_tuning.gpt import GPT, GPTConfig
 from promptlib.prefix_tuning.lora import add_lora, remove_lora
 from promptlib.prefix_tuning.prefix import Prefix, PrefixBatch
-from promptlib.prefix_tuning.tasks import batches, check_vocabulary, read_and_answer, task_named
+from promptlib.prefix_tuning.tasks import Split, batches, check_vocabulary, task_named
 from promptlib.runs import Result
 from promptlib.training import (
     Learner,
@@ -36,8 +36,11 @@ from promptlib.training import (
 CURVE_POINTS = 100
 """Points of a stored learning curve; each is the mean of the steps since the last."""
 
-TEST_SEED = 2024
-"""Every accuracy and test loss is measured on the same sequences."""
+PURPOSES = ("weights", "data", "prefix", "lora", "test", "validation", "compare", "planted")
+"""What a seed draws random numbers for; see `generator_for`."""
+
+STREAMS = 16
+"""Streams of a seed, more than there are purposes, so that a further purpose moves no other."""
 
 CHECKPOINT_SEQUENCES = 1000
 """Most test sequences for an accuracy on the way."""
@@ -47,7 +50,7 @@ Batch = tuple[Tensor, Tensor]
 
 def pretrain(config: Mapping[str, Any], needs: Sequence[Result], progress: Progress) -> Result:
     """Train a model from nothing on ``config["task"]``."""
-    model = GPT(GPTConfig(**config["model"]), _generator(config, "weights")).to(_device())
+    model = GPT(GPTConfig(**config["model"]), generator_for(config, "weights")).to(_device())
     return _train_weights(model, [""], config, progress, f"pretraining, seed {config['seed']}")
 
 
@@ -69,7 +72,7 @@ def tune_prefixes(config: Mapping[str, Any], needs: Sequence[Result], progress: 
     """
     model = load_model(config, needs[0]).to(_device())
     freeze(model)
-    generator = _generator(config, "prefix")
+    generator = generator_for(config, "prefix")
     prefixes = [
         new_prefix(config, cell["init_std"], generator).to(_device()) for cell in config["cells"]
     ]
@@ -121,7 +124,7 @@ def tune_lora(config: Mapping[str, Any], needs: Sequence[Result], progress: Prog
     One after another, on the same batches. Each cell has its own learning rate, and its own init
     scale for the factor that does not start at zero.
     """
-    generator = _generator(config, "lora")
+    generator = generator_for(config, "lora")
     measured, tensors = [], {}
     for index, cell in enumerate(config["cells"]):
         model = load_model(config, needs[0])
@@ -178,16 +181,31 @@ def load_lora(config: Mapping[str, Any], base: Result, result: Result, cell: int
 def measure(
     model: GPT, config: Mapping[str, Any], prefix: Prefix | None = None
 ) -> dict[str, dict[str, float]]:
-    """Measure accuracy, in [0, 1], and loss, in nats a symbol, on each task to evaluate."""
-    accuracy, loss = {}, {}
-    for name in config["evaluate"]:
-        task, n = task_named(name), config["test_sequences"]
-        accuracy[name] = sequence_accuracy(model, task, n, prefix, _test_generator())
-        device = model.head.weight.device
-        inputs, targets = (part.to(device) for part in task.sample(n, "test", _test_generator()))
-        tokens = read_and_answer(inputs, targets)
-        loss[name] = float(sequence_loss(model, tokens, targets, prefix))
-    return {"accuracy": accuracy, "loss": loss}
+    """Measure accuracy, in [0, 1], and loss, in nats a symbol.
+
+    Each seed draws its own sequences, and whatever is trained from it meets the same ones.
+
+    Returns
+    -------
+    dict
+        ``accuracy`` and ``loss`` on the test split, by task of ``config["evaluate"]``. If the run
+        adapts a model, and so has a setting to choose, ``validation`` holds both for its own task
+        on the validation split.
+    """
+
+    def of(name: str, split: Split) -> tuple[float, float]:
+        generator = generator_for(config, split)
+        return score(model, task_named(name), config["test_sequences"], split, prefix, generator)
+
+    tested = {name: of(name, "test") for name in config["evaluate"]}
+    measured = {
+        "accuracy": {name: accuracy for name, (accuracy, _) in tested.items()},
+        "loss": {name: loss for name, (_, loss) in tested.items()},
+    }
+    if "learned" in config or "cells" in config:  # pretraining has neither
+        accuracy, loss = of(config["task"], "validation")
+        measured["validation"] = {"accuracy": accuracy, "loss": loss}
+    return measured
 
 
 def _train_weights(
@@ -232,6 +250,7 @@ class _Checkpoints:
         self.task = task_named(config["task"])
         self.n = min(CHECKPOINT_SEQUENCES, config["test_sequences"])
         self.model, self.prefixes = model, prefixes
+        self.test = lambda: generator_for(config, "test")
         self.accuracy: list[list[float]] = [[] for _ in prefixes]
 
     def between(self, items: Iterable[Batch]) -> Iterator[Batch]:
@@ -244,9 +263,7 @@ class _Checkpoints:
     @torch.no_grad()
     def look(self) -> None:
         for series, prefix in zip(self.accuracy, self.prefixes, strict=True):
-            series.append(
-                sequence_accuracy(self.model, self.task, self.n, prefix, _test_generator())
-            )
+            series.append(sequence_accuracy(self.model, self.task, self.n, prefix, self.test()))
 
     def of(self, index: int) -> dict[str, Any]:
         """What was seen of one learner, its end included; nothing if nobody asked."""
@@ -260,7 +277,7 @@ class _Checkpoints:
 def _training_batches(model: GPT, config: Mapping[str, Any]) -> Iterator[Batch]:
     task, device = task_named(config["task"]), _device()
     check_vocabulary(task, model.config.vocab_size)
-    generator = _generator(config, "data")
+    generator = generator_for(config, "data")
     for tokens, targets in batches(task, config["steps"], config["batch_size"], generator):
         yield tokens.to(device), targets.to(device)
 
@@ -292,14 +309,27 @@ def new_prefix(
     )
 
 
-def _generator(config: Mapping[str, Any], purpose: str) -> torch.Generator:
-    """Return the stream of random numbers of a seed for one purpose; streams do not overlap."""
-    purposes = ("weights", "data", "prefix", "lora")
-    return torch.Generator().manual_seed(len(purposes) * config["seed"] + purposes.index(purpose))
+def generator_for(config: Mapping[str, Any] | int, purpose: str) -> torch.Generator:
+    """Return the stream of random numbers of a seed for one purpose.
 
+    Parameters
+    ----------
+    config : mapping or int
+        Of a run, with its ``"seed"``, or the seed itself: a whole number of at least 0.
+    purpose : str
+        One of `PURPOSES`. No two pairs of seed and purpose share a stream.
 
-def _test_generator() -> torch.Generator:
-    return torch.Generator().manual_seed(TEST_SEED)
+    Raises
+    ------
+    ValueError
+        If the seed is below 0 or the purpose is unknown.
+    """
+    seed = config if isinstance(config, int) else config["seed"]
+    if seed < 0:
+        raise ValueError(f"seed must be at least 0, got {seed}")
+    if purpose not in PURPOSES:
+        raise ValueError(f"no stream is for {purpose!r}; there are {', '.join(PURPOSES)}")
+    return torch.Generator().manual_seed(STREAMS * seed + PURPOSES.index(purpose))
 
 
 def _thin(curve: Tensor) -> list[float]:

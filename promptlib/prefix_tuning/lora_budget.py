@@ -2,8 +2,8 @@
 
 Experiment B6: the model of the chapter "Combining, not inventing" is to learn the double histogram.
 Prefixes of two parametrisations and several lengths and LoRA of several ranks on several sets of
-layers each have a sweep of their own, with as many steps for all. Full fine-tuning, also swept, is
-the ceiling.
+layers each have a sweep of their own, of equal size and with as many steps for all. Full
+fine-tuning, also swept, is the ceiling.
 
 This module holds plain data and imports no torch, so that the workflow can read it.
 """
@@ -35,11 +35,8 @@ MODULES: dict[str, tuple[str, ...]] = {
 LORA_INIT_STD = 0.02
 """Of the factor that does not start at zero."""
 
-CHECKPOINTS = 8
-"""Times that the accuracy is measured on the way."""
-
 Sweep = tuple[Run, ...]
-"""Runs of one way to adapt and one seed, one for each learning rate."""
+"""Runs of one way to adapt and one seed: one for each learning rate, or one with a cell for each."""
 
 
 @dataclass(frozen=True)
@@ -51,7 +48,7 @@ class BudgetPlan:
     pretrained : tuple of Run
         One for each seed.
     prefixes : mapping of tuple of Sweep
-        By parametrisation and length; one for each seed. Each run has a cell for each init scale.
+        By parametrisation and length; one for each seed. One run holds all cells.
     lora : mapping of tuple of Sweep
         By set of modules (`MODULES`) and rank; one for each seed.
     finetuned : tuple of Sweep
@@ -87,6 +84,7 @@ def lora_parameters(modules: str, rank: int, n_layer: int, width: int) -> int:
 
 def plan(
     seeds: int,
+    first_seed: int,
     n_layer: int,
     width: int,
     precision: str,
@@ -99,6 +97,7 @@ def plan(
     lora_rates: Sequence[float],
     weight_rates: Sequence[float],
     test_sequences: int,
+    checkpoints: int,
 ) -> BudgetPlan:
     """Plan the runs of the chapter.
 
@@ -106,6 +105,8 @@ def plan(
     ----------
     seeds : int
         Independent repetitions, from pretraining on; at least 1.
+    first_seed : int
+        Number of the first of them, at least 0.
     n_layer, width, precision, pretrain_steps
         Of the models, as in `promptlib.prefix_tuning.combine.plan`: equal numbers mean that the
         two chapters share them.
@@ -118,9 +119,11 @@ def plan(
     prefix_rates, init_stds : sequences of float
         The sweep of the prefixes is over all pairs.
     lora_rates, weight_rates : sequences of float
-        The sweeps of LoRA and of fine-tuning.
+        The sweeps of LoRA and of fine-tuning, each no longer than that of the prefixes.
     test_sequences : int
         Sequences that each accuracy is measured on, at least 1.
+    checkpoints : int
+        Times that the accuracy is measured while a model is adapted, at least 0.
 
     Raises
     ------
@@ -129,9 +132,11 @@ def plan(
     """
     experiment_runs.check_counts(
         seeds=(seeds, 1),
+        first_seed=(first_seed, 0),
         pretrain_steps=(pretrain_steps, 10),
         adapt_steps=(adapt_steps, 10),
         test_sequences=(test_sequences, 1),
+        checkpoints=(checkpoints, 0),
         **{f"length of {name}": (n, 1) for name, numbers in lengths.items() for n in numbers},
         **{f"rank on {name}": (n, 1) for name, numbers in ranks.items() for n in numbers},
     )
@@ -141,6 +146,13 @@ def plan(
         lora_rates=lora_rates,
         weight_rates=weight_rates,
     )
+    cells = len(prefix_rates) * len(init_stds)
+    if max(len(lora_rates), len(weight_rates)) > cells:
+        raise ValueError(
+            f"the sweep of the prefixes has {cells} cells, fewer than that of LoRA "
+            f"({len(lora_rates)}) or fine-tuning ({len(weight_rates)}), so a prefix that fails "
+            "would prove nothing"
+        )
     experiment_runs.check_precision(precision)
     experiment_runs.check_model(n_layer, width, N_HEAD)
     for what, given, known in (
@@ -153,24 +165,22 @@ def plan(
 
     pretrained = tuple(
         combine.base_model(seed, n_layer, width, precision, pretrain_steps, test_sequences)
-        for seed in range(seeds)
+        for seed in range(first_seed, first_seed + seeds)
     )
 
     def prefixes(base: Run, parametrisation: str, length: int) -> Sweep:
-        return tuple(
-            experiment_runs.tune_prefixes(
-                base,
-                TASK,
-                steps=adapt_steps,
-                length=length,
-                parametrisation=parametrisation,
-                sweep=experiment_runs.cells([rate], init_stds),
-                evaluate=EVALUATED,
-                batch_size=SMALL_BATCH_SIZE,
-                checkpoints=CHECKPOINTS,
-            )
-            for rate in prefix_rates
+        run = experiment_runs.tune_prefixes(
+            base,
+            TASK,
+            steps=adapt_steps,
+            length=length,
+            parametrisation=parametrisation,
+            sweep=experiment_runs.cells(prefix_rates, init_stds),
+            evaluate=EVALUATED,
+            batch_size=SMALL_BATCH_SIZE,
+            checkpoints=checkpoints,
         )
+        return (run,)
 
     def lora(base: Run, modules: str, rank: int) -> Sweep:
         return tuple(
@@ -183,7 +193,7 @@ def plan(
                 sweep=experiment_runs.cells([rate], [LORA_INIT_STD]),
                 evaluate=EVALUATED,
                 batch_size=SMALL_BATCH_SIZE,
-                checkpoints=CHECKPOINTS,
+                checkpoints=checkpoints,
             )
             for rate in lora_rates
         )
@@ -197,7 +207,7 @@ def plan(
                 learning_rate=rate,
                 evaluate=EVALUATED,
                 batch_size=SMALL_BATCH_SIZE,
-                checkpoints=CHECKPOINTS,
+                checkpoints=checkpoints,
             )
             for rate in weight_rates
         )

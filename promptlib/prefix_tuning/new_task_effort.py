@@ -2,8 +2,8 @@
 
 The sweep of `promptlib.prefix_tuning.new_task` has two parametrisations and one vector. Here the
 same sorters get everything else that might have helped: the two parametrisations that are missing,
-longer prefixes, many restarts, and many times as many steps. Last come tables, which stand for
-prefixes of any length: `promptlib.prefix_tuning.any_prefix`.
+longer prefixes, and for some of the seeds many restarts and many times as many steps. Last come
+tables, which stand for prefixes of any length: `promptlib.prefix_tuning.any_prefix`.
 
 This module holds plain data and imports no torch, so that the workflow can read it.
 """
@@ -27,8 +27,11 @@ TABLES = "promptlib.prefix_tuning.any_prefix:train"
 ALSO_TRIED = ("separate", "unnormalised")
 """Parametrisations that the first sweep leaves out."""
 
-LENGTHENED = ("shared", "free")
-"""Parametrisations of the longer prefixes."""
+LENGTHENED = "free"
+"""Parametrisation of the longer prefixes: the least limited one."""
+
+EFFORT_STD = 1.0
+"""Standard deviation of the further parametrisations before training, the published one."""
 
 RESTARTED: dict[str, Any] = {"parametrisation": "free", "learning_rate": 0.1, "init_std": 1.0}
 """Of the restarts and of the long training: what came nearest in the first sweep."""
@@ -43,15 +46,16 @@ class EffortPlan:
     parametrisations : mapping of tuple of Run
         By `ALSO_TRIED`; each run is a whole sweep.
     lengths : mapping of tuple of Run
-        By parametrisation (`LENGTHENED`) and length; each run is a whole sweep.
+        By length; each run is a whole sweep.
     restarts : tuple of Run
-        A cell for each restart, all with the same learning rate and initial scale.
+        A cell for each restart, all with the same learning rate and initial scale; the first seeds
+        only.
     longer : tuple of Run
-        One prefix with many times the steps.
+        One prefix with many times the steps; the first seeds only.
     """
 
     parametrisations: Mapping[str, tuple[Run, ...]]
-    lengths: Mapping[tuple[str, int], tuple[Run, ...]]
+    lengths: Mapping[int, tuple[Run, ...]]
     restarts: tuple[Run, ...]
     longer: tuple[Run, ...]
 
@@ -65,11 +69,12 @@ class EffortPlan:
 def plan(
     bases: Sequence[Run],
     adapt_steps: int,
+    sweep: Sequence[Mapping[str, float]],
     effort_rates: Sequence[float],
-    effort_stds: Sequence[float],
     lengths: Sequence[int],
     restarts: int,
     patience: int,
+    tried_seeds: int,
 ) -> EffortPlan:
     """Plan the further prefixes.
 
@@ -79,14 +84,18 @@ def plan(
         The sorters, `NewTaskPlan.pretrained`.
     adapt_steps : int
         Training steps, as many as every other way to adapt the sorters has; at least 10.
-    effort_rates, effort_stds : sequences of float
-        Learning rates and initial scales; the sweeps are over all pairs.
+    sweep : sequence of mapping
+        Cells of the longer prefixes: those of the first sweep.
+    effort_rates : sequence of float
+        Learning rates of the further parametrisations, above 0; they start at scale 1.
     lengths : sequence of int
         Of the longer prefixes, at least 2.
     restarts : int
         Independent starts with one and the same setting, at least 1.
     patience : int
         How many times `adapt_steps` the long training has, at least 1.
+    tried_seeds : int
+        How many of the seeds get restarts and the long training, at least 1.
 
     Raises
     ------
@@ -97,36 +106,37 @@ def plan(
         adapt_steps=(adapt_steps, 10),
         restarts=(restarts, 1),
         patience=(patience, 1),
+        tried_seeds=(tried_seeds, 1),
         **{f"lengths[{index}]": (length, 2) for index, length in enumerate(lengths)},
     )
-    experiment_runs.check_positive(effort_rates=effort_rates, effort_stds=effort_stds)
-    cells = experiment_runs.cells(effort_rates, effort_stds)
+    experiment_runs.check_positive(effort_rates=effort_rates)
+    cells = experiment_runs.cells(effort_rates, [EFFORT_STD])
     restarted = str(RESTARTED["parametrisation"])
     setting = [{name: float(RESTARTED[name]) for name in ("learning_rate", "init_std")}]
 
     def tune(
         base: Run,
         parametrisation: str,
-        sweep: Sequence[Mapping[str, float]],
+        cells: Sequence[Mapping[str, float]],
         length: int,
         steps: int,
     ) -> Run:
         return experiment_runs.tune_prefixes(
-            base, TASK, steps=steps, length=length, parametrisation=parametrisation, sweep=sweep
+            base, TASK, steps=steps, length=length, parametrisation=parametrisation, sweep=cells
         )
 
+    tried = bases[:tried_seeds]
     return EffortPlan(
         parametrisations={
             name: tuple(tune(base, name, cells, 1, adapt_steps) for base in bases)
             for name in ALSO_TRIED
         },
         lengths={
-            (name, length): tuple(tune(base, name, cells, length, adapt_steps) for base in bases)
-            for name in LENGTHENED
+            length: tuple(tune(base, LENGTHENED, sweep, length, adapt_steps) for base in bases)
             for length in lengths
         },
-        restarts=tuple(tune(base, restarted, setting * restarts, 1, adapt_steps) for base in bases),
-        longer=tuple(tune(base, restarted, setting, 1, patience * adapt_steps) for base in bases),
+        restarts=tuple(tune(base, restarted, setting * restarts, 1, adapt_steps) for base in tried),
+        longer=tuple(tune(base, restarted, setting, 1, patience * adapt_steps) for base in tried),
     )
 
 
@@ -153,35 +163,32 @@ class ChapterPlan:
     effort : EffortPlan
     tables : tuple of Run
         One for each seed; each run is a whole sweep.
-    control_tables : Run
-        The same sweep for the control's model and task.
     """
 
     experiment: NewTaskPlan
     effort: EffortPlan
     tables: tuple[Run, ...]
-    control_tables: Run
 
     def __iter__(self) -> Iterator[Run]:
         yield from self.experiment
         yield from self.effort
         yield from self.tables
-        yield self.control_tables
 
 
 def chapter_plan(
     seeds: int,
+    first_seed: int,
     pretrain_steps: int,
     adapt_steps: int,
     learning_rates: Sequence[float],
     init_stds: Sequence[float],
-    control_steps: int,
+    weight_rates: Sequence[float],
     test_sequences: int,
     effort_rates: Sequence[float],
-    effort_stds: Sequence[float],
     lengths: Sequence[int],
     restarts: int,
     patience: int,
+    tried_seeds: int,
     table_rates: Sequence[float],
     table_starts: Sequence[float],
 ) -> ChapterPlan:
@@ -191,7 +198,7 @@ def chapter_plan(
     ----------
     seeds, …, test_sequences
         As in `promptlib.prefix_tuning.new_task.plan`.
-    effort_rates, …, patience
+    effort_rates, …, tried_seeds
         As in `plan`.
     table_rates, table_starts : sequences of float
         Learning rates of the tables, above 0, and the logits that they start from; the sweep is
@@ -206,10 +213,24 @@ def chapter_plan(
     if not table_starts or not all(math.isfinite(start) for start in table_starts):
         raise ValueError(f"table_starts must be one or more finite numbers, got {table_starts!r}")
     experiment = new_task.plan(
-        seeds, pretrain_steps, adapt_steps, learning_rates, init_stds, control_steps, test_sequences
+        seeds,
+        first_seed,
+        pretrain_steps,
+        adapt_steps,
+        learning_rates,
+        init_stds,
+        weight_rates,
+        test_sequences,
     )
     effort = plan(
-        experiment.pretrained, adapt_steps, effort_rates, effort_stds, lengths, restarts, patience
+        experiment.pretrained,
+        adapt_steps,
+        experiment_runs.cells(learning_rates, init_stds),
+        effort_rates,
+        lengths,
+        restarts,
+        patience,
+        tried_seeds,
     )
     cells = [
         {"learning_rate": rate, "start_logit": start}
@@ -220,10 +241,4 @@ def chapter_plan(
         experiment,
         effort,
         tables=tuple(tune_tables(base, TASK, adapt_steps, cells) for base in experiment.pretrained),
-        control_tables=tune_tables(
-            experiment.control_pretrained,
-            experiment.control_prefixes.config["task"],
-            adapt_steps,
-            cells,
-        ),
     )

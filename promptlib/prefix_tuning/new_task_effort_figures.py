@@ -103,7 +103,6 @@ def _dots(
 ) -> tuple[float, float]:
     """Draw seeds as dots and the 95 % interval of their mean as a bar; return where both end."""
     axes.plot(values, [place] * len(values), "o", color=colour, alpha=0.7, markersize=5)
-    half = claims.t_half_width(values) or 0.0
-    low, high = np.clip([values.mean() - half, values.mean() + half], *limits)
+    low, high = np.clip(claims.interval(values) or (values.mean(), values.mean()), *limits)
     axes.hlines(place, low, high, color=colour, linewidth=1.5)
     return float(min(low, values.min())), float(max(high, values.max()))

@@ -143,7 +143,7 @@ def learning_curves(measured: Measured, adapt_steps: int, blind: float) -> Drawn
             [entry["curve"] for entry in measured.besides_attention],
             PALETTE["blue"],
         ),
-        "all weights": ([entry["curve"] for entry in measured.finetuned], PALETTE["green"]),
+        "all weights": ([entry["curve"] for entry in measured.best_finetuned], PALETTE["green"]),
     }
     figure, axes = plt.subplots(figsize=(plotting.WIDTH, 4.2))
     ends = []
@@ -194,7 +194,7 @@ def beside_published(measured: Measured) -> Drawn:
         (f"{name} → {task}", published.NEW_TASK[f"{key}_{task}"], percent(metrics, full))
         for name, key, metrics in (
             ("pretrained", "pretrained", measured.pretrained),
-            ("fine-tuned", "finetuned", measured.finetuned),
+            ("fine-tuned", "finetuned", measured.best_finetuned),
             ("prefix", "prefix", shared),
         )
         for task, full in (("ascending", ASCENDING), ("descending", DESCENDING))

@@ -3,42 +3,96 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Literal
 
 import numpy as np
 
 from promptlib import claims
 from promptlib.prefix_tuning.experiment_results import HERE
 
+LIMIT = 1.0
+"""Percent of digits that count as something."""
 
-def probe_gain(without: Sequence[float], with_prefix: Sequence[float]) -> claims.Claim:
-    """A trained vector adds nothing to what a linear probe reads.
+
+def finetuned_probe_gain(
+    without: Sequence[float], finetuned: Sequence[float], test_sequences: int
+) -> claims.Claim:
+    """The probe sees what fine-tuning brings: the control of the two claims about prefixes.
 
     Parameters
     ----------
-    without, with_prefix : sequences of float
+    without, finetuned : sequences of float
         From `new_task_stream.probe_accuracy`, one for each seed.
+    test_sequences : int
+        That the probes were tested on.
     """
-    return _gain("new-task-probe", "best prefix of one vector", without, with_prefix)
+    return _gain(
+        "finetuned-probe",
+        "Fine-tuning adds more than one point to what a linear probe reads of the "
+        "downward answer from the residual stream of the sorter.",
+        "above",
+        np.subtract(finetuned, without),
+        test_sequences,
+    )
 
 
-def built_probe_gain(without: Sequence[float], with_prefix: Sequence[float]) -> claims.Claim:
-    """Nor does the best table; parameters as in `probe_gain`."""
-    return _gain("new-task-built-probe", "prefix built from the best table", without, with_prefix)
+def probe_gain(
+    without: Sequence[float],
+    with_prefix: Sequence[float],
+    test_sequences: int,
+    requires: Sequence[claims.Claim] = (),
+) -> claims.Claim:
+    """A trained vector adds nothing to what a linear probe reads."""
+    return _gain(
+        "probe",
+        "The best prefix of one vector adds less than one point to what a linear probe reads of "
+        "the downward answer from the residual stream of the sorter.",
+        "below",
+        np.subtract(with_prefix, without),
+        test_sequences,
+        requires,
+    )
+
+
+def built_probe_gain(
+    without: Sequence[float],
+    with_prefix: Sequence[float],
+    test_sequences: int,
+    requires: Sequence[claims.Claim] = (),
+) -> claims.Claim:
+    """Nor does the best table."""
+    return _gain(
+        "built-probe",
+        "The prefix built from the best table adds less than one point to what a linear probe "
+        "reads there.",
+        "below",
+        np.subtract(with_prefix, without),
+        test_sequences,
+        requires,
+    )
 
 
 def _gain(
-    name: str, which: str, without: Sequence[float], with_prefix: Sequence[float]
+    name: str,
+    sentence: str,
+    side: Literal["above", "below"],
+    gains: np.ndarray,
+    test_sequences: int,
+    requires: Sequence[claims.Claim] = (),
 ) -> claims.Claim:
     return claims.outcome(
-        f"prefix-tuning/{name}",
-        f"The {which} adds nothing to what a linear probe reads of the downward answer from the "
-        "residual stream of the sorter, compared with no prefix; the difference.",
-        values=np.subtract(with_prefix, without),
+        f"prefix-tuning/new-task-{name}",
+        sentence,
+        values=gains,
+        limit=LIMIT,
+        side=side,
         source=HERE,
         checks="promptlib.prefix_tuning.new_task_stream.probe_accuracy",
-        unit="% of digits",
-        favours="lower",
-        refuted_if=(">", 1.0),
+        unit="points, % of digits",
+        resolution=100 / test_sequences,
+        requires=requires,
+        note="One point is what we call nothing; the digits of one sequence are not independent, "
+        "so the resolution is that of whole sequences.",
     )
 
 
@@ -46,7 +100,7 @@ def table_of_probes(accuracies: Mapping[str, Sequence[float]]) -> str:
     """Return mean and interval of each model as lines, for print."""
     lines = []
     for name, values in accuracies.items():
-        half = claims.t_half_width(values)
-        spread = "" if half is None else f" ± {half:.1f}"
-        lines.append(f"{name:34}{np.mean(values):6.1f}{spread} % of digits")
+        ends = claims.interval(values)
+        spread = "" if ends is None else f", 95 % interval {ends[0]:.1f} to {ends[1]:.1f}"
+        lines.append(f"{name:24}{np.mean(values):6.1f} % of digits{spread}")
     return "\n".join(lines)

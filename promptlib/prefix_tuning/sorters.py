@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from promptlib.prefix_tuning.experiment_results import best_first, validation_of
 from promptlib.prefix_tuning.experiment_training import load_model, load_prefix
 from promptlib.prefix_tuning.gpt import GPT
 from promptlib.prefix_tuning.new_task import NewTaskPlan
@@ -28,13 +29,14 @@ class TrainedSorter:
     pretrained : GPT
         Sorts upwards.
     fine_tuned : GPT
-        The same with all weights trained further, to sort downwards.
+        The same with all weights trained further, to sort downwards: the best on the validation
+        split.
     normalised : tuple of Prefix
         The sweep with one vector for key and value that passes through the LayerNorm.
     free : tuple of Prefix
         The sweep with independent keys and values and no LayerNorm.
     best : Prefix
-        The normalised prefix with the lowest test loss on sorting downwards.
+        The normalised prefix with the lowest validation loss on sorting downwards.
     """
 
     pretrained: GPT
@@ -54,7 +56,8 @@ def trained_sorters(plan: NewTaskPlan, store: RunStore) -> list[TrainedSorter]:
     store : RunStore
     """
     sorters = []
-    for index, (base, tuned) in enumerate(zip(plan.pretrained, plan.finetuned, strict=True)):
+    for index, (base, rates) in enumerate(zip(plan.pretrained, plan.finetuned, strict=True)):
+        tuned = min(rates, key=lambda run: best_first(store.get(run).metrics))
         sweeps = {}
         for kind in ("shared", "free"):
             run = plan.prefixes[kind][index]
@@ -63,7 +66,7 @@ def trained_sorters(plan: NewTaskPlan, store: RunStore) -> list[TrainedSorter]:
             prefixes = tuple(
                 in_float64(load_prefix(run.config, result, cell)) for cell in range(len(cells))
             )
-            losses = [cell["loss"]["sort_descending"] for cell in cells]
+            losses = [validation_of(cell)["loss"] for cell in cells]
             sweeps[kind] = prefixes, losses.index(min(losses))
         normalised, best = sweeps["shared"]
         sorters.append(

@@ -2,7 +2,8 @@
 
 All runs of the four chapters before it, read as one table of trials, and a few more: prefixes that
 are trained to answer as a planted one does (`promptlib.prefix_tuning.planted`), for which a
-solution is known to exist.
+solution is known to exist. The planted ones are drawn at random, or were trained in the chapter
+"Combining, not inventing?".
 
 This module holds plain data and imports no torch, so that the workflow can read it.
 """
@@ -21,6 +22,9 @@ PLANTED = "promptlib.prefix_tuning.planted"
 EXPERIMENTS = ("a new task", "eliciting", "combining", "prefix or LoRA")
 """The chapters, by a short name."""
 
+DRAWN = "drawn"
+"""Name of the planted prefix that is drawn at random; the others have the name of their task."""
+
 
 @dataclass(frozen=True)
 class SynthesisPlan:
@@ -30,16 +34,16 @@ class SynthesisPlan:
     ----------
     experiments : mapping of tuple of Run
         By `EXPERIMENTS`: every run of that chapter.
-    planted : tuple of Run
-        One for each seed; each run is a sweep of students.
+    planted : mapping of tuple of Run
+        By teacher, `DRAWN` first; one for each seed. Each run is a sweep of students.
     """
 
     experiments: Mapping[str, tuple[Run, ...]]
-    planted: tuple[Run, ...]
+    planted: Mapping[str, tuple[Run, ...]]
 
     def __iter__(self) -> Iterator[Run]:
         seen = set()
-        for runs in (*self.experiments.values(), self.planted):
+        for runs in (*self.experiments.values(), *self.planted.values()):
             for run in runs:
                 if run.key not in seen:
                     seen.add(run.key)
@@ -53,6 +57,7 @@ def plan(
     prefix_or_lora: Mapping[str, Any],
     planted_steps: int,
     planted_std: float,
+    planted_tasks: Sequence[str],
     planted_rates: Sequence[float],
 ) -> SynthesisPlan:
     """Plan the runs of the chapter.
@@ -64,14 +69,17 @@ def plan(
     planted_steps : int
         Training steps of a student; at least 10.
     planted_std : float
-        Standard deviation of a planted prefix's entries, above 0.
+        Standard deviation of the entries of a planted prefix that is drawn, above 0.
+    planted_tasks : sequence of str
+        Tasks of the chapter on combining whose trained prefixes are planted, too.
     planted_rates : sequence of float
         Learning rates of the students.
 
     Raises
     ------
     ValueError
-        If a number is out of its range, or a chapter lacks a parameter or has one too many.
+        If a number is out of its range, a chapter lacks a parameter or has one too many, or one of
+        the tasks has no prefix.
     """
     experiment_runs.check_counts(planted_steps=(planted_steps, 10))
     experiment_runs.check_positive(planted_rates=planted_rates, planted_std=[planted_std])
@@ -86,11 +94,20 @@ def plan(
         for experiment, (name, make, parameters) in zip(EXPERIMENTS, plans, strict=True)
     }
     sweep = experiment_runs.cells(planted_rates, [combine.INIT_STD])
-    bases = combine.plan(**combining).pretrained[combining["n_layer"]]
-    return SynthesisPlan(
-        experiments=experiments,
-        planted=tuple(_plant(base, planted_steps, planted_std, sweep) for base in bases),
-    )
+    there = combine.plan(**combining)
+    trained = {**there.published, **there.prefixes}
+    planted = {
+        DRAWN: tuple(_plant(base, planted_steps, sweep, planted_std) for base in there.pretrained)
+    }
+    for task in planted_tasks:
+        if task not in trained:
+            raise ValueError(
+                f"planted_tasks has {task!r}; there are prefixes for {', '.join(trained)}"
+            )
+        planted[task] = tuple(
+            _plant(run.needs[0], planted_steps, sweep, teacher=run) for run in trained[task]
+        )
+    return SynthesisPlan(experiments=experiments, planted=planted)
 
 
 def _planned(name: str, make: Any, parameters: Mapping[str, Any]) -> Iterable[Run]:
@@ -100,8 +117,17 @@ def _planned(name: str, make: Any, parameters: Mapping[str, Any]) -> Iterable[Ru
         raise ValueError(f"{name} must hold the parameters of its chapter: {error}") from None
 
 
-def _plant(base: Run, steps: int, planted_std: float, sweep: Sequence[Mapping[str, float]]) -> Run:
-    """Plan students of a planted prefix: of the kind that the chapter on combining trains."""
+def _plant(
+    base: Run,
+    steps: int,
+    sweep: Sequence[Mapping[str, float]],
+    planted_std: float | None = None,
+    teacher: Run | None = None,
+) -> Run:
+    """Plan students of a prefix that is drawn, with a standard deviation, or of a trained one."""
+    kind = experiment_runs.PARAMETRISATIONS[combine.PARAMETRISATION]
+    if teacher is not None:
+        kind = {name: teacher.config[name] for name in kind}
     return Run(
         f"{PLANTED}:plant",
         {
@@ -114,7 +140,7 @@ def _plant(base: Run, steps: int, planted_std: float, sweep: Sequence[Mapping[st
             "length": combine.LENGTH,
             "planted_std": planted_std,
             "cells": [dict(cell) for cell in sweep],
-            **experiment_runs.PARAMETRISATIONS[combine.PARAMETRISATION],
+            **kind,
         },
-        needs=(base,),
+        needs=(base,) if teacher is None else (base, teacher),
     )

@@ -69,6 +69,8 @@ class Trial:
         Of a prefix, else 0.
     percent, loss : float
         On test sequences of the task.
+    validation_percent, validation_loss : float
+        On validation sequences, by which the best is chosen.
     cell : Cell or None
         Where it comes from.
     """
@@ -83,12 +85,14 @@ class Trial:
     length: int
     percent: float
     loss: float
+    validation_percent: float
+    validation_loss: float
     cell: Cell | None = None
 
 
 @dataclass(frozen=True)
 class Planted:
-    """Students of a planted prefix, one entry for each seed.
+    """Students of a planted prefix, one entry for each seed; the best is chosen by validation.
 
     Attributes
     ----------
@@ -129,7 +133,9 @@ def collect(plan: SynthesisPlan, get: Get) -> Measured:
         trial for name, runs in plan.experiments.items() for trial in _trials(name, runs, get)
     ]
     students = [get(run).metrics for run in plan.planted]
-    best = [min(found["cells"], key=lambda cell: cell["divergence"]) for found in students]
+    best = [
+        min(found["cells"], key=lambda cell: cell["validation"]["divergence"]) for found in students
+    ]
     return Measured(
         tuple(trials),
         Planted(
@@ -162,6 +168,8 @@ def _trials(experiment: str, runs: Iterable[Run], get: Get) -> Iterable[Trial]:
                 length=config["length"] if prefix else 0,
                 percent=cell.percent(config["task"]),
                 loss=cell.loss(config["task"]),
+                validation_percent=100 * cell.validation_accuracy,
+                validation_loss=cell.validation_loss,
                 cell=cell,
             )
 
@@ -199,21 +207,22 @@ def by_setting(trials: Iterable[Trial]) -> dict[str, float]:
 
 
 def best_by_seed(trials: Iterable[Trial]) -> dict[int, float]:
-    """The highest accuracy of each seed, in percent."""
-    found: dict[int, float] = {}
-    for trial in trials:
-        found[trial.seed] = max(found.get(trial.seed, 0.0), trial.percent)
-    return found
+    """Test accuracy of the best trial of each seed, in percent."""
+    return {trial.seed: trial.percent for trial in best_trials(trials)}
 
 
 def best_trials(trials: Iterable[Trial]) -> list[Trial]:
-    """The best trial of each seed: the highest accuracy, of equal ones the lowest loss."""
+    """The best trial of each seed by validation: highest accuracy, of equal ones lowest loss."""
     found: dict[int, Trial] = {}
     for trial in trials:
         best = found.get(trial.seed)
-        if best is None or (-trial.percent, trial.loss) < (-best.percent, best.loss):
+        if best is None or _best_first(trial) < _best_first(best):
             found[trial.seed] = trial
     return list(found.values())
+
+
+def _best_first(trial: Trial) -> tuple[float, float]:
+    return -trial.validation_percent, trial.validation_loss
 
 
 def done(measured: Measured, limit: float = DOES) -> list[Question]:
@@ -228,7 +237,8 @@ def done(measured: Measured, limit: float = DOES) -> list[Question]:
 def lost_by_tuning(measured: Measured, limit: float = DOES) -> dict[int, float]:
     """What the worst setting of a sweep loses against the best, by seed, in points.
 
-    A mean over the questions of `done` that were swept: those with more than one setting.
+    A mean over the questions of `done` that were swept: those with more than one setting. Best and
+    worst are chosen on validation sequences, and compared on test sequences.
     """
     lost: dict[int, list[float]] = {}
     for question in done(measured, limit):
@@ -236,8 +246,8 @@ def lost_by_tuning(measured: Measured, limit: float = DOES) -> dict[int, float]:
         if len({trial.setting for trial in trials}) < 2:
             continue
         for seed in best_by_seed(trials):
-            values = [trial.percent for trial in trials if trial.seed == seed]
-            lost.setdefault(seed, []).append(max(values) - min(values))
+            ranked = sorted((trial for trial in trials if trial.seed == seed), key=_best_first)
+            lost.setdefault(seed, []).append(ranked[0].percent - ranked[-1].percent)
     return {seed: float(np.mean(values)) for seed, values in lost.items()}
 
 
@@ -250,7 +260,8 @@ def closed(planted: Planted) -> list[float]:
 def rate_ratios(measured: Measured) -> dict[int, float]:
     """Best learning rate of prefixes over that of fine-tuning, by seed.
 
-    A geometric mean over all questions that both methods were tried on. Best: lowest loss.
+    A geometric mean over all questions that both methods were tried on. Best: lowest validation
+    loss.
     """
     ratios: dict[int, list[float]] = {}
     for question in measured.questions():
@@ -259,7 +270,7 @@ def rate_ratios(measured: Measured) -> dict[int, float]:
             theirs = [trial for trial in weights if trial.seed == seed]
             ours = [trial for trial in prefixes if trial.seed == seed]
             if theirs and ours:
-                best = [min(group, key=lambda trial: trial.loss) for group in (ours, theirs)]
+                best = [min(group, key=lambda t: t.validation_loss) for group in (ours, theirs)]
                 ratios.setdefault(seed, []).append(best[0].learning_rate / best[1].learning_rate)
     return {seed: float(np.exp(np.mean(np.log(values)))) for seed, values in ratios.items()}
 
@@ -276,9 +287,9 @@ def regret(measured: Measured, experiments: Sequence[str]) -> dict[tuple[float, 
     -------
     mapping of float
         By rate and initial scale, in points: the mean over questions that some prefix does
-        (`done`) and for which several scales were tried, and over seeds, of the best accuracy of
-        the question minus that of the best trial with the pair. Pairs that were not tried on
-        every such question are left out.
+        (`done`) and for which several scales were tried, and over seeds, of the accuracy of the
+        best trial of the question minus that of the best trial with the pair. Pairs that were not
+        tried on every such question are left out.
     """
     questions = [
         one
@@ -315,14 +326,17 @@ class Distance:
 
 
 def distances(measured: Measured, get: Get) -> list[Distance]:
-    """Measure them for every question that both methods were tried on; best: lowest loss."""
+    """Measure them for every question that both methods were tried on.
+
+    Best: lowest validation loss.
+    """
     found = []
     for question in measured.questions():
         for seed in sorted({trial.seed for trial in measured.of(question, "fine-tuning")}):
             pair = []
             for method in ("prefix", "fine-tuning"):
                 trials = [t for t in measured.of(question, method) if t.seed == seed]
-                best = min(trials, key=lambda trial: trial.loss, default=None)
+                best = min(trials, key=lambda trial: trial.validation_loss, default=None)
                 if best is not None and best.cell is not None:
                     pair.append(float(travel.moves(best.cell, get).square().mean().sqrt()))
             if len(pair) == 2:
@@ -451,13 +465,13 @@ MOVES = ("reverse", "rotate")
 
 
 def _best_of_all(measured: Measured, tasks: Sequence[str]) -> dict[int, float]:
-    """The highest accuracy of any prefix on any of the tasks, by seed."""
-    seeds: dict[int, float] = {}
-    for question in measured.questions():
-        if question.task in tasks:
-            for seed, value in best_by_seed(measured.of(question)).items():
-                seeds[seed] = max(seeds.get(seed, 0.0), value)
-    return seeds
+    """Test accuracy of the best of all prefixes for any of the tasks, by seed."""
+    return best_by_seed(
+        trial
+        for question in measured.questions()
+        if question.task in tasks
+        for trial in measured.of(question)
+    )
 
 
 def out_of_reach(measured: Measured, tasks: Sequence[str], name: str) -> claims.Claim:

@@ -4,21 +4,24 @@ Ten digits from 0 to 7 go in, ten symbols come out. A task is a function of the 
 written for a batch. The tasks differ in the attention that they need: sorting gathers, adding one
 copies, counting compares.
 
-Source: the tasks of Petrov, Torr and Bibi, ICLR 2024. Two things differ on purpose. The split
-into train and test is a fixed function of the digits (a salted hash would change it from one
-process to the next), and the vocabulary has eleven symbols, so that a count of ten fits.
+Sequences fall into three disjoint splits. Models learn from the first, settings are chosen on the
+second, and results are read on the third.
+
+Source: the tasks of Petrov, Torr and Bibi, ICLR 2024. Two things differ on purpose. The split is a
+fixed function of the digits (a salted hash would change it from one process to the next), and the
+vocabulary has eleven symbols, so that a count of ten fits.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor
 
-Split = Literal["train", "test"]
+Split = Literal["train", "validation", "test"]
 
 SEQUENCE_LENGTH = 10
 """Digits in an input, and symbols in an output."""
@@ -32,8 +35,8 @@ MOST_DISTINCT = 5
 VOCABULARY = SEQUENCE_LENGTH + 1
 """Symbols 0 to 10: a digit can occur ten times."""
 
-TEST_SHARE = 4
-"""One sequence in this many belongs to the test split."""
+SPLIT_SHARES: dict[Split, float] = {"train": 10 / 16, "validation": 2 / 16, "test": 4 / 16}
+"""Part of all sequences that belongs to each split; see `in_split`."""
 
 
 @dataclass(frozen=True)
@@ -49,7 +52,7 @@ class Task:
     never read) and is asked for the next symbol at the last ten of them: after the tenth token, 3,
     it has to say 7; after that 7, it has to say 5; and so on. The input has five distinct digits,
     0 1 3 5 7, so it could have come from either face of the coin of `sample`. The code that
-    decides its split is ``3 + 1·8 + 3·8² + 0·8³ + …``, scrambled by `in_test_split`.
+    decides its split is ``3 + 1·8 + 3·8² + 0·8³ + …``, scrambled by `in_split`.
 
     Attributes
     ----------
@@ -82,12 +85,12 @@ class Task:
         """Draw `n` examples of one split: inputs ``[n, 10]`` and targets ``[n, 10]``, int64.
 
         A fair coin for each example decides whether its digits are drawn freely or redrawn until
-        at most `MOST_DISTINCT` of them are distinct; examples of the other split are rejected.
+        at most `MOST_DISTINCT` of them are distinct; examples of other splits are rejected.
 
         Raises
         ------
         ValueError
-            If `n` is below 1 or `split` is neither "train" nor "test".
+            If `n` is below 1 or `split` is none of "train", "validation" and "test".
         """
         inputs = sample_digits(n, split, generator)
         return inputs, self.solve(inputs)
@@ -147,6 +150,7 @@ SORT_DESCENDING = Task("sort_descending", _descending, N_DIGITS)
 ADD_ONE = Task("add_one", lambda inputs: inputs + 1, N_DIGITS + 1)
 ADD_TWO = Task("add_two", lambda inputs: inputs + 2, N_DIGITS + 2)
 MIXTURE = Mixture("mixture", (SORT_ASCENDING, SORT_DESCENDING, ADD_ONE, ADD_TWO))
+EITHER_SORT = Mixture("either_sort", (SORT_ASCENDING, SORT_DESCENDING))
 
 # Compositions: one task of the mixture after another.
 ASCENDING_ADD_ONE = Task("ascending_add_one", lambda x: _ascending(x) + 1, N_DIGITS + 1)
@@ -173,6 +177,7 @@ _TASKS: tuple[Task | Mixture, ...] = (
     ROTATE,
     RUNNING_MAXIMUM,
     MIXTURE,
+    EITHER_SORT,
 )
 _BY_NAME = {task.name: task for task in _TASKS}
 
@@ -195,14 +200,13 @@ def sample_digits(n: int, split: Split, generator: torch.Generator | None = None
     """Draw the inputs ``[n, 10]`` of `n` examples of one split; see `Task.sample`."""
     if n < 1:
         raise ValueError(f"expected at least 1 example, got n={n}")
-    if split not in ("train", "test"):
-        raise ValueError(f"expected split 'train' or 'test', got {split!r}")
-    share = 1 / TEST_SHARE if split == "test" else 1 - 1 / TEST_SHARE
+    _check_split(split)
+    share = SPLIT_SHARES[split]
     accepted: list[Tensor] = []
     missing = n
     while missing > 0:
         digits = _draw_digits(int(missing / share) + 16, generator)
-        digits = digits[in_test_split(digits) == (split == "test")]
+        digits = digits[in_split(digits, split)]
         accepted.append(digits[:missing])
         missing -= len(accepted[-1])
     return torch.cat(accepted)
@@ -226,18 +230,36 @@ def count_distinct(digits: Tensor) -> Tensor:
     return (ordered[:, 1:] != ordered[:, :-1]).sum(dim=-1) + 1
 
 
-def in_test_split(digits: Tensor) -> Tensor:
-    """Tell which sequences ``[n, 10]`` belong to the test split: ``[n]``, bool.
+def in_split(digits: Tensor, split: Split) -> Tensor:
+    """Tell which sequences ``[n, 10]`` belong to a split: ``[n]``, bool.
 
     The digits, read as a number in base 8, go through the finaliser of SplitMix64 (Steele, Lea
-    and Flood, 2014), a fixed scrambling of 64-bit integers. One value in `TEST_SHARE` is a test
-    sequence. The answer depends on the digits alone, in every process and on every machine.
+    and Flood, 2014), a fixed scrambling of 64-bit integers. With the scrambled code ``c``, a
+    sequence is for testing if ``c mod 4 = 0``, for validation if ``c mod 8 = 1``, and for training
+    otherwise: 4, 2 and 10 of the 16 remainders mod 16. The answer depends on the digits alone, in
+    every process and on every machine.
+
+    Raises
+    ------
+    ValueError
+        If `split` is none of "train", "validation" and "test".
     """
+    _check_split(split)
     code = (digits << (3 * torch.arange(SEQUENCE_LENGTH, device=digits.device))).sum(dim=-1)
     code = code + _signed(0x9E3779B97F4A7C15)
     code = (code ^ _shift_right(code, 30)) * _signed(0xBF58476D1CE4E5B9)
     code = (code ^ _shift_right(code, 27)) * _signed(0x94D049BB133111EB)
-    return (code ^ _shift_right(code, 31)) % TEST_SHARE == 0
+    code = code ^ _shift_right(code, 31)
+    if split == "test":
+        return code % 4 == 0
+    if split == "validation":
+        return code % 8 == 1
+    return (code % 4 != 0) & (code % 8 != 1)
+
+
+def _check_split(split: str) -> None:
+    if split not in get_args(Split):
+        raise ValueError(f"expected split 'train', 'validation' or 'test', got {split!r}")
 
 
 def _signed(constant: int) -> int:

@@ -29,9 +29,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from promptlib.prefix_tuning import experiment_training
 from promptlib.prefix_tuning.experiment_results import Cell, Get
-from promptlib.prefix_tuning.experiment_training import load_prefix, new_prefix
+from promptlib.prefix_tuning.experiment_training import generator_for, load_prefix, new_prefix
 from promptlib.prefix_tuning.prefix import Prefix
 from promptlib.training import Recipe
 
@@ -128,7 +127,7 @@ def moves(cell: Cell, get: Get) -> Tensor:
 
 def start(config: Mapping[str, Any], index: int) -> Prefix:
     """Draw the untrained prefix of a cell again."""
-    generator = experiment_training._generator(config, "prefix")
+    generator = generator_for(config, "prefix")
     for cell in config["cells"][: index + 1]:
         prefix = new_prefix(config, cell["init_std"], generator)
     return prefix

@@ -100,7 +100,8 @@ def plan(
     signal_norm: float = 1.0,
     noise_std: float = 1.0,
     sizes: Sequence[int] = (64, 128, 192, 256, 512, 1024),
-    seeds: int = 4,
+    seeds: int = 6,
+    first_seed: int = 0,
     steps: int = 240,
     batch: int = 32,
     check_every: int = 20,
@@ -116,6 +117,8 @@ def plan(
         Numbers of labelled bags, validation included; each at least 8.
     seeds : int
         Independent repetitions (data and start), at least 1.
+    first_seed : int
+        Number of the first of them, at least 0.
     steps, batch, check_every : int
         Updates, bags in one update, steps between two looks at the validation loss.
     test_bags : int
@@ -128,11 +131,13 @@ def plan(
     Raises
     ------
     ValueError
-        If there are no sizes or seeds, a size is too small to split, or steps is no multiple of
-        ``check_every``.
+        If there are no sizes or seeds, the first seed is no whole number of at least 0, a size is
+        too small to split, or steps is no multiple of ``check_every``.
     """
     if seeds < 1:
         raise ValueError(f"seeds must be at least 1, got {seeds}")
+    if isinstance(first_seed, bool) or not isinstance(first_seed, int) or first_seed < 0:
+        raise ValueError(f"first_seed must be a whole number of at least 0, got {first_seed!r}")
     if not sizes or min(sizes) < 8:
         raise ValueError(f"sizes must be numbers of at least 8 bags, got {tuple(sizes)}")
     if steps < 1 or check_every < 1 or steps % check_every:
@@ -161,6 +166,6 @@ def plan(
             },
         )
         for learner in LEARNERS
-        for seed in range(seeds)
+        for seed in range(first_seed, first_seed + seeds)
     }
     return FewSamplesPlan(runs, tuple(sizes))

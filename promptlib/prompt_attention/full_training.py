@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -31,6 +31,8 @@ __all__ = [
     "METHODS",
     "TRAINED_MODELS",
     "Budget",
+    "Compared",
+    "Tuned",
     "compare",
     "compare_seeds",
     "three_steps",
@@ -112,9 +114,39 @@ class Budget:
             )
 
 
+class Tuned(NamedTuple):
+    """What tuning handed in.
+
+    Attributes
+    ----------
+    error : float
+        Test error, in [0, 1].
+    setting : int
+        Place of the chosen setting in its sweep.
+    """
+
+    error: float
+    setting: int
+
+
+class Compared(NamedTuple):
+    """What :func:`compare_seeds` measures; both of shape (seeds, methods).
+
+    Attributes
+    ----------
+    errors : Tensor
+        Test errors, in [0, 1].
+    settings : Tensor
+        Places of the chosen settings in their sweeps.
+    """
+
+    errors: Tensor
+    settings: Tensor
+
+
 def compare(
     mixture: ContextualMixture, budget: Budget, seed: int, methods: Sequence[str] = METHODS
-) -> dict[str, float]:
+) -> dict[str, Tuned]:
     """The test error of each method after one round of tuning.
 
     Parameters
@@ -130,7 +162,7 @@ def compare(
     Returns
     -------
     dict
-        Method to test error, in [0, 1].
+        Method to test error and chosen setting.
     """
     generator = torch.Generator().manual_seed(seed)
     training = mixture.sample(budget.training, generator)
@@ -156,7 +188,7 @@ def three_steps(
     validation: Bags,
     test: Bags,
     centred: bool = False,
-) -> float:
+) -> Tuned:
     """Result A2, a third of the training bags for each step, its prompt scale chosen on validation.
 
     Parameters
@@ -170,8 +202,8 @@ def three_steps(
 
     Returns
     -------
-    float
-        The test error.
+    Tuned
+        The setting is a place in ``budget.prompt_scales``.
     """
     eta = 1.0 / (mixture.sparsity * mixture.signal_norm**2)
     unit = population_descent(mixture, eta, 1.0)[1].norm() / mixture.context_norm
@@ -197,7 +229,8 @@ def three_steps(
         ]
     )
     best = int(seen.argmin())
-    return float(errors(prompt_attention(test.tokens, w2[best], q1[best]), test.labels))
+    error = errors(prompt_attention(test.tokens, w2[best], q1[best]), test.labels)
+    return Tuned(float(error), best)
 
 
 def train_model(
@@ -207,13 +240,13 @@ def train_model(
     validation: Bags,
     test: Bags,
     generator: torch.Generator,
-) -> float:
+) -> Tuned:
     """Train one model with every learning rate side by side, and test the best on validation.
 
     Returns
     -------
-    float
-        The test error of the learning rate and the moment with the lowest validation error.
+    Tuned
+        Of the learning rate and the moment with the lowest validation error.
     """
     count, dim = len(budget.learning_rates), training.tokens.shape[-1]
     start = [
@@ -255,9 +288,10 @@ def train_model(
     recipe = Recipe(budget.steps, warmup=min(10, budget.steps - 1), weight_decay=0.0)
     train(learners, loss, watched_batches(), recipe, label="training", progress=_silent)
     watch()
-    chosen = best_weights[int(best_error.argmin())]
+    best = int(best_error.argmin())
     with torch.no_grad():
-        return float(errors(model.score(test.tokens, *chosen), test.labels))
+        error = errors(model.score(test.tokens, *best_weights[best]), test.labels)
+    return Tuned(float(error), best)
 
 
 def compare_seeds(
@@ -265,19 +299,20 @@ def compare_seeds(
     budget: Budget,
     seeds: Sequence[int],
     methods: Sequence[str] = METHODS,
-) -> Tensor:
+) -> Compared:
     """:func:`compare` for several seeds.
 
     Returns
     -------
-    Tensor, shape (len(seeds), len(methods))
-        Test errors.
+    Compared
+        Of shape (len(seeds), len(methods)).
     """
     rows = [
         list(compare(mixture, budget, seed, methods).values())
         for seed in progress_bar(seeds, f"training on {budget.training} bags")
     ]
-    return torch.tensor(rows, dtype=torch.float64)
+    table = torch.tensor(rows, dtype=torch.float64).reshape(len(rows), len(methods), 2)
+    return Compared(table[..., 0], table[..., 1].long())
 
 
 def errors(scores: Tensor, labels: Tensor) -> Tensor:

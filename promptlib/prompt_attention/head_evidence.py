@@ -46,6 +46,7 @@ __all__ = [
     "closed_form_errors",
     "hard_attention_comparison",
     "informed_bound",
+    "informed_gaps",
     "random_laws",
     "ridge_limit_errors",
 ]
@@ -301,6 +302,26 @@ def informed_bound(
         ridge_error(law, alphas, ridges).amin(0), ridge_error(law, alphas, math.inf)
     )
     return bound(law, alphas), smallest
+
+
+def informed_gaps(
+    count: int,
+    generator: torch.Generator,
+    *,
+    bound: Callable[..., Tensor] = informed_error,
+) -> Tensor:
+    """The averaging head's error less the informed bound, where all bags are read alike.
+
+    Returns
+    -------
+    Tensor, shape (count,)
+        At random signal, noise and α.
+    """
+    signal = 0.05 + 2 * torch.rand(count, generator=generator, dtype=torch.float64)
+    noise = 0.05 + 2 * torch.rand(count, generator=generator, dtype=torch.float64)
+    alpha = 10 ** (2 * torch.rand(count, generator=generator, dtype=torch.float64) - 1)
+    law = FeatureLaw(signal[:, None], noise[:, None])
+    return averaging_error(law, alpha) - bound(law, alpha)
 
 
 def hard_attention_comparison(

@@ -5,8 +5,8 @@ With a fixed prompt along :math:`q_\star` the head of the third step is
 :math:`\eta E[A]\,(w_\star + \bar y\, q_\star)`, with :math:`\bar y` the mean label of the sample:
 the context, which every relevant token carries, is cancelled only on average. On a fresh bag the
 score is proportional to :math:`y W^2 + \bar y Q^2`, so when :math:`|\bar y| Q^2 > W^2` one of the
-two labels is always wrong and the error is 50 %, however many dimensions there are. An intercept,
-or labels with their mean subtracted, removes it.
+two labels is wrong, however many dimensions there are. An intercept, or labels with their mean
+subtracted, removes it.
 """
 
 from __future__ import annotations
@@ -64,9 +64,10 @@ def measured_imbalance_failure(
     n: int,
     runs: int,
     generator: torch.Generator,
+    test_bags: int = 400,
     memory_limit: int = MEMORY_LIMIT,
 ) -> Tensor:
-    r"""How often a head step with the prompt κ q* leans more on the context than on the signal.
+    r"""How often a head step with the prompt κ q* gets one of the two labels wrong.
 
     Parameters
     ----------
@@ -77,20 +78,27 @@ def measured_imbalance_failure(
         Bags of each run.
     runs : int
     generator : torch.Generator
+    test_bags : int
+        Fresh bags that the heads of all runs are tested on; both labels occur among them.
     memory_limit : int
         Bytes that the tokens of one batch may take.
 
     Returns
     -------
     Tensor of bool, shape (runs,)
-        :math:`|\langle w_2, q_\star\rangle| > \langle w_2, w_\star\rangle`.
+        Whether more than half of the fresh bags of one label are scored with the wrong sign.
     """
     prompt = scale * mixture.context
     zero = torch.zeros_like(prompt)
-    failed = torch.empty(runs, dtype=torch.bool)
+    heads = torch.zeros(runs, mixture.dim, dtype=prompt.dtype)
     for run in range(runs):
-        head = torch.zeros_like(prompt)
         for bags in batches(mixture, n, generator, memory_limit):
-            head -= len(bags.tokens) / n * gradients(bags.tokens, bags.labels, zero, prompt)[0]
-        failed[run] = (head @ mixture.context).abs() > head @ mixture.signal
-    return failed
+            heads[run] -= (
+                len(bags.tokens) / n * gradients(bags.tokens, bags.labels, zero, prompt)[0]
+            )
+    fresh = mixture.sample(test_bags, generator)
+    weights = torch.softmax(fresh.tokens @ prompt, dim=1)  # (test_bags, T)
+    features = (weights[:, None] @ fresh.tokens)[:, 0]  # (test_bags, d)
+    wrong = (heads @ features.T) * fresh.labels <= 0  # (runs, test_bags)
+    by_label = [wrong[:, fresh.labels == label].double().mean(1) for label in (1.0, -1.0)]
+    return torch.maximum(*by_label) > 0.5

@@ -197,8 +197,10 @@ class Book:
 
 def make(root: Path) -> Book:
     """Write the sources of a small book."""
-    for name in ("__init__", "claims", "plotting", "progress", "runs"):
+    for name in ("__init__", "plotting", "progress", "runs"):
         _copy(f"promptlib/{name}.py", root)
+    for path in (PROJECT / "promptlib" / "claims").glob("*.py"):
+        _copy(f"promptlib/claims/{path.name}", root)
     for path in (PROJECT / "workflow").iterdir():
         if path.is_file():
             _copy(f"workflow/{path.name}", root)
@@ -215,7 +217,10 @@ def make(root: Path) -> Book:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(NOTEBOOK.format(name=name))
     (root / "book" / "_toc.yml").write_text(TOC)
-    (root / "book" / "index.md").write_text("# Home\n\nA small book.\n")
+    (root / "book" / "index.md").write_text(
+        "# Home\n\nA small book.\n\n"
+        "(the-verdicts)=\n## Verdicts\n\nHere.\n\n(the-gate)=\n## Gate\n\nHere.\n"
+    )
     (root / "config").mkdir()
     (root / "config" / "quick.yml").write_text(
         "notebooks:\n"

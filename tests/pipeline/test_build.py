@@ -139,13 +139,33 @@ def test_a_claim_that_breaks_closes_the_gate(book):
     status, output = book.build()
     assert status != 0
     assert "gate: small/first fails: worst error 3.0e-03" in output
+    assert "make book GATE=warn" in output
     assert book.pages() == before
+    status, output = book.build("--gate", "warn")
+    assert status == 0, output
+    assert "warning: 2 checks failed; every page carries a banner" in output
+    pages = [page for page in book.site.resolve().rglob("*.html") if "_static" not in page.parts]
+    assert len(pages) > 3
+    for page in pages:
+        assert "small/first fails" in page.read_text(), page
+    published = book.site.resolve()
+    status, output = book.build()  # a site with a banner is never taken for a finished one
+    assert status == 1
+    assert book.site.resolve() == published
+
+
+def test_a_build_says_what_lies_ahead_and_where_it_is(pristine):
+    _, output = pristine
+    assert "To do: 1 training runs, up to 2 notebooks, then the site; about " in output
+    assert "[1/1 runs, 2/2 notebooks, about " in output
+    assert not {"\x1b", "\r"} & set(output)
 
 
 @pytest.mark.parametrize(
     ("file", "old", "new", "arguments", "message"),
     [
         ("config/quick.yml", "", "", ["--profile", "quik"], "no profile 'quik' (did you mean"),
+        ("config/quick.yml", "", "", ["--gate", "no"], "GATE must be refuse or warn, got 'no'"),
         ("config/quick.yml", "", "", ["--cores", "0"], "CORES must be a positive number, got 0"),
         (
             "config/quick.yml",

@@ -15,14 +15,14 @@ from workflow.sources import BuildError
 ROOT = Path(__file__).resolve().parents[2]
 RECORDED = {
     "wing/same": {"kind": "identity"},
-    "wing/trained": {"kind": "outcome", "quick": "reproduced"},
+    "wing/trained": {"kind": "outcome", "quick": "supported"},
 }
 
 
 def records(**changes):
     both = {
         "wing/same": {"kind": "identity", "verdict": "holds"},
-        "wing/trained": {"kind": "outcome", "verdict": "reproduced"},
+        "wing/trained": {"kind": "outcome", "verdict": "supported"},
     }
     for name, change in changes.items():
         both[f"wing/{name}"] |= change
@@ -44,15 +44,26 @@ def test_a_failing_claim_closes_the_gate(kind):
     ]
 
 
-@pytest.mark.parametrize("verdict", ["stronger", "weaker", "not reproduced"])
-def test_a_changed_outcome_closes_the_gate(verdict):
-    (problem,) = gate("quick", records(trained={"verdict": verdict}), RECORDED)
-    assert f"recorded 'reproduced' for quick, now '{verdict}'" in problem
+@pytest.mark.parametrize(
+    ("recorded", "now"), [("supported", "contradicted"), ("contradicted", "supported")]
+)
+def test_an_outcome_that_turns_closes_the_gate(recorded, now):
+    known = RECORDED | {"wing/trained": {"kind": "outcome", "quick": recorded}}
+    (problem,) = gate("quick", records(trained={"verdict": now}), known)
+    assert f"recorded '{recorded}' for quick, now '{now}'" in problem
 
 
-def test_an_outcome_needs_a_verdict_for_this_profile():
-    (problem,) = gate("paper", records(), RECORDED)
-    assert "recorded None for paper" in problem
+@pytest.mark.parametrize("recorded", ["supported", "contradicted", "undecided"])
+@pytest.mark.parametrize("now", ["undecided", "uninformative", "single run"])
+def test_what_noise_can_do_never_closes_the_gate(recorded, now):
+    known = RECORDED | {"wing/trained": {"kind": "outcome", "quick": recorded}}
+    assert gate("quick", records(trained={"verdict": now}), known) == []
+    known["wing/trained"]["quick"] = now
+    assert gate("quick", records(trained={"verdict": recorded}), known) == []
+
+
+def test_a_profile_without_a_recorded_verdict_has_nothing_to_turn():
+    assert gate("paper", records(trained={"verdict": "contradicted"}), RECORDED) == []
 
 
 def test_lost_new_doubled_and_untested_claims_close_the_gate():
@@ -62,7 +73,7 @@ def test_lost_new_doubled_and_untested_claims_close_the_gate():
     ]
     assert gate("quick", [*whole, whole[0]], RECORDED) == ["wing/same is claimed 2 times"]
     assert gate("quick", whole, {"wing/same": RECORDED["wing/same"]}) == [
-        "wing/trained (outcome, reproduced) is not in config/verdicts.yml"
+        "wing/trained (outcome, supported) is not in config/verdicts.yml"
     ]
     assert gate("quick", records(same={"tests": []}), RECORDED) == [
         "wing/same has no test marked @pytest.mark.claim('wing/same')"
@@ -121,7 +132,7 @@ def test_a_claim_that_fails_fails_with_its_extra_too():
 
 
 def test_recording_without_the_extra_keeps_what_was_known():
-    known = {"wing/trained": {"kind": "outcome", "needs": "real", "quick": "weaker"}}
+    known = {"wing/trained": {"kind": "outcome", "needs": "real", "quick": "undecided"}}
     (_, trained) = records(trained=UNCHECKED)
     written = yaml.safe_load(record("quick", [trained | {"notebook": "wing/chapter"}], known))
     assert written == known
@@ -184,12 +195,14 @@ def test_recorded_verdicts_are_well_formed():
 
 
 def test_recording_opens_the_gate_keeps_other_profiles_and_refuses_failures():
-    whole = [item | {"notebook": "wing/chapter"} for item in records(trained={"verdict": "weaker"})]
-    known = {"wing/trained": {"kind": "outcome", "quick": "reproduced", "paper": "stronger"}}
+    whole = [
+        item | {"notebook": "wing/chapter"} for item in records(trained={"verdict": "undecided"})
+    ]
+    known = {"wing/trained": {"kind": "outcome", "quick": "supported", "paper": "contradicted"}}
     written = yaml.safe_load(record("quick", whole, known))
     assert written == {
         "wing/same": {"kind": "identity"},
-        "wing/trained": {"kind": "outcome", "quick": "weaker", "paper": "stronger"},
+        "wing/trained": {"kind": "outcome", "quick": "undecided", "paper": "contradicted"},
     }
     assert gate("quick", whole, written) == []
     whole[0]["verdict"] = "fails"

@@ -99,7 +99,8 @@ def test_claims_hold(cases):
         cannot_re_aim.bias_in_hull(cases),
         cannot_re_aim.two_statistics(cases, seeded()),
         cannot_re_aim.attainable_attention(30, seeded()),
-        cannot_re_aim.layer_norm_limit(5, seeded()),
+        cannot_re_aim.layer_norm_limit(cannot_re_aim.normalised_shares(5, seeded())),
+        cannot_re_aim.layer_norm_limit_reached(cannot_re_aim.normalised_shares(5, seeded())),
         cannot_re_aim.rank_one_re_aims(30, seeded()),
         cannot_re_aim.normalised_kernels(cases[::7]),
     ]
@@ -159,17 +160,27 @@ def halves_the_radius(queries, normaliser, weight, gain, shift, bias, length):
 
 
 @pytest.mark.claim("prefix-tuning/layer-norm-limit")
+@pytest.mark.parametrize("wrong", [forgets_the_length, forgets_the_shift, halves_the_radius])
+def test_layer_norm_limit_fails(wrong):
+    shares = cannot_re_aim.normalised_shares(5, seeded(), limit=wrong)
+    assert cannot_re_aim.layer_norm_limit(shares).verdict == "fails"
+
+
+@pytest.mark.claim("prefix-tuning/layer-norm-limit-reached")
 @pytest.mark.parametrize(
     "wrong", [forgets_the_length, forgets_the_shift, halves_the_radius, doubles_the_radius]
 )
-def test_layer_norm_limit_fails(wrong):
-    assert cannot_re_aim.layer_norm_limit(5, seeded(), limit=wrong).verdict == "fails"
+def test_a_limit_that_is_too_high_is_not_reached(wrong):
+    shares = cannot_re_aim.normalised_shares(5, seeded(), limit=wrong)
+    assert cannot_re_aim.layer_norm_limit_reached(shares).verdict == "fails"
 
 
 @pytest.mark.claim("prefix-tuning/layer-norm-limit")
+@pytest.mark.claim("prefix-tuning/layer-norm-limit-reached")
 def test_layer_norm_limit_fails_when_the_logits_are_not_scaled():
-    claim = cannot_re_aim.layer_norm_limit(5, seeded(), attend=without_square_root)
-    assert claim.verdict == "fails"
+    shares = cannot_re_aim.normalised_shares(5, seeded(), attend=without_square_root)
+    assert cannot_re_aim.layer_norm_limit(shares).verdict == "fails"
+    assert cannot_re_aim.layer_norm_limit_reached(shares).verdict == "fails"
 
 
 @pytest.mark.claim("prefix-tuning/rank-one-re-aims")
@@ -231,8 +242,9 @@ def test_claims_about_models_hold(pairs, tokens):
     assert cannot_re_aim.trained_relative_attention(pairs, tokens).verdict == "holds"
     assert cannot_re_aim.trained_biased_output(pairs, tokens).verdict == "holds"
     assert cannot_re_aim.trained_layer_norm_limit(pairs, tokens).verdict == "holds"
-    models = [(small_model(0), small_model(1))]
-    assert cannot_re_aim.fine_tuning_re_aims(models, tokens).verdict == "reproduced"
+    models = [(small_model(0), small_model(1)), (small_model(2), small_model(3))]
+    assert cannot_re_aim.fine_tuning_re_aims(models, tokens).verdict == "supported"
+    assert cannot_re_aim.fine_tuning_re_aims(models[:1], tokens).verdict == "single run"
 
 
 @pytest.mark.claim("prefix-tuning/trained-relative-attention")
@@ -281,7 +293,13 @@ def test_trained_layer_norm_limit_fails_when_half_the_vectors_are_forgotten(toke
 @pytest.mark.claim("prefix-tuning/fine-tuning-re-aims")
 def test_fine_tuning_re_aims_fails_for_a_model_that_did_not_change(pairs, tokens):
     same = [(model, model) for model, _ in pairs]
-    assert cannot_re_aim.fine_tuning_re_aims(same, tokens).verdict == "not reproduced"
+    assert cannot_re_aim.fine_tuning_re_aims(same, tokens).verdict == "contradicted"
+
+    def about_the_limit(before, after, tokens):
+        return torch.tensor([0.09 if before is pairs[0][0] else 0.12])
+
+    claim = cannot_re_aim.fine_tuning_re_aims(same, tokens, about_the_limit)
+    assert claim.verdict == "undecided"
 
 
 @pytest.mark.claim("prefix-tuning/fine-tuning-re-aims")
@@ -291,6 +309,6 @@ def test_a_prefix_in_the_place_of_fine_tuning_moves_nothing(pairs, tokens):
     def by_prefix(before, after, tokens):
         return trained_attention.model_movement(before, after, tokens, prefix)
 
-    claim = cannot_re_aim.fine_tuning_re_aims([(model, model)], tokens, by_prefix)
-    assert claim.verdict == "not reproduced"
+    claim = cannot_re_aim.fine_tuning_re_aims([(model, model)] * 2, tokens, by_prefix)
+    assert claim.verdict == "contradicted"
     assert claim.value < 1e-10

@@ -46,6 +46,7 @@ from tests.trained_in_memory import TrainedInMemory
 
 SMALL: dict[str, Any] = {
     "seeds": 2,
+    "first_seed": 0,
     "n_layer": 2,
     "width": 8,
     "precision": "float32",
@@ -271,7 +272,16 @@ RUN = Run("somewhere:tune", {"seed": 0, "steps": 10})
 
 def cells(task: str, *shares: float, loss: float = 1.0) -> list[Cell]:
     return [
-        Cell(RUN, 0, {"accuracy": {task: share}, "loss": {task: loss}, "curve": [2.0, loss]})
+        Cell(
+            RUN,
+            0,
+            {
+                "accuracy": {task: share},
+                "loss": {task: loss},
+                "validation": {"accuracy": share, "loss": loss},
+                "curve": [2.0, loss],
+            },
+        )
         for share in shares
     ]
 

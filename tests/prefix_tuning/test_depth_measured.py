@@ -24,6 +24,7 @@ from tests.trained_in_memory import TrainedInMemory
 
 SMALL: dict[str, Any] = {
     "seeds": 2,
+    "first_seed": 0,
     "depths": [1, 2],
     "width": 10,
     "n_head": 2,
@@ -266,6 +267,6 @@ def test_the_best_cell_has_the_lowest_loss(tokens: Tensor) -> None:
     sweep = plan.plan(**{**SMALL, "seeds": 1}).ways["prefix"][1][0]
     cells = runs.get(sweep[0]).metrics["cells"]
     best: Adapted = results._best(sweep, runs.get, tokens)
-    expected = min(cells, key=lambda cell: cell["loss"][results.NEW])
+    expected = min(cells, key=lambda cell: cell["validation"]["loss"])
     assert best.loss == expected["loss"]
     assert best.learning_rate == expected["learning_rate"]

@@ -29,6 +29,7 @@ from tests.trained_in_memory import TrainedInMemory
 
 TINY: dict[str, Any] = {
     "seeds": 2,
+    "first_seed": 0,
     "width": 12,
     "precision": "float32",
     "pretrain_steps": 12,
@@ -66,6 +67,7 @@ def measured_as(
                     "learning_rate": 0.1,
                     "accuracy": {other: accuracy(arm, task, std, other) for other in MIXED},
                     "loss": dict.fromkeys(MIXED, 1.0),
+                    "validation": {"accuracy": accuracy(arm, task, std, task), "loss": 1.0},
                     "curve": [1.0, 0.5, 0.02, 0.01],
                 },
             )

@@ -273,7 +273,8 @@ def test_deep_layers_compared_with_a_run_without_prefix_do_not_agree(deep, token
 
 def test_the_deep_plan_refuses_too_few_steps_and_needs_no_torch():
     with pytest.raises(ValueError, match=r"deep_steps must be .* at least 10, got 9"):
-        deep_sorter.plan(9)
-    runs = deep_sorter.chapter_plan(1, 10, 10, [0.1], [1.0], 10, 1, deep_steps=10)
+        deep_sorter.plan(9, 0)
+    runs = deep_sorter.chapter_plan(1, 3, 10, 10, [0.1], [1.0], [0.003], 1, deep_steps=10)
+    assert {run.config["seed"] for run in runs} == {3}
     assert len({run.name for run in runs}) == len(runs)
     assert runs[-1].needs == (runs[-2],)

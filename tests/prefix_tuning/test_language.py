@@ -442,11 +442,59 @@ def test_pieces_of_text_begin_with_a_word() -> None:
     model, generator = small_model(vocab_size=6), torch.Generator().manual_seed(5)
     pieces = strings.draw("text", 31, 3, model, LETTERS, generator)
     said = {corpus.decode(piece.tolist(), LETTERS.alphabet) for piece in pieces}
-    assert said == {"abc", "dab", "eab"}
+    assert said == {"abc", "dab"}
     mixed = strings.draw("shuffled", 31, 3, model, LETTERS, generator)
     letters = {"".join(sorted(corpus.decode(m.tolist(), LETTERS.alphabet))) for m in mixed}
-    assert letters == {"abc", "abd", "abe"}
-    assert len(strings.different(pieces, 3).unique(dim=0)) == 3
+    assert letters == {"abc", "abd"}
+    assert len(strings.different(pieces, 2).unique(dim=0)) == 2
+
+
+def test_settings_are_chosen_on_other_pieces_than_results_are_read_on() -> None:
+    """Both parts together are all pieces, and no piece is in both."""
+    model, text = small_model(vocab_size=6), LETTERS.held_out
+    drawn = {
+        part: {
+            corpus.decode(piece.tolist(), LETTERS.alphabet)
+            for piece in strings.draw(
+                "text", 31, 3, model, LETTERS, torch.Generator().manual_seed(5), part
+            )
+        }
+        for part in strings.PARTS
+    }
+    assert drawn["validation"] == {"eab"}
+    assert drawn["test"] | drawn["validation"] == {
+        text[at : at + 3] for at in strings.beginnings(text, 3)
+    }
+    real = corpus.documentation().held_out
+    pieces = {real[at : at + 6] for at in strings.beginnings(real, 6)}
+    share = sum(strings.part_of(piece) == "validation" for piece in pieces) / len(pieces)
+    assert abs(share - 1 / strings.VALIDATION_EVERY) < 4 * (0.25 * 0.75 / len(pieces)) ** 0.5
+    with pytest.raises(ValueError, match=r"part must be one of .* got 'train'"):
+        strings.draw("text", 3, 3, model, LETTERS, torch.Generator(), "train")
+
+
+def test_the_sweep_and_no_other_run_draws_validation_strings(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    asked = []
+    right = strings.draw
+
+    def draw(*given: Any) -> torch.Tensor:
+        asked.append(given[6] if len(given) > 6 else "test")
+        return right(*given)
+
+    monkeypatch.setattr(experiments, "draw", draw)
+    planned = plan.plan(
+        **{**PLANNED, "layers": 1, "width": 16, "pretrain_steps": 10, "force_steps": 10}
+    )
+    config = {**planned.pretrained[0].config, "batch_size": 2}
+    base = pretraining.pretrain(config, [], silent)
+    swept = experiments.sweep(planned.sweep.config, [base], silent)
+    assert set(asked) == {"validation"}
+    asked.clear()
+    experiments.force_strings(planned.forced[0][1].config, [base, swept], silent)
+    experiments.count_strings(planned.counted[0][1].config, [base, swept], silent)
+    assert set(asked) == {"test"}
 
 
 def test_strings_that_cannot_be_drawn_are_named() -> None:

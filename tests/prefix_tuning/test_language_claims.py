@@ -13,6 +13,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from promptlib.claims import Claim, decide
 from promptlib.prefix_tuning.gpt import GPT, GPTConfig
 from promptlib.prefix_tuning.language import (
     counting,
@@ -31,11 +32,13 @@ from promptlib.prefix_tuning.language import forcing as forcing_module
 from promptlib.prefix_tuning.language.forcing import Forced
 from promptlib.prefix_tuning.language.plan import LanguagePlan
 from promptlib.prefix_tuning.language.results import Measured, Places, Said
+from promptlib.prefix_tuning.language.step_size import Steps
 from promptlib.runs import Result, Run
 from tests.trained_in_memory import TrainedInMemory, silent
 
 SMALL: dict[str, Any] = {
     "seeds": 1,
+    "first_seed": 0,
     "layers": 2,
     "width": 32,
     "block": 14,
@@ -62,6 +65,9 @@ MODULES = {
     "survey": survey,
 }
 
+SEEDS = 4
+"""Each claim is judged as if so many seeds had given what the one trained here gave."""
+
 Learned = tuple[LanguagePlan, TrainedInMemory, Measured]
 
 
@@ -76,13 +82,29 @@ def learned() -> Learned:
     """Return the real experiment, as small as it still works."""
     torch.set_num_threads(1)
     planned, runs = plan.plan(**SMALL), TrainedInMemory()
-    return planned, runs, results.collect(planned, runs.get)
+    return planned, runs, seeds_alike(results.collect(planned, runs.get))
 
 
 @pytest.fixture(scope="module")
 def found(learned: Learned) -> list[Places]:
     planned, runs, measured = learned
-    return results.all_places(measured, planned, runs.get, "token")
+    (model, *_), (settled,) = measured.models, planned.settled
+    place = results.places(model, runs.get(settled), "token", torch.Generator().manual_seed(0))
+    assert place is not None
+    return SEEDS * [place]
+
+
+@pytest.fixture(scope="module")
+def says_likely(learned: Learned) -> Claim:
+    """The control of what is said of one vector."""
+    return evidence.one_vector_says_likely_strings(learned[2])
+
+
+def seeds_alike(measured: Measured) -> Measured:
+    """Repeat what one seed gave."""
+    per_seed = ("models", "bits_held_out", "surveyed", "distinct", "completions", "forced", "counted")
+    repeated = {name: SEEDS * list(getattr(measured, name)) for name in per_seed}
+    return dataclasses.replace(measured, **repeated, steps=measured.steps.repeat(SEEDS, axis=0))
 
 
 def forget_to_train(model: GPT, targets: Tensor, start: Tensor, *rest: Any, **more: Any) -> Forced:
@@ -103,7 +125,7 @@ def again(learned: Learned, field: str) -> Measured:
     def get(run: Run) -> Result:
         return trained(run, runs.get) if run in broken else runs.get(run)
 
-    return results.collect(planned, get)
+    return seeds_alike(results.collect(planned, get))
 
 
 @pytest.mark.claim("prefix-tuning/embedding-is-token")
@@ -134,17 +156,20 @@ def test_success_without_a_margin_refutes_that_strings_decode(
     monkeypatch.setattr(forcing_module, "margins", lambda *given: right(*given) + 3.0)
     wrong = again(learned, "forced")
     assert evidence.forced_strings_decode(wrong.models, wrong.forced).verdict == "fails"
-    assert evidence.forced_strings_decode(measured.models, [{1: []}]).verdict == "fails"
+    assert evidence.forced_strings_decode(measured.models[:1], [{1: []}]).verdict == "fails"
 
 
 @pytest.mark.claim("prefix-tuning/distinct-after-tokens")
 def test_counting_prompts_refutes_that_tokens_share_completions(
     learned: Learned, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert evidence.distinct_after_tokens(learned[2]).verdict != "not reproduced"
+    claim = evidence.distinct_after_tokens(learned[2])
+    assert claim.verdict != "contradicted"
+    assert claim.replication == "other size"
+    assert "2 blocks, not 32" in claim.details["published"]["differs"]
     monkeypatch.setattr(survey, "count_distinct", len)
     wrong = again(learned, "surveyed")
-    assert evidence.distinct_after_tokens(wrong).verdict == "not reproduced"
+    assert evidence.distinct_after_tokens(wrong).verdict == "contradicted"
 
 
 @pytest.mark.claim("prefix-tuning/distinct-after-virtual-tokens")
@@ -155,27 +180,30 @@ def test_vectors_that_were_not_trained_refute_that_they_differ(
     measured = learned[2]
     v = measured.n_tokens
     good = {"all": int(1.5 * v), "vectors": 2 * v, "kinds": {"text": {"distinct": v - 3}}}
-    real = dataclasses.replace(measured, distinct=[good])
+    real = dataclasses.replace(measured, distinct=SEEDS * [good])
     claims_of = (evidence.distinct_after_virtual_tokens, evidence.more_completions_than_tokens)
-    assert all(claim(real).verdict == "reproduced" for claim in claims_of)
+    assert all(claim(real).verdict == "supported" for claim in claims_of)
+    near = {"all": v, "vectors": 2 * v, "kinds": {"text": {"distinct": 0.8675 * v}}}
+    undecided = dataclasses.replace(measured, distinct=SEEDS * [near])
+    assert all(claim(undecided).verdict == "undecided" for claim in claims_of)
     monkeypatch.setattr(experiments, "force", forget_to_train)
     wrong = again(learned, "distinct")
     assert wrong.distinct[0]["all"] == 1
-    assert all(claim(wrong).verdict == "not reproduced" for claim in claims_of)
+    assert all(claim(wrong).verdict == "contradicted" for claim in claims_of)
 
 
 @pytest.mark.claim("prefix-tuning/random-vectors-differ-too")
 def test_random_vectors_that_ignore_their_size_refute_that_they_differ(
     learned: Learned, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert evidence.random_vectors_differ_too(learned[2]).verdict == "reproduced"
+    assert evidence.random_vectors_differ_too(learned[2]).verdict == "supported"
 
     def small(model: GPT, n: int, k: int, scale: float, generator: torch.Generator) -> Tensor:
         return 1e-3 * torch.randn(n, k, model.config.n_embd, generator=generator)
 
     monkeypatch.setattr(survey, "random_vectors", small)
     wrong = again(learned, "surveyed")
-    assert evidence.random_vectors_differ_too(wrong).verdict == "not reproduced"
+    assert evidence.random_vectors_differ_too(wrong).verdict == "contradicted"
 
 
 @pytest.mark.claim("prefix-tuning/tokens-miss-forced-strings")
@@ -183,14 +211,14 @@ def test_comparing_one_symbol_refutes_that_tokens_miss_strings(
     learned: Learned, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     measured = learned[2]
-    assert evidence.tokens_miss_forced_strings(measured).verdict == "reproduced"
+    assert evidence.tokens_miss_forced_strings(measured).verdict == "supported"
     right = results.said_by_tokens
 
     def first_symbol(said: Said, completions: Tensor) -> Tensor:
         return right(Said(said.vectors, said.strings[:, :1]), completions)
 
     monkeypatch.setattr(evidence, "said_by_tokens", first_symbol)
-    assert evidence.tokens_miss_forced_strings(measured).verdict == "not reproduced"
+    assert evidence.tokens_miss_forced_strings(measured).verdict == "contradicted"
 
 
 def test_what_tokens_say_is_found(learned: Learned) -> None:
@@ -209,24 +237,48 @@ def test_what_tokens_say_is_found(learned: Learned) -> None:
 def test_success_that_checks_nothing_refutes_that_one_vector_has_limits(
     learned: Learned, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert evidence.one_vector_cannot_say_anything(learned[2]).verdict == "reproduced"
+    measured = learned[2]
+    assert evidence.one_vector_cannot_say_anything(measured).verdict == "supported"
     right = decoding.margins
     monkeypatch.setattr(forcing_module, "margins", lambda *given: right(*given) + 100.0)
     wrong = again(learned, "forced")
-    assert evidence.one_vector_cannot_say_anything(wrong).verdict == "not reproduced"
+    assert evidence.one_vector_cannot_say_anything(wrong).verdict == "contradicted"
 
 
 @pytest.mark.claim("prefix-tuning/more-vectors-say-more")
-@pytest.mark.claim("prefix-tuning/likely-strings-are-easier")
+@pytest.mark.claim("prefix-tuning/one-vector-says-likely-strings")
 def test_forcing_that_trains_nothing_refutes_what_helps_it(
     learned: Learned, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    claims_of = (evidence.more_vectors_say_more, evidence.likely_strings_are_easier)
-    assert all(claim(learned[2]).verdict == "reproduced" for claim in claims_of)
+    claims_of = (evidence.more_vectors_say_more, evidence.one_vector_says_likely_strings)
+    assert all(claim(learned[2]).verdict == "supported" for claim in claims_of)
     monkeypatch.setattr(experiments, "force", forget_to_train)
     wrong = again(learned, "forced")
     assert (wrong.steps == -1).all()
-    assert all(claim(wrong).verdict == "not reproduced" for claim in claims_of)
+    assert all(claim(wrong).verdict == "contradicted" for claim in claims_of)
+
+
+def test_without_its_control_a_search_that_finds_nothing_says_nothing(
+    learned: Learned, found: list[Places], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing was forced: what one vector cannot say, and what tokens miss, is not known."""
+    monkeypatch.setattr(experiments, "force", forget_to_train)
+    wrong = again(learned, "forced")
+    likely, more = (
+        evidence.one_vector_says_likely_strings(wrong),
+        evidence.more_vectors_say_more(wrong),
+    )
+    for claim in (
+        evidence.one_vector_cannot_say_anything(wrong),
+        evidence.tokens_miss_forced_strings(wrong),
+        evidence.far_from_tokens([], likely),
+        evidence.far_from_tokens(found, likely),
+        evidence.region_ends_early([], likely),
+        step_size.distance_is_the_step([], likely),
+        evidence.rounding_loses([{}], more),
+    ):
+        assert claim.verdict == "uninformative"
+        assert decide([likely, more, claim])[2].verdict == "uninformative"
 
 
 @pytest.mark.claim("prefix-tuning/one-vector-counts")
@@ -235,11 +287,11 @@ def test_forcing_that_trains_nothing_refutes_that_vectors_count_more(
 ) -> None:
     measured = learned[2]
     good = {1: {"bits": [14.0] * 60, "success": [True] * 45 + [False] * 15}}
-    real = dataclasses.replace(measured, counted=[good])
-    assert evidence.one_vector_counts(real).verdict == "reproduced"
+    real = dataclasses.replace(measured, counted=SEEDS * [good])
+    assert evidence.one_vector_counts(real).verdict == "supported"
     monkeypatch.setattr(experiments, "force", forget_to_train)
     wrong = again(learned, "counted")
-    assert evidence.one_vector_counts(wrong).verdict == "not reproduced"
+    assert evidence.one_vector_counts(wrong).verdict == "contradicted"
 
 
 @pytest.mark.claim("prefix-tuning/counting-by-sampling")
@@ -252,11 +304,11 @@ def test_a_limit_without_its_deviation_is_refuted(monkeypatch: pytest.MonkeyPatc
 @pytest.mark.claim("prefix-tuning/virtual-tokens-are-far")
 @pytest.mark.claim("prefix-tuning/region-ends-before-token")
 def test_vectors_that_never_left_their_tokens_refute_that_they_are_far(
-    learned: Learned, found: list[Places]
+    learned: Learned, found: list[Places], says_likely: Claim
 ) -> None:
     planned, runs, measured = learned
     claims_of = (evidence.far_from_tokens, evidence.region_ends_early)
-    assert all(claim(found).verdict == "reproduced" for claim in claims_of)
+    assert all(claim(found, says_likely).verdict == "supported" for claim in claims_of)
     # The token itself in place of what was learned from it: at no distance, and never broken.
     settled = runs.get(planned.settled[0])
     stayed = Result(
@@ -269,40 +321,46 @@ def test_vectors_that_never_left_their_tokens_refute_that_they_are_far(
         dataclasses.replace(p, distance=0.1 * p.among_tokens.median() * torch.ones_like(p.distance))
         for p in found
     ]
-    assert all(claim(near).verdict == "not reproduced" for claim in claims_of)
-    assert all(claim([]).verdict == "not reproduced" for claim in claims_of)
+    assert all(claim(near, says_likely).verdict == "contradicted" for claim in claims_of)
 
 
 @pytest.mark.claim("prefix-tuning/region-ends-before-token")
 def test_a_search_that_stops_at_the_token_refutes_that_regions_end_early(
-    learned: Learned, monkeypatch: pytest.MonkeyPatch
+    found: list[Places], says_likely: Claim
 ) -> None:
-    planned, runs, measured = learned
-
-    def to_the_token(model: GPT, vectors: Tensor, strings: Tensor) -> Tensor:
-        return torch.cdist(vectors[:, 0], model.token.weight).amin(dim=1)
-
-    monkeypatch.setattr(results, "breaking_distance", to_the_token)
-    wrong = results.all_places(measured, planned, runs.get, "token")
-    assert evidence.region_ends_early(wrong).verdict == "not reproduced"
+    """Or one that finds no other completion at all."""
+    for breaking in ([p.distance for p in found], [torch.full_like(found[0].norms, float("inf"))]):
+        wrong = [
+            dataclasses.replace(p, breaking=breaking[i % len(breaking)])
+            for i, p in enumerate(found)
+        ]
+        assert evidence.region_ends_early(wrong, says_likely).verdict == "contradicted"
 
 
 @pytest.mark.claim("prefix-tuning/distance-is-the-learning-rate")
 def test_steps_of_one_size_refute_that_their_size_decides(
-    learned: Learned, monkeypatch: pytest.MonkeyPatch
+    learned: Learned, says_likely: Claim, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     planned, runs, measured = learned
-    steps = step_size.all_steps(measured, planned, runs.get)
-    assert step_size.distance_is_the_step(steps).verdict == "reproduced"
-    (one,) = steps
+
+    def of_one_seed(get: Callable[[Run], Result]) -> list[Steps]:
+        one = dataclasses.replace(measured, models=measured.models[:1])
+        return SEEDS * step_size.all_steps(one, planned, get)
+
+    steps = of_one_seed(runs.get)
+    assert step_size.distance_is_the_step(steps, says_likely).verdict != "contradicted"
+    one = steps[0]
     assert 0 < one.common <= SMALL["count_strings"]
     assert one.said.shape == one.distance.shape == one.still_nearest.shape == (len(one.rates),)
     assert ((one.said > 0) & (one.said <= 100)).all()
+    in_proportion = [dataclasses.replace(one, distance=np.array(one.rates))] * SEEDS
+    assert step_size.distance_is_the_step(in_proportion, says_likely).verdict == "supported"
+    halfway = [dataclasses.replace(one, distance=np.sqrt(one.rates))] * SEEDS
+    assert step_size.distance_is_the_step(halfway, says_likely).verdict == "undecided"
     figure, alt = step_size.distance_by_rate(steps)
     assert f"{one.distance[-1]:.2f} at {one.rates[-1]:g}" in alt
     figure.canvas.draw()
     plt.close(figure)
-    assert step_size.distance_is_the_step([]).verdict == "not reproduced"
     with pytest.raises(ValueError, match="no string was said with all learning rates"):
         step_size.distance_by_rate([])
 
@@ -314,8 +372,8 @@ def test_steps_of_one_size_refute_that_their_size_decides(
     right = settling.force
     monkeypatch.setattr(settling, "force", same_rate)
     again_ = {run.key: trained(run, runs.get) for run in planned.stepped}
-    wrong = step_size.all_steps(measured, planned, lambda run: again_.get(run.key) or runs.get(run))
-    assert step_size.distance_is_the_step(wrong).verdict == "not reproduced"
+    wrong = of_one_seed(lambda run: again_.get(run.key) or runs.get(run))
+    assert step_size.distance_is_the_step(wrong, says_likely).verdict == "contradicted"
 
 
 @pytest.mark.claim("prefix-tuning/rounding-loses-the-string")
@@ -323,8 +381,9 @@ def test_rounding_that_keeps_the_vectors_is_refuted(
     learned: Learned, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     measured = learned[2]
-    shares = results.survives_rounding(measured)
-    assert evidence.rounding_loses(shares).verdict == "reproduced"
+    more = evidence.more_vectors_say_more(measured)
+    rounded = results.survives_rounding(measured)
+    assert evidence.rounding_loses(rounded, more).verdict == "supported"
 
     def unrounded(model: GPT, vectors: Tensor, strings: Tensor, by_angle: bool = False) -> Tensor:
         said = decoding.complete(model, vectors, strings.shape[1])
@@ -332,12 +391,24 @@ def test_rounding_that_keeps_the_vectors_is_refuted(
 
     monkeypatch.setattr(results, "rounded_say", unrounded)
     wrong = results.survives_rounding(measured)
-    assert evidence.rounding_loses(wrong).verdict == "not reproduced"
-    assert evidence.rounding_loses([{}]).verdict == "not reproduced"
+    assert evidence.rounding_loses(wrong, more).verdict == "contradicted"
+
+
+def test_a_best_setting_at_an_end_of_the_sweep_is_named(learned: Learned) -> None:
+    cells = [
+        {"learning_rate": rate, "init_scale": scale, "success": [s], "right": 0.5}
+        for rate, scale, s in ((0.1, 1.0, 0.2), (0.3, 1.0, 0.9), (1.0, 1.0, 0.8), (1.0, 3.0, 0.3))
+    ]
+    swept = dataclasses.replace(learned[2], sweep=cells)
+    assert results.at_the_ends(swept) == ["init scale 1"]
+    cells[2]["success"] = [1.0]
+    assert results.at_the_ends(swept) == ["learning rate 1", "init scale 1"]
+    cells.append({"learning_rate": 3.0, "init_scale": 0.3, "success": [0.0], "right": 0.1})
+    assert results.at_the_ends(swept) == []
 
 
 def test_places_are_what_they_say(learned: Learned, found: list[Places]) -> None:
-    (place,) = found
+    place = found[0]
     n = len(place.distance)
     assert 0 < n <= SMALL["count_strings"]
     for name in ("norms", "moved", "cosine", "breaking", "random_distance", "random_cosine"):

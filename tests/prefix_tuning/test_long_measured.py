@@ -22,6 +22,7 @@ from workflow.sources import Source
 
 SMALL: dict[str, Any] = {
     "seeds": 2,
+    "first_seed": 0,
     "n_layer": 2,
     "width": 10,
     "n_head": 2,
@@ -195,7 +196,9 @@ def test_a_length_that_elicits_more_refutes(measured: Measured) -> None:
 @pytest.mark.claim("prefix-tuning/long-new-task")
 def test_a_length_that_teaches_refutes(measured: Measured) -> None:
     for accuracy, verdict in ((0.001, "reproduced"), (0.4, "not reproduced")):
-        claim = results.length_does_not_teach(changed(measured, results.NEW, 3, accuracy=accuracy))
+        claim = results.length_does_not_teach(
+            changed(measured, results.NEW, 3, accuracy=accuracy, validation_loss=0.0)
+        )
         assert claim.verdict == verdict
 
 

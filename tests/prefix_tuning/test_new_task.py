@@ -39,24 +39,26 @@ from promptlib.prefix_tuning.tasks import (
 from promptlib.runs import Result, Run
 from promptlib.training import Learner, Recipe
 from tests.trained_in_memory import TrainedInMemory, silent
+from workflow.profile_config import load_profile
 from workflow.sources import Source
 
 SMALL: dict[str, Any] = {
     "seeds": 2,
+    "first_seed": 0,
     "pretrain_steps": 12,
     "adapt_steps": 10,
     "learning_rates": [0.1, 1.0],
     "init_stds": [0.1, 0.3, 1.0],
-    "control_steps": 11,
+    "weight_rates": [0.001, 0.003],
     "test_sequences": 50,
 }
 
 
 @pytest.fixture(scope="module")
 def learned() -> tuple[NewTaskPlan, TrainedInMemory, Measured]:
-    """Return the real experiment, as short as it still works: one seed, two prefixes."""
+    """Return the real experiment, as short as it still works: two seeds."""
     torch.set_num_threads(1)
-    plan = new_task.plan(1, 300, 100, [0.1], [0.1], 10, 400)
+    plan = new_task.plan(2, 0, 300, 100, [0.1], [0.1], [0.003], 400)
     runs = TrainedInMemory()
     return plan, runs, new_task_results.collect(plan, runs.get)
 
@@ -64,17 +66,26 @@ def learned() -> tuple[NewTaskPlan, TrainedInMemory, Measured]:
 def test_the_plan_is_what_the_chapter_says() -> None:
     plan = new_task.plan(**SMALL)
     runs = list(plan)
-    assert len(runs) == 2 * (1 + 1 + 1 + 2) + 2
+    assert len(runs) == 2 * (1 + 2 + 1 + 2)
     assert len({run.key for run in runs}) == len(runs)
     assert [run.config["seed"] for run in plan.pretrained] == [0, 1]
     adapting = [run for run in runs if run.needs]
     assert {run.config["steps"] for run in adapting} == {SMALL["adapt_steps"]}
-    for runs_of_kind in (plan.finetuned, plan.besides_attention, *plan.prefixes.values()):
-        assert [run.needs for run in runs_of_kind] == [(base,) for base in plan.pretrained]
-    cells = plan.prefixes["free"][0].config["cells"]
-    assert len(cells) == 6
-    assert cells == plan.control_prefixes.config["cells"]
-    assert plan.control_prefixes.needs == (plan.control_pretrained,)
+    bases = [(base,) for base in plan.pretrained]
+    for runs_of_kind in (plan.besides_attention, *plan.prefixes.values()):
+        assert [run.needs for run in runs_of_kind] == bases
+    for rates, needs in zip(plan.finetuned, bases, strict=True):
+        assert [run.needs for run in rates] == [needs] * 2
+        assert [run.config["learning_rate"] for run in rates] == SMALL["weight_rates"]
+    assert len(plan.prefixes["free"][0].config["cells"]) == 6
+
+
+@pytest.mark.parametrize("profile", ["quick", "paper"])
+def test_what_is_compared_has_sweeps_of_equal_size(profile: str) -> None:
+    given = load_profile(profile).notebook("prefix_tuning/new_task").parameters
+    prefixes = len(given["learning_rates"]) * len(given["init_stds"])
+    tables = len(given["table_rates"]) * len(given["table_starts"])
+    assert len(given["weight_rates"]) == prefixes == tables
 
 
 @pytest.mark.parametrize(
@@ -85,7 +96,7 @@ def test_the_plan_is_what_the_chapter_says() -> None:
         ("seeds", True, r"seeds .* got True"),
         ("pretrain_steps", 9, r"pretrain_steps .* at least 10, got 9"),
         ("adapt_steps", -1, r"adapt_steps .* got -1"),
-        ("control_steps", "many", r"control_steps .* got 'many'"),
+        ("weight_rates", [-1.0], r"weight_rates .* got \[-1.0\]"),
         ("test_sequences", 0, r"test_sequences .* got 0"),
         ("learning_rates", [], r"learning_rates must be one or more numbers above 0, got \[\]"),
         ("init_stds", [0.1, 0.0], r"init_stds .* got \[0.1, 0.0\]"),
@@ -156,18 +167,28 @@ def test_frozen_attention_leaves_the_attention_exactly_as_it_was() -> None:
         before(tokens, return_attention=True)[1], after(tokens, return_attention=True)[1]
     )
     assert (before(tokens) - after(tokens)).abs().max() > 0
-    fine_tuned = new_task_results.model_of(plan.finetuned[0], runs.get)
+    best = new_task_results.best_finetuned_run(plan.finetuned[0], runs.get)
+    fine_tuned = new_task_results.model_of(best, runs.get)
     moved = before(tokens, return_attention=True)[1] - fine_tuned(tokens, return_attention=True)[1]
     assert moved.abs().max() > 0
 
 
 def metrics(ascending: float, descending: float, loss: float = 1.0) -> dict[str, Any]:
     accuracy = {"sort_ascending": ascending, "sort_descending": descending}
-    return {"accuracy": accuracy, "loss": dict.fromkeys(accuracy, loss), "curve": [3.0, loss]}
+    return {
+        "accuracy": accuracy,
+        "loss": dict.fromkeys(accuracy, loss),
+        "validation": {"accuracy": descending, "loss": loss},
+        "curve": [3.0, loss],
+    }
+
+
+BASE: dict[str, Any] = {"model": new_task.MODEL, "test_sequences": 400}
 
 
 def test_the_best_prefix_has_the_highest_accuracy_then_the_lowest_loss() -> None:
     measured = Measured(
+        base=BASE,
         pretrained=[metrics(1, 0)] * 2,
         finetuned=[],
         besides_attention=[],
@@ -175,12 +196,34 @@ def test_the_best_prefix_has_the_highest_accuracy_then_the_lowest_loss() -> None
             "shared": [[metrics(0, 0.0, 2.0), metrics(0, 0.0, 1.0)], [metrics(0, 0.1, 9.0)]],
             "free": [[metrics(0, 0.0, 1.5)], [metrics(0, 0.0, 0.5)]],
         },
-        control_pretrained={},
-        control=[],
     )
     best = measured.best_prefixes()
     assert [(cell.parametrisation, cell.index) for cell in best] == [("shared", 1), ("shared", 0)]
     assert measured.best_prefix(0, "free").metrics["loss"]["sort_descending"] == 1.5
+
+
+def test_the_best_prefix_is_chosen_on_the_validation_split() -> None:
+    on_test = {**metrics(0, 0.9, 0.1), "validation": {"accuracy": 0.2, "loss": 2.0}}
+    on_validation = {**metrics(0, 0.1, 3.0), "validation": {"accuracy": 0.3, "loss": 1.0}}
+    measured = Measured(
+        base=BASE,
+        pretrained=[metrics(1, 0)],
+        finetuned=[[on_test, on_validation]],
+        besides_attention=[],
+        sweeps={"shared": [[on_test, on_validation]]},
+    )
+    assert measured.best_prefix(0).index == 1
+    assert measured.best_finetuned == [on_validation]
+
+
+def test_only_the_published_size_is_compared_with_what_was_published() -> None:
+    assert new_task_results.differs(BASE) == ()
+    changed = {"n_layer": 2, "n_embd": 48, "first_layer_norm": False}
+    assert new_task_results.differs({"model": {**new_task.MODEL, **changed}}) == (
+        "layers 2, not 1",
+        "width 48, not 96",
+        "without the first LayerNorm",
+    )
 
 
 # Not looking at the input.
@@ -218,7 +261,7 @@ def test_a_model_that_sorts_beats_the_blind_loss_and_one_that_guesses_does_not(
 ) -> None:
     measured = learned[2]
     assert measured.pretrained[0]["loss"]["sort_ascending"] < blind.blind_sorting_loss()
-    assert measured.finetuned[0]["loss"]["sort_descending"] < blind.blind_sorting_loss()
+    assert measured.best_finetuned[0]["loss"]["sort_descending"] < blind.blind_sorting_loss()
     assert blind.blind_sorting_loss() < torch.tensor(8.0).log()
 
 
@@ -246,10 +289,15 @@ def test_a_model_that_was_not_trained_refutes_that_it_learns(
     learned: tuple[NewTaskPlan, TrainedInMemory, Measured], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     plan, runs, measured = learned
-    assert new_task_results.pretrained_ascending(measured).verdict != "not reproduced"
+    assert new_task_results.pretrained_ascending(measured).verdict == "supported"
+    half = dataclasses.replace(measured, pretrained=[metrics(0.49, 0), metrics(0.51, 0)])
+    assert new_task_results.pretrained_ascending(half).verdict == "undecided"
     monkeypatch.setattr(experiment_training, "train", train_nothing)
-    wrong = dataclasses.replace(measured, pretrained=[retrained(plan.pretrained[0], runs)])
-    assert new_task_results.pretrained_ascending(wrong).verdict == "not reproduced"
+    wrong = dataclasses.replace(
+        measured, pretrained=[retrained(run, runs) for run in plan.pretrained]
+    )
+    claim = new_task_results.pretrained_ascending(wrong)
+    assert (claim.verdict, claim.replication) == ("contradicted", "weaker")
 
 
 @pytest.mark.claim("prefix-tuning/new-task-pretrained-descending")
@@ -257,18 +305,19 @@ def test_an_accuracy_that_ignores_the_task_refutes_that_the_task_is_new(
     learned: tuple[NewTaskPlan, TrainedInMemory, Measured], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     plan, runs, measured = learned
-    assert new_task_results.pretrained_descending(measured).verdict == "reproduced"
+    claim = new_task_results.pretrained_descending(measured)
+    assert (claim.verdict, claim.replication) == ("supported", "reproduced")
 
-    def of_one_task_only(model: GPT, task: Task, *rest: Any) -> float:
-        return evaluation.sequence_accuracy(model, SORT_ASCENDING, *rest)
+    def of_one_task_only(model: GPT, task: Task, *rest: Any) -> tuple[float, float]:
+        return evaluation.score(model, SORT_ASCENDING, *rest)
 
-    monkeypatch.setattr(experiment_training, "sequence_accuracy", of_one_task_only)
-    model = new_task_results.model_of(plan.pretrained[0], runs.get)
-    wrong = experiment_training.measure(model, plan.pretrained[0].config)
-    claim = new_task_results.pretrained_descending(
-        dataclasses.replace(measured, pretrained=[wrong])
-    )
-    assert claim.verdict == "not reproduced"
+    monkeypatch.setattr(experiment_training, "score", of_one_task_only)
+    wrong = [
+        experiment_training.measure(new_task_results.model_of(run, runs.get), run.config)
+        for run in plan.pretrained
+    ]
+    claim = new_task_results.pretrained_descending(dataclasses.replace(measured, pretrained=wrong))
+    assert claim.verdict == "contradicted"
 
 
 @pytest.mark.claim("prefix-tuning/new-task-finetuned-descending")
@@ -278,47 +327,71 @@ def test_fine_tuning_that_changes_nothing_refutes_what_it_does(
     learned: tuple[NewTaskPlan, TrainedInMemory, Measured], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     plan, runs, measured = learned
-    statements = (
-        new_task_results.finetuned_descending,
-        new_task_results.finetuned_ascending,
+    results = new_task_results
+    reached = dataclasses.replace(
+        measured,
+        finetuned=[[metrics(0.0, 0.8)], [metrics(0.0, 0.81)]],
+        besides_attention=[metrics(0.0, 0.6), metrics(0.0, 0.59)],
     )
-    assert all(claim(measured).verdict != "not reproduced" for claim in statements)
-    reached = dataclasses.replace(measured, besides_attention=[metrics(0.0, 0.6)])
-    assert new_task_results.besides_attention(reached).verdict == "reproduced"
+    assert results.finetuned_descending(reached).verdict == "supported"
+    assert results.finetuned_ascending(reached).verdict == "supported"
+    assert results.besides_attention(reached, [1.0, 2.0]).verdict == "supported"
+    assert results.besides_attention(reached, [59.7, 59.4]).verdict == "undecided"
     monkeypatch.setattr(experiment_training, "train", train_nothing)
     wrong = dataclasses.replace(
         measured,
-        finetuned=[retrained(plan.finetuned[0], runs)],
-        besides_attention=[retrained(plan.besides_attention[0], runs)],
+        finetuned=[[retrained(run, runs) for run in rates] for rates in plan.finetuned],
+        besides_attention=[retrained(run, runs) for run in plan.besides_attention],
     )
-    for claim in (*statements, new_task_results.besides_attention):
-        assert claim(wrong).verdict == "not reproduced"
+    assert results.finetuned_descending(wrong).verdict == "contradicted"
+    assert results.finetuned_ascending(wrong).verdict == "contradicted"
+    assert results.besides_attention(wrong, [3.0, 3.1]).verdict == "contradicted"
+    nothing_to_forget = dataclasses.replace(measured, pretrained=[metrics(0, 0)] * 2)
+    control = results.pretrained_ascending(nothing_to_forget)
+    assert results.finetuned_ascending(reached, [control]).verdict == "uninformative"
 
 
 @pytest.mark.claim("prefix-tuning/new-task-prefix-ascending")
-@pytest.mark.claim("prefix-tuning/new-task-control")
-def test_prefixes_that_do_not_learn_refute_what_prefixes_do(
+@pytest.mark.claim("prefix-tuning/new-task-prefix-descending")
+def test_prefixes_that_do_not_learn_and_prefixes_that_do_refute_what_they_do(
     learned: tuple[NewTaskPlan, TrainedInMemory, Measured], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     plan, runs, measured = learned
-    broken = dataclasses.replace(measured, sweeps={"shared": [[metrics(0.1, 0.0)]]})
-    assert new_task_results.prefix_ascending(broken).verdict == "reproduced"
-    spread = {"shared": [[metrics(0.0, 0.0)], [metrics(0.9, 0.0)], [metrics(0.9, 0.0)]]}
-    kept = dataclasses.replace(measured, pretrained=[metrics(1, 0)] * 3, sweeps=spread)
-    assert new_task_results.prefix_ascending(kept).verdict == "not reproduced"
-    worked = dataclasses.replace(
-        measured, control=[{"accuracy": {"add_one": share}} for share in (0.2, 0.98, 0.0)]
+    results = new_task_results
+
+    def swept(*seeds: Mapping[str, Any]) -> Measured:
+        return dataclasses.replace(
+            measured,
+            pretrained=[metrics(1, 0)] * len(seeds),
+            sweeps={"shared": [[one] for one in seeds]},
+        )
+
+    broken = swept(metrics(0.1, 0.0), metrics(0.12, 0.0))
+    assert results.prefix_ascending(broken).verdict == "supported"
+    assert results.prefix_descending(broken).verdict == "supported"
+    assert results.prefix_descending(broken).replication == "reproduced"
+    spread = swept(metrics(0.0, 0.0), metrics(0.9, 0.0), metrics(0.9, 0.0))
+    assert results.prefix_ascending(spread).verdict == "undecided"
+    failed = results.finetuned_descending(
+        dataclasses.replace(measured, finetuned=[[metrics(0, 0)]] * 2)
     )
-    assert new_task_results.control_elicits(worked).verdict == "reproduced"
+    assert results.prefix_descending(broken, [failed]).verdict == "uninformative"
+    sorts = swept(metrics(0.0, 0.3), metrics(0.0, 0.31))
+    assert results.prefix_descending(sorts).verdict == "contradicted"
     monkeypatch.setattr(experiment_training, "train", train_nothing)
-    cells = retrained(plan.prefixes["shared"][0], runs)["cells"]
-    wrong = dataclasses.replace(
-        measured,
-        sweeps={"shared": [cells]},
-        control=retrained(plan.control_prefixes, runs)["cells"],
-    )
-    assert new_task_results.prefix_ascending(wrong).verdict == "not reproduced"
-    assert new_task_results.control_elicits(wrong).verdict == "not reproduced"
+    # With a starting scale of nothing, so that the untrained prefix leaves the old task alone.
+    untrained = [
+        retrained(
+            dataclasses.replace(
+                run,
+                config={**run.config, "cells": [{"learning_rate": 0.1, "init_std": 1e-6}]},
+            ),
+            runs,
+        )["cells"]
+        for run in plan.prefixes["free"]
+    ]
+    wrong = dataclasses.replace(measured, sweeps={"shared": untrained})
+    assert results.prefix_ascending(wrong).verdict == "contradicted"
 
 
 @pytest.mark.claim("prefix-tuning/new-task-prefix-gradient")

@@ -27,23 +27,24 @@ from promptlib.prefix_tuning.gpt import GPT, GPTConfig
 from promptlib.prefix_tuning.new_task_effort import ChapterPlan
 from promptlib.prefix_tuning.new_task_effort_results import Way
 from promptlib.prefix_tuning.prefix import Prefix
-from promptlib.runs import Run
+from promptlib.runs import Result, Run
 from tests.trained_in_memory import TrainedInMemory, silent
 from workflow.sources import Source
 
 SMALL: dict[str, Any] = {
     "seeds": 2,
+    "first_seed": 0,
     "pretrain_steps": 12,
     "adapt_steps": 10,
     "learning_rates": [0.1],
     "init_stds": [1.0],
-    "control_steps": 11,
+    "weight_rates": [0.003],
     "test_sequences": 30,
     "effort_rates": [0.1, 1.0],
-    "effort_stds": [0.3],
     "lengths": [2, 3],
     "restarts": 3,
     "patience": 2,
+    "tried_seeds": 1,
     "table_rates": [0.1, 0.3],
     "table_starts": [0.0],
 }
@@ -61,12 +62,13 @@ def test_the_plan_has_every_way_for_every_seed() -> None:
     plan = new_task_effort.chapter_plan(**SMALL)
     runs = list(plan)
     assert len({run.key for run in runs}) == len(runs)
-    # Per seed: 5 of the experiment, 2 parametrisations, 2 x 2 lengths, restarts, longer, tables.
-    assert len(runs) == 2 * (5 + 2 + 4 + 1 + 1 + 1) + 2 + 1
+    # Per seed: 5 of the experiment, 2 parametrisations, 2 lengths, tables; for one seed restarts
+    # and the long training.
+    assert len(runs) == 2 * (5 + 2 + 2 + 1) + 1 + 1
     assert [run.needs for run in plan.tables] == [(base,) for base in plan.experiment.pretrained]
-    assert plan.control_tables.needs == (plan.experiment.control_pretrained,)
     assert {run.config["steps"] for run in plan.effort.longer} == {20}
     sweep = plan.experiment.prefixes["free"][0].config
+    assert all(run.config["cells"] == sweep["cells"] for run in plan.effort.lengths[3])
     table = plan.tables[0].config
     for name in ("seed", "steps", "warmup", "batch_size", "evaluate", "test_sequences", "task"):
         assert table[name] == sweep[name]
@@ -92,7 +94,7 @@ def test_the_plan_needs_no_torch() -> None:
         ("patience", 1.5, r"patience .* got 1.5"),
         ("lengths", [4, 1], r"lengths\[1\] .* at least 2, got 1"),
         ("effort_rates", [], r"effort_rates .* got \[\]"),
-        ("effort_stds", [-1.0], r"effort_stds .* got \[-1.0\]"),
+        ("tried_seeds", 0, r"tried_seeds .* got 0"),
         ("table_rates", [0.0], r"table_rates .* got \[0.0\]"),
         ("table_starts", [], r"table_starts must be one or more finite numbers, got \[\]"),
         ("table_starts", [float("inf")], r"table_starts .* got \[inf\]"),
@@ -115,9 +117,9 @@ def test_every_trained_prefix_is_counted(
     ]
     assert sum(row[-1] for row in rows) == sum(len(run.config["cells"]) for run in prefix_runs)
     by_name = {row[0]: row[1:] for row in rows}
-    assert by_name["free, 3 starts"] == (1, 192, 10, 6)
-    assert by_name["free, 2 × steps"] == (1, 192, 20, 2)
-    assert by_name["shared, 3 vectors"] == (3, 288, 10, 4)
+    assert by_name["free, 3 starts"] == (1, 192, 10, 3)
+    assert by_name["free, 2 × steps"] == (1, 192, 20, 1)
+    assert by_name["free, 3 vectors"] == (3, 576, 10, 2)
     assert "all" in new_task_effort_results.table_of_counts(ways)
     cell = ways[-1].best[1]
     prefix = new_task_effort_results.prefix_of(cell, runs.get)
@@ -131,14 +133,17 @@ def test_claims_and_figure_go_through(
     import matplotlib.pyplot as plt
 
     plan, runs, ways = tried
-    for claim in (
-        new_task_effort_results.prefix_descending,
-        new_task_effort_results.longer_descending,
-        new_task_effort_results.worse_than_blind,
-        new_task_effort_results.longer_than_blind,
-    ):
-        assert claim(ways).details["seeds"] == 2
-    finetuned = [runs.get(run).metrics for run in plan.experiment.finetuned]
+    measured = new_task_results.collect(plan.experiment, runs.get)
+    tables = new_task_effort_results.best_tables(plan, runs.get)
+    found = new_task_effort_results.claims_of(measured, ways, tables)
+    assert {claim.details["seeds"] for claim in found.values()} == {2}
+    rates = new_task_effort_results.table_of_rates(
+        measured, ways, [runs.get(run).metrics["cells"] for run in plan.tables]
+    )
+    assert "table              0.1 to 0.3: best at" in rates
+    assert "of 1 seeds" not in rates  # the ways with one rate have no ends
+    assert "fine-tuning" not in rates
+    finetuned = measured.best_finetuned
     figure, alt = new_task_effort_figures.all_ways(ways, {"all weights": (finetuned, "green")}, 0.9)
     assert "free, 3 starts: lowest loss" in alt
     assert "Without looking the loss is 0.9" in alt
@@ -153,9 +158,10 @@ def fake_way(name: str, length: int, *seeds: Sequence[tuple[float, float]]) -> W
         metrics: Metrics = {
             "accuracy": {"sort_descending": accuracy},
             "loss": {"sort_descending": loss},
+            "validation": {"accuracy": accuracy, "loss": loss},
             "parameters": 96,
         }
-        return Cell(Run("a:b", {"steps": 10}), index, metrics)
+        return Cell(Run("a:b", {"steps": 10, "test_sequences": 400}), index, metrics)
 
     sweeps = [[cell(*pair, index) for index, pair in enumerate(cells)] for cells in seeds]
     return Way(name, length, sweeps)
@@ -173,69 +179,122 @@ def test_the_best_of_all_is_the_most_accurate_then_the_least_wrong() -> None:
     assert ways[1].highest_accuracies == [0.0, 10.0]
 
 
-@pytest.mark.claim("prefix-tuning/new-task-prefix-descending")
+def test_a_way_of_the_first_seed_counts_for_that_seed_only() -> None:
+    ways = [fake_way("one", 1, [(0.0, 3.0)], [(0.0, 3.0)]), fake_way("starts", 1, [(0.0, 2.0)])]
+    assert new_task_effort_results.lowest_of_all(ways) == [2.0, 3.0]
+    assert [name for name, _ in new_task_effort_results.best_of_all(ways)] == ["starts", "one"]
+
+
+def two_seeds(name: str, length: int, *cells: tuple[float, float]) -> Way:
+    """A way whose two seeds differ by little."""
+    return fake_way(name, length, cells, [(share, 1.01 * loss) for share, loss in cells])
+
+
 @pytest.mark.claim("prefix-tuning/new-task-worse-than-blind")
 def test_one_vector_that_sorts_refutes_that_one_vector_fails(
     tried: tuple[ChapterPlan, TrainedInMemory, list[Way]],
 ) -> None:
     results = new_task_effort_results
-    long = fake_way("long", 8, [(0.04, 0.6)])
-    failed = [fake_way("free", 1, [(0.0, 4.0)]), long]
-    assert results.prefix_descending(failed).verdict == "reproduced"
-    assert results.worse_than_blind(failed).verdict == "reproduced"
+    long = two_seeds("long", 8, (0.04, 0.6))
+    failed = [two_seeds("free", 1, (0.0, 4.0)), long]
+    assert results.worse_than_blind(failed).verdict == "supported"
     # One lucky restart is enough, and what longer prefixes do does not count.
-    lucky = [*failed, fake_way("starts", 1, [(0.0, 4.0), (0.3, 0.4)])]
-    assert results.prefix_descending(lucky).verdict == "not reproduced"
-    assert results.worse_than_blind(lucky).verdict == "not reproduced"
+    lucky = [*failed, two_seeds("starts", 1, (0.0, 4.0), (0.3, 0.4))]
+    assert results.worse_than_blind(lucky).verdict == "contradicted"
+    # The longer ones did not learn: then the code may be to blame.
+    broken = results.longer_than_blind([two_seeds("long", 8, (0.0, 4.0))])
+    assert results.worse_than_blind(failed, requires=[broken]).verdict == "uninformative"
     # A model that sorts downwards by itself, in the place of the pretrained one.
     plan, runs, _ways = tried
-    sorter = Run(
-        "promptlib.prefix_tuning.experiment_training:pretrain",
-        {
-            **plan.experiment.pretrained[0].config,
-            "task": "sort_descending",
-            "steps": 300,
-            "warmup": 30,
-        },
-    )
-    run = plan.experiment.prefixes["shared"][0]
-    config = {**run.config, "cells": [{"learning_rate": 1e-3, "init_std": 0.01}]}
-    trained = experiment_training.tune_prefixes(config, [runs.get(sorter)], silent)
-    wrong = Way("shared", 1, [[Cell(run, 0, cell) for cell in trained.metrics["cells"]]])
-    assert results.prefix_descending([wrong]).verdict == "not reproduced"
-    assert results.worse_than_blind([wrong]).verdict == "not reproduced"
+    sweeps = []
+    for run in plan.experiment.prefixes["shared"]:
+        sorter = Run(
+            "promptlib.prefix_tuning.experiment_training:pretrain",
+            {
+                **run.needs[0].config,
+                "task": "sort_descending",
+                "steps": 300,
+                "warmup": 30,
+            },
+        )
+        config = {**run.config, "cells": [{"learning_rate": 1e-3, "init_std": 0.01}]}
+        trained = experiment_training.tune_prefixes(config, [runs.get(sorter)], silent)
+        sweeps.append([Cell(run, 0, cell) for cell in trained.metrics["cells"]])
+    assert results.worse_than_blind([Way("shared", 1, sweeps)]).verdict == "contradicted"
 
 
 @pytest.mark.claim("prefix-tuning/new-task-worse-than-blind")
 @pytest.mark.claim("prefix-tuning/new-task-longer-than-blind")
 def test_a_wrong_entropy_changes_what_is_worse_than_not_looking() -> None:
-    ways = [fake_way("one", 1, [(0.0, 4.0)]), fake_way("eight", 8, [(0.03, 0.7)])]
+    ways = [two_seeds("one", 1, (0.0, 4.0)), two_seeds("eight", 8, (0.03, 0.7))]
     results = new_task_effort_results
-    assert results.longer_than_blind(ways).verdict == "reproduced"
+    assert results.longer_than_blind(ways).verdict == "supported"
 
     def in_bits_and_for_ten() -> float:
         return 10 * blind.blind_sorting_loss() / float(torch.tensor(2.0).log())
 
-    assert results.worse_than_blind(ways, blind=in_bits_and_for_ten).verdict == "not reproduced"
+    assert results.worse_than_blind(ways, blind=in_bits_and_for_ten).verdict == "contradicted"
 
     def per_sequence_of_100() -> float:
         return blind.blind_sorting_loss() / 10
 
-    assert results.longer_than_blind(ways, blind=per_sequence_of_100).verdict == "not reproduced"
+    assert results.longer_than_blind(ways, blind=per_sequence_of_100).verdict == "contradicted"
 
 
 @pytest.mark.claim("prefix-tuning/new-task-longer-descending")
 @pytest.mark.claim("prefix-tuning/new-task-longer-than-blind")
 def test_longer_prefixes_that_sort_or_do_not_learn_refute_what_they_do() -> None:
     results = new_task_effort_results
-    short = fake_way("one", 1, [(0.0, 4.0)])
-    seen = [short, fake_way("eight", 8, [(0.03, 0.7)])]
-    assert results.longer_descending(seen).verdict == "reproduced"
-    sorts = [short, fake_way("eight", 8, [(0.9, 0.1)])]
-    assert results.longer_descending(sorts).verdict == "not reproduced"
+    short = two_seeds("one", 1, (0.0, 4.0))
+    seen = [short, two_seeds("eight", 8, (0.03, 0.7))]
+    assert results.longer_descending(seen).verdict == "supported"
+    assert "prefix of 8 vectors" in results.longer_descending(seen).sentence
+    sorts = [short, two_seeds("eight", 8, (0.9, 0.1))]
+    assert results.longer_descending(sorts).verdict == "contradicted"
     # A loss measured in sums over the ten outputs.
-    summed = [short, fake_way("eight", 8, [(0.03, 7.0)])]
-    assert results.longer_than_blind(summed).verdict == "not reproduced"
+    summed = [short, two_seeds("eight", 8, (0.03, 7.0))]
+    assert results.longer_than_blind(summed).verdict == "contradicted"
+
+
+def metrics_of(run: Run, share: float, seed: int) -> Result:
+    """What a run of the chapter might have measured; no tensors."""
+    loss = 2 * (1 - share) + 0.001 * seed
+    own = {"accuracy": share, "loss": loss}
+    measured: dict[str, Any] = {
+        "accuracy": {"sort_ascending": 0.9 if not run.needs else 0.0, "sort_descending": share},
+        "loss": {"sort_ascending": 1.0, "sort_descending": loss},
+        "curve": [1.0],
+    }
+    if not run.needs:
+        return Result(measured, {})
+    measured["validation"] = own
+    if "cells" not in run.config:
+        return Result(measured, {})
+    cells = [{**cell, **measured, "parameters": 96} for cell in run.config["cells"]]
+    return Result({"cells": cells, "combined": measured}, {})
+
+
+def test_claims_at_the_published_size_need_metrics_only() -> None:
+    plan = new_task_effort.chapter_plan(**{**SMALL, "test_sequences": 1000})
+
+    def get(run: Run) -> Result:
+        kind = run.train.partition(":")[2]
+        long = run.config.get("length", 1) > 1
+        share = {"pretrain": 0.0, "fine_tune": 0.95, "train": 1.0, "tune_prefixes": 0.0}[kind]
+        return metrics_of(run, 0.9 if long else share, run.config["seed"])
+
+    found = new_task_effort_results.claims_at_published_size(plan, get)
+    by_id = {claim.id.removeprefix("prefix-tuning/new-task-"): claim for claim in found}
+    assert len(by_id) == len(found) == 12
+    assert by_id["prefix-descending"].verdict == "supported"
+    assert by_id["prefix-descending"].replication == "reproduced"
+    assert by_id["best-table"].verdict == "contradicted"
+    assert by_id["longer-descending"].verdict == "contradicted"
+    measured = new_task_results.collect(plan.experiment, get)
+    ways = new_task_effort_results.collect(plan, get)
+    tables = new_task_effort_results.best_tables(plan, get)
+    on_the_page = new_task_effort_results.claims_of(measured, ways, tables)
+    assert list(on_the_page.values()) == found
 
 
 # The residual stream.
@@ -292,6 +351,7 @@ def test_examples_at_a_pair(model: GPT) -> None:
 
 @pytest.mark.claim("prefix-tuning/new-task-probe")
 @pytest.mark.claim("prefix-tuning/new-task-built-probe")
+@pytest.mark.claim("prefix-tuning/new-task-finetuned-probe")
 def test_a_prefix_that_carried_the_answer_would_be_seen(model: GPT) -> None:
     plain = new_task_stream.stream_of(model)
 
@@ -304,13 +364,21 @@ def test_a_prefix_that_carried_the_answer_would_be_seen(model: GPT) -> None:
     prefix = Prefix(1, 1, 14, 1.0, torch.Generator().manual_seed(1))
     honest = new_task_stream.stream_of(model, prefix)
     without, with_prefix, leaked = (
-        [new_task_stream.probe_accuracy(stream, 800, 400)] for stream in (plain, honest, leaking)
+        new_task_stream.probe_accuracy(stream, 800, 400) for stream in (plain, honest, leaking)
     )
-    for claim in (new_task_stream_results.probe_gain, new_task_stream_results.built_probe_gain):
-        assert claim(without, without).verdict == "reproduced"
-        assert claim(without, leaked).verdict == "not reproduced"
-    assert "±" not in new_task_stream_results.table_of_probes({"honest": with_prefix})
-    assert "±" in new_task_stream_results.table_of_probes({"two seeds": [50.0, 52.0]})
+    results = new_task_stream_results
+    before, after = [without, without + 0.1], [leaked, leaked]
+    sees = results.finetuned_probe_gain(before, after, 400)
+    assert sees.verdict == "supported"
+    blind = results.finetuned_probe_gain(before, before, 400)
+    assert blind.verdict == "contradicted"
+    for claim in (results.probe_gain, results.built_probe_gain):
+        assert claim(before, before, 400, [sees]).verdict == "supported"
+        assert claim(before, after, 400).verdict == "contradicted"
+        assert claim(before, [without + 0.9, without + 1.2], 400).verdict == "undecided"
+        assert claim(before, before, 400, [blind]).verdict == "uninformative"
+    assert "interval" not in results.table_of_probes({"honest": [with_prefix]})
+    assert "interval" in results.table_of_probes({"two seeds": [50.0, 52.0]})
 
 
 @pytest.mark.parametrize("panels", [1, 4])

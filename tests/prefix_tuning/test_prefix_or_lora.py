@@ -23,6 +23,7 @@ from workflow.sources import Source
 
 TINY: dict[str, Any] = {
     "seeds": 1,
+    "first_seed": 0,
     "n_layer": 2,
     "width": 12,
     "precision": "float32",
@@ -35,6 +36,7 @@ TINY: dict[str, Any] = {
     "lora_rates": [0.03],
     "weight_rates": [0.003],
     "test_sequences": 20,
+    "checkpoints": 2,
 }
 
 Learned = tuple[BudgetPlan, TrainedInMemory, Measured]
@@ -72,6 +74,7 @@ def way(
                         "learning_rate": rate,
                         "accuracy": {"double_histogram": accuracy / 100},
                         "loss": {"double_histogram": loss},
+                        "validation": {"accuracy": accuracy / 100, "loss": loss},
                     },
                 )
                 for index, (rate, accuracy, loss) in enumerate(cells)
@@ -275,3 +278,51 @@ def test_figures_say_what_they_show(learned: Learned, tokens: torch.Tensor) -> N
         assert words in alt
         figure.canvas.draw()
         plt.close(figure)
+
+
+def test_without_checkpoints_the_curves_are_drawn_alone(learned: Learned) -> None:
+    measured = learned[2]
+    work = {one.label: step_work(one.seeds[0][0].run) for one in measured.ways}
+    panels = []
+    for unwatched in (False, True):
+        ways = [
+            dataclasses.replace(
+                one,
+                seeds=[
+                    [
+                        dataclasses.replace(
+                            cell,
+                            metrics={
+                                name: value
+                                for name, value in cell.metrics.items()
+                                if not (unwatched and name == "checkpoints")
+                            },
+                        )
+                        for cell in cells
+                    ]
+                    for cells in one.seeds
+                ],
+            )
+            for one in measured.ways
+        ]
+        figure, alt = budget_figures.over_steps(measured, ways, work, BLIND, 1.43)
+        assert ("accuracy on test sequences against steps" in alt) is not unwatched
+        assert alt.startswith("2 panels" if unwatched else "3 panels")
+        panels.append(len(figure.axes))
+        assert figure.axes[0].get_xlabel() == "training step"
+        figure.canvas.draw()
+        plt.close(figure)
+    assert panels == [3, 2]
+
+
+def test_the_best_of_several_ways_is_chosen_on_the_validation_split() -> None:
+    def chosen(accuracy: float, on_validation: float, loss: float, there: float) -> Way:
+        one = way("prefix", "shared", 12, 240, [(0.1, accuracy, loss)])
+        (cell,) = one.seeds[0]
+        validation = {"accuracy": on_validation, "loss": there}
+        metrics = {**cell.metrics, "validation": validation}
+        return dataclasses.replace(one, seeds=[[dataclasses.replace(cell, metrics=metrics)]])
+
+    ways = [chosen(90.0, 0.1, 0.1, 2.0), chosen(5.0, 0.2, 1.0, 1.5)]
+    assert budget_results._best_of(ways) == [5.0]
+    assert budget_results._least_of(ways) == [1.0]

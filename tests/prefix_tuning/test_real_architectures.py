@@ -104,7 +104,7 @@ WRONG = [another_input, mask_forgotten, last_key_lost]
 
 def test_claims_about_architectures_hold(compared, every):
     runs = statements.runs_of(every)
-    moved = {name: [comparisons.shift_movement(group[-1])] for name, group in compared.items()}
+    moved = {name: [comparisons.shift_movement(group[-1])] * 3 for name, group in compared.items()}
     found = [
         statements.relative_attention(runs),
         statements.output_bias(runs),
@@ -113,7 +113,7 @@ def test_claims_about_architectures_hold(compared, every):
         statements.rotary_content_stays(moved["LLaMA"]),
     ]
     assert {claim.id: claim.verdict for claim in found} == {claim.id: "holds" for claim in found}
-    assert statements.peft_moves_content(moved["GPT-2"]).verdict == "reproduced"
+    assert statements.peft_moves_content(moved["GPT-2"]).verdict == "supported"
     assert {claim.details["needs"] for claim in found} == {"real"}
     assert found[0].details["instances"] == 3 * 3 * (3 * 5 * 11 + 3 * 6 * 11)
 
@@ -209,10 +209,10 @@ def test_peft_is_past_fails_when_the_content_stands_elsewhere(gpt2, monkeypatch)
 
 @pytest.mark.claim("prefix-tuning/peft-moves-absolute-positions")
 def test_peft_moves_content_fails_where_positions_are_kept_or_rotary(compared):
-    kept = [comparisons.shift_movement(compared["GPT-2"][0])]
-    rotary = [comparisons.shift_movement(compared["LLaMA"][-1])]
+    kept = [comparisons.shift_movement(compared["GPT-2"][0])] * 3
+    rotary = [comparisons.shift_movement(compared["LLaMA"][-1])] * 3
     for moved in (kept, rotary):
-        assert statements.peft_moves_content(moved).verdict == "not reproduced"
+        assert statements.peft_moves_content(moved).verdict == "contradicted"
 
 
 @pytest.mark.claim("prefix-tuning/rotary-content-stays")
@@ -239,23 +239,33 @@ def test_encoder_output_bias_fails(on_sentences, wrong):
     assert statements.encoder_output_bias(on_sentences, wrong).verdict == "fails"
 
 
-def cells(one_place, own_place):
+def cells(one_place, own_place, alone=0.9):
     return {
         "cells": [
             {"crowd": crowd, "aim": aim, "before": [0.1] * crowd, "after": [after] * crowd}
             for crowd in (1, 4)
             for aim, after in zip(
-                steering.AIMS, (0.9, 0.9) if crowd == 1 else (one_place, own_place), strict=True
+                steering.AIMS, (alone, alone) if crowd == 1 else (one_place, own_place), strict=True
             )
         ]
     }
 
 
-@pytest.mark.claim("prefix-tuning/one-place-is-easier")
+@pytest.mark.claim("prefix-tuning/one-place-is-easier", "prefix-tuning/one-sentence-moves")
 def test_one_place_is_easier_is_decided_by_the_largest_crowd():
-    assert statements.one_place_is_easier([cells(0.9, 0.4)]).verdict == "reproduced"
-    assert statements.one_place_is_easier([cells(0.6, 0.59)]).verdict == "not reproduced"
-    assert statements.one_place_is_easier([cells(0.4, 0.9)]).verdict == "not reproduced"
+    def verdict(*measured):
+        return statements.one_place_is_easier([cells(*one) for one in measured]).verdict
+
+    assert verdict(*[(0.9, 0.4)] * 3) == "supported"
+    assert verdict(*[(0.6, 0.59)] * 3) == "contradicted"
+    assert verdict(*[(0.4, 0.9)] * 3) == "contradicted"
+    assert verdict((0.9, 0.5), (0.5, 0.9), (0.6, 0.5)) == "undecided"
+    assert verdict((0.9, 0.4)) == "uninformative"  # one seed is no control
+    # A prefix that moves nothing: neither aim is reached, and crowds are not to blame.
+    still = [cells(0.1, 0.1, alone=0.1)] * 3
+    assert statements.one_sentence_moves(still).verdict == "contradicted"
+    assert statements.one_sentence_moves([cells(0.9, 0.4)] * 3).verdict == "supported"
+    assert statements.one_place_is_easier(still).verdict == "uninformative"
 
 
 # Looking into models.
@@ -366,7 +376,7 @@ def test_other_weights_than_those_of_the_book_are_refused(monkeypatch):
 def test_a_prefix_in_the_encoder_learns():
     from promptlib.prefix_tuning.real.steering_training import steer
 
-    (run,) = steering.plan(1, 3, [1], [2])
+    (run,) = steering.plan(1, 0, 3, [1], [2])
     result = steer({**run.config, "aims": ["one place"]}, [], lambda items, *_, **__: items)
     (cell,) = result.metrics["cells"]
     assert cell["loss"][-1] < cell["loss"][0]
@@ -376,10 +386,11 @@ def test_a_prefix_in_the_encoder_learns():
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ((0, 3, [1], [2]), r"steer_seeds must lie in \[1, .* got \[0\]"),
-        ((1, 1, [1], [2]), r"steer_steps must lie in \[2, .* got \[1\]"),
-        ((1, 3, [], [2]), r"steer_lengths .* got \[\]"),
-        ((1, 3, [1], [17]), r"crowds must lie in \[1, 16\], got \[17\]"),
+        ((0, 0, 3, [1], [2]), r"steer_seeds must lie in \[1, .* got \[0\]"),
+        ((1, 0, 1, [1], [2]), r"steer_steps must lie in \[2, .* got \[1\]"),
+        ((1, 0, 3, [], [2]), r"steer_lengths .* got \[\]"),
+        ((1, -1, 3, [1], [2]), r"first_seed must lie in \[0, .* got \[-1\]"),
+        ((1, 0, 3, [1], [17]), r"crowds must lie in \[1, 16\], got \[17\]"),
     ],
 )
 def test_plans_out_of_range_are_refused(arguments, message):

@@ -17,11 +17,12 @@ from workflow.profile_config import load_profile, profile_names
 
 TRAINING_PARAMETERS = (
     "seeds",
+    "first_seed",
     "pretrain_steps",
     "adapt_steps",
     "learning_rates",
     "init_stds",
-    "control_steps",
+    "weight_rates",
     "test_sequences",
 )
 
@@ -29,11 +30,12 @@ TRAINING_PARAMETERS = (
 def test_the_sorters_of_a_tiny_plan_satisfy_the_claims(tmp_path):
     plan = new_task.plan(
         seeds=2,
+        first_seed=0,
         pretrain_steps=40,
         adapt_steps=10,
         learning_rates=[0.01, 0.1],
         init_stds=[1.0],
-        control_steps=10,
+        weight_rates=[0.003, 0.01],
         test_sequences=7,
     )
     sorters = trained_sorters(plan, RunStore(tmp_path))

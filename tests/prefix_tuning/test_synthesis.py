@@ -61,6 +61,8 @@ def trial(
         1 if method == "prefix" else 0,
         percent,
         loss,
+        percent,
+        loss,
     )
 
 
@@ -87,22 +89,24 @@ def test_the_chapter_means_the_runs_of_the_chapters_before(name: str) -> None:
 SMALLEST: dict[str, Any] = {
     "new_task": {
         "seeds": 1,
+        "first_seed": 0,
         "pretrain_steps": 10,
         "adapt_steps": 10,
         "learning_rates": [0.1],
         "init_stds": [1.0],
-        "control_steps": 10,
+        "weight_rates": [0.003],
         "test_sequences": 5,
         "effort_rates": [0.1],
-        "effort_stds": [1.0],
         "lengths": [2],
         "restarts": 1,
         "patience": 1,
+        "tried_seeds": 1,
         "table_rates": [0.1],
         "table_starts": [3.0],
     },
     "eliciting": {
         "seeds": 1,
+        "first_seed": 0,
         "width": 8,
         "precision": "float32",
         "pretrain_steps": 10,
@@ -113,6 +117,7 @@ SMALLEST: dict[str, Any] = {
     },
     "combining": {
         "seeds": 2,
+        "first_seed": 0,
         "n_layer": 2,
         "width": 8,
         "precision": "float32",
@@ -129,6 +134,7 @@ SMALLEST: dict[str, Any] = {
     },
     "prefix_or_lora": {
         "seeds": 2,
+        "first_seed": 0,
         "n_layer": 2,
         "width": 8,
         "precision": "float32",
@@ -141,6 +147,7 @@ SMALLEST: dict[str, Any] = {
         "lora_rates": [0.01],
         "weight_rates": [0.003],
         "test_sequences": 5,
+        "checkpoints": 0,
     },
     "planted_steps": 10,
     "planted_std": 1.0,
@@ -325,6 +332,16 @@ def test_students_come_nearer_to_what_is_planted() -> None:
     metrics = planted.plant(config, [runs.get(base)], silent).metrics
     assert metrics["cells"][0]["divergence"] < 0.7 * metrics["without"]["divergence"]
     assert planted.plant(config, [runs.get(base)], silent).metrics == metrics
+    for one in (metrics["cells"][0], metrics["without"]):
+        assert one["validation"]["divergence"] != one["divergence"]
+
+
+def test_the_best_trial_is_chosen_on_the_validation_split() -> None:
+    on_test = dataclasses.replace(trial(95.0), validation_percent=10.0)
+    on_validation = dataclasses.replace(trial(20.0, rate=0.3), validation_percent=30.0)
+    assert synthesis_results.best_trials([on_test, on_validation]) == [on_validation]
+    assert synthesis_results.best_by_seed([on_test, on_validation]) == {0: 20.0}
+    assert synthesis_results.done(measured(on_test, on_validation)) == []
 
 
 @pytest.mark.claim("prefix-tuning/expressivity-planted-found")
@@ -371,7 +388,7 @@ def test_equal_rates_refute_that_prefixes_want_higher_ones() -> None:
     claim = synthesis_results.rates_are_high(measured(*weights, *prefixes))
     assert claim.value == pytest.approx(100.0)
     assert claim.verdict == "reproduced"
-    other = [dataclasses.replace(one, loss=2.2 - one.loss) for one in prefixes]
+    other = [dataclasses.replace(one, validation_loss=2.2 - one.loss) for one in prefixes]
     claim = synthesis_results.rates_are_high(measured(*weights, *other))
     assert claim.verdict == "not reproduced"
 

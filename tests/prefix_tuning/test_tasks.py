@@ -35,6 +35,7 @@ from promptlib.prefix_tuning.tasks import (
 
 COMPOSITIONS = [ASCENDING_ADD_ONE, DESCENDING_ADD_ONE, ADD_THREE]
 INVENTIONS = [DOUBLE_HISTOGRAM, ASCENDING_HISTOGRAM, REVERSE, ROTATE, RUNNING_MAXIMUM]
+SPLITS: tuple[tasks.Split, ...] = ("train", "validation", "test")
 SINGLE_TASKS = [*MIXTURE.tasks, *COMPOSITIONS, *INVENTIONS]
 EXAMPLE = [3, 1, 3, 0, 7, 1, 1, 5, 0, 3]
 
@@ -79,11 +80,11 @@ def test_a_count_of_ten_fits_the_vocabulary() -> None:
 
 
 @pytest.mark.parametrize("task", [*SINGLE_TASKS, MIXTURE], ids=lambda task: task.name)
-@pytest.mark.parametrize("split", ["train", "test"])
+@pytest.mark.parametrize("split", SPLITS)
 def test_samples_are_of_their_split_and_solved(task: Task, split: str) -> None:
     inputs, targets = task.sample(503, split, torch.Generator().manual_seed(1))
     assert inputs.shape == targets.shape == (503, 10)
-    assert (tasks.in_test_split(inputs) == (split == "test")).all()
+    assert tasks.in_split(inputs, split).all()
     assert targets.max() < task.symbols <= tasks.VOCABULARY
     if isinstance(task, Task):
         assert torch.equal(targets, task.solve(inputs))
@@ -147,11 +148,17 @@ def test_redrawing_keeps_the_distribution_among_sequences_with_few_distinct_digi
     assert (frequencies - 1 / 8).abs().max() < 0.005
 
 
-def test_the_split_holds_one_sequence_in_four_and_both_halves_look_alike() -> None:
+def test_every_sequence_has_one_split_of_its_share_and_all_look_alike() -> None:
     digits = torch.randint(8, (100_000, 10), generator=torch.Generator().manual_seed(6))
-    test = tasks.in_test_split(digits)
-    assert abs(float(test.double().mean()) - 1 / tasks.TEST_SHARE) < 4 * (3 / 16 / 1e5) ** 0.5
-    assert (digits[test].double().mean(0) - 3.5).abs().max() < 5 * 2.3 / len(digits[test]) ** 0.5
+    members = {split: tasks.in_split(digits, split) for split in SPLITS}
+    assert (sum(member.int() for member in members.values()) == 1).all()
+    assert sum(tasks.SPLIT_SHARES.values()) == 1
+    for split, member in members.items():
+        share = tasks.SPLIT_SHARES[split]
+        error = (share * (1 - share) / 1e5) ** 0.5
+        assert abs(float(member.double().mean()) - share) < 4 * error
+        some = digits[member].double()
+        assert (some.mean(0) - 3.5).abs().max() < 5 * 2.3 / len(some) ** 0.5
 
 
 def test_neighbours_do_not_share_their_split() -> None:
@@ -160,23 +167,28 @@ def test_neighbours_do_not_share_their_split() -> None:
     for place in range(10):
         changed = digits.clone()
         changed[:, place] = (changed[:, place] + 1) % 8
-        agree = (tasks.in_test_split(digits) == tasks.in_test_split(changed)).double().mean()
-        assert abs(float(agree) - (1 / 16 + 9 / 16)) < 0.02
+        for split, share in tasks.SPLIT_SHARES.items():
+            agree = tasks.in_split(digits, split) == tasks.in_split(changed, split)
+            assert abs(float(agree.double().mean()) - (share**2 + (1 - share) ** 2)) < 0.02
 
 
 def test_the_split_is_splitmix64() -> None:
     """Against the same scrambling written with Python's integers."""
 
-    def python_split(digits: list[int]) -> bool:
+    def python_split(digits: list[int]) -> str:
         mask = (1 << 64) - 1
         code = sum(digit * 8**place for place, digit in enumerate(digits))
         code = (code + 0x9E3779B97F4A7C15) & mask
         code = ((code ^ (code >> 30)) * 0xBF58476D1CE4E5B9) & mask
         code = ((code ^ (code >> 27)) * 0x94D049BB133111EB) & mask
-        return (code ^ (code >> 31)) % 4 == 0
+        remainder = (code ^ (code >> 31)) % 16
+        return "test" if remainder % 4 == 0 else "validation" if remainder in (1, 9) else "train"
 
     digits = torch.randint(8, (500, 10), generator=torch.Generator().manual_seed(8))
-    assert tasks.in_test_split(digits).tolist() == [python_split(row) for row in digits.tolist()]
+    expected = [python_split(row) for row in digits.tolist()]
+    assert set(expected) == set(SPLITS)
+    for split in SPLITS:
+        assert tasks.in_split(digits, split).tolist() == [one == split for one in expected]
 
 
 @pytest.mark.parametrize("hash_seed", ["0", "1", "4242"])
@@ -184,14 +196,14 @@ def test_the_split_is_the_same_in_every_process(hash_seed: str) -> None:
     code = (
         "import torch; from promptlib.prefix_tuning import tasks;"
         "d = torch.arange(640).reshape(64, 10) * 5 % 8;"
-        "print(tasks.in_test_split(d).int().tolist())"
+        "print([tasks.in_split(d, s).int().tolist() for s in ('train', 'validation', 'test')])"
     )
     environment = {**os.environ, "PYTHONHASHSEED": hash_seed, "OMP_NUM_THREADS": "1"}
     printed = subprocess.run(
         [sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True
     ).stdout
     digits = torch.arange(640).reshape(64, 10) * 5 % 8
-    assert printed.strip() == str(tasks.in_test_split(digits).int().tolist())
+    assert printed.strip() == str([tasks.in_split(digits, one).int().tolist() for one in SPLITS])
 
 
 def test_batches_are_what_a_model_reads() -> None:
@@ -207,7 +219,7 @@ def test_batches_are_what_a_model_reads() -> None:
 
 
 def test_every_task_is_found_by_its_name() -> None:
-    for task in (*SINGLE_TASKS, MIXTURE):
+    for task in (*SINGLE_TASKS, MIXTURE, tasks.EITHER_SORT):
         assert tasks.task_named(task.name) is task
     with pytest.raises(ValueError, match=r"no task is called 'sort'; there are sort_ascending"):
         tasks.task_named("sort")
@@ -220,8 +232,11 @@ def test_bad_input_is_named() -> None:
         SORT_ASCENDING.solve(torch.zeros(1, 9, dtype=torch.long))
     with pytest.raises(ValueError, match="n=0"):
         SORT_ASCENDING.sample(0, "train")
-    with pytest.raises(ValueError, match="'validation'"):
-        SORT_ASCENDING.sample(1, "validation")  # type: ignore[arg-type]
+    for ask in (SORT_ASCENDING.sample, tasks.sample_digits):
+        with pytest.raises(ValueError, match="'train', 'validation' or 'test', got 'dev'"):
+            ask(1, "dev")  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="'train', 'validation' or 'test', got 'dev'"):
+        tasks.in_split(torch.zeros(1, 10, dtype=torch.long), "dev")  # type: ignore[arg-type]
     with pytest.raises(TypeError, match="has no single answer"):
         MIXTURE.solve(torch.zeros(1, 10, dtype=torch.long))
 

@@ -8,6 +8,7 @@ import torch
 from promptlib.prompt_attention import bag_moments, descent, mass, models, step_orders
 from promptlib.prompt_attention import first_gradient as chapter
 from promptlib.prompt_attention.first_gradient.instances import POINTS
+from promptlib.prompt_attention.first_gradient.population_steps import mean_gradient
 from promptlib.prompt_attention.mixture import ContextualMixture
 
 
@@ -230,7 +231,7 @@ def test_other_refusals():
 
 @pytest.mark.claim("prompt-attention/first-steps")
 def test_first_steps_claim():
-    assert chapter.first_steps(0, 40_000).verdict == "holds"
+    assert chapter.first_steps(0, 60_000).verdict == "holds"
 
     def without_the_noise_term(mixture, eta, gamma):
         quiet = ContextualMixture(
@@ -239,7 +240,7 @@ def test_first_steps_claim():
         )  # fmt: skip
         return descent.population_descent(quiet, eta, gamma)
 
-    assert chapter.first_steps(0, 40_000, population=without_the_noise_term).verdict == "fails"
+    assert chapter.first_steps(0, 60_000, population=without_the_noise_term).verdict == "fails"
 
     def pooled(mixture, q, eta):
         return descent.population_head(mixture, 0 * q, eta)
@@ -276,6 +277,19 @@ def test_logistic_claim():
         return descent.population_descent(mixture, eta / 2, 0.5)[1].norm() / mixture.context_norm
 
     assert chapter.logistic_prompt(1, 20_000, coefficient=half_of_squared).verdict == "fails"
+
+
+@pytest.mark.claim("prompt-attention/logistic-sign")
+def test_logistic_sign_claim():
+    assert chapter.logistic_sign(0, 10_000).verdict == "holds"
+
+    def squared(mixture, eta, samples, source):
+        # Under squared loss the same head steps are beyond the critical one.
+        head = eta / 2 * mixture.sparsity * mixture.signal
+        mean, error = mean_gradient(mixture, head, torch.zeros_like(head), samples, source)
+        return float(mean[1, 0]), float(error[1, 0])
+
+    assert chapter.logistic_sign(0, 10_000, gradient=squared).verdict == "fails"
 
 
 def test_population_head_uses_the_exact_mass():

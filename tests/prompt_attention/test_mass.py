@@ -147,6 +147,23 @@ def test_floor_claim():
     assert chapter.limit_is_a_floor(0, 20, limit=without_the_noise).verdict == "fails"
 
 
+@pytest.mark.claim("prompt-attention/attention-mass-excess")
+def test_excess_claim():
+    assert chapter.excess_over_the_limit(0).verdict == "holds"
+
+    def nothing(share, norm, std, scale):
+        return torch.zeros_like(scale)
+
+    # As a floor zero would do; the mass must come down to it, too.
+    assert chapter.limit_is_a_floor(0, 20, limit=nothing).verdict == "holds"
+    assert chapter.excess_over_the_limit(0, limit=nothing).verdict == "fails"
+
+    def a_little_low(*parameters):
+        return 0.99 * mass.limiting_mass(*parameters)
+
+    assert chapter.excess_over_the_limit(0, limit=a_little_low).verdict == "fails"
+
+
 @pytest.mark.claim("prompt-attention/attention-mass-best-scale")
 def test_best_scale_claim():
     assert chapter.best_scale(0).verdict == "holds"

@@ -12,6 +12,7 @@ import nbformat
 
 from promptlib import claims
 from promptlib.plotting import GRID, INK, PALETTE
+from workflow.archived import measurement
 
 PROJECT = Path(__file__).resolve().parents[2]
 NAME = "wing/chapter"
@@ -69,13 +70,15 @@ SVG = (
 
 
 def a_claim(**changes: Any) -> claims.Claim:
-    """An outcome with a published value."""
+    """An outcome with a published value; its chapter has no other."""
     options: dict[str, Any] = {
-        "values": [90.0, 92.0],
+        "values": [90.0, 92.0, 91.0],
+        "limit": 50.0,
+        "side": "above",
         "source": "Petrov et al. 2024",
         "checks": "promptlib.thing.measure",
         "unit": "% of sequences",
-        "published": 91.0,
+        "published": claims.Published(91.0, "higher"),
     }
     return claims.outcome("wing/line-rises", "The line rises, $a < b$.", **(options | changes))
 
@@ -112,6 +115,10 @@ class Little:
         return self.root / "_build" / "quick" / "claims.json"
 
     @property
+    def gate_file(self) -> Path:
+        return self.root / "_build" / "quick" / "gate.json"
+
+    @property
     def staged(self) -> Path:
         return self.root / "_build" / "quick" / "stage"
 
@@ -128,13 +135,13 @@ class Little:
         return found
 
     def execute(self) -> None:
-        """Write the executed notebook, its measurements and the collected claims."""
+        """Write the executed notebook, its measurements and the collected, decided claims."""
         path = self.executed / f"{NAME}.ipynb"
         path.parent.mkdir(parents=True, exist_ok=True)
         nbformat.write(self.notebook(), path)
         path.with_suffix(".measured.json").write_text('{"seconds": 75.2, "peak_memory_mib": 310}')
         record = {
-            **a_claim().to_json(),
+            **claims.decide([a_claim()])[0].to_json(),
             "notebook": NAME,
             "tests": ["tests/test_thing.py::test_measure"],
         }
@@ -144,12 +151,20 @@ class Little:
         """Write the collected claims."""
         self.claims_file.write_text(json.dumps({"profile": "quick", "claims": records}))
 
-    def archive(self, claim: claims.Claim, notebook: str = NAME) -> None:
-        """Archive a claim of a full-size run of a notebook."""
-        path = self.root / "archive" / f"{notebook}.json"
+    def close_gate(self, problems: list[str]) -> None:
+        """Write what the gate says when it is closed."""
+        self.gate_file.write_text(json.dumps({"open": False, "problems": problems}))
+
+    def archive(self, claim: claims.Claim) -> None:
+        """Archive the numbers that decide a claim of the notebook, as measured at full size."""
+        path = self.root / "archive" / f"{NAME}.json"
         path.parent.mkdir(parents=True, exist_ok=True)
-        provenance = {"profile": "paper", "notebook": notebook}
-        path.write_text(json.dumps({"provenance": provenance, "claims": [claim.to_json()]}))
+        content = {
+            "provenance": {"profile": "paper", "notebook": NAME, "parameters": {}},
+            "runs": [],
+            "measured": {claim.id: measurement(claim)},
+        }
+        path.write_text(json.dumps(content))
 
 
 def make(root: Path) -> Little:

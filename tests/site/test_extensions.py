@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import html
+import re
+from pathlib import Path
 
 import book_site
 import claims_ledger
 import pytest
 import source_pages
 
-from promptlib.claims import VERDICTS
+from promptlib.claims import REPLICATIONS, VERDICTS
+from promptlib.claims.box import slug
 
+BOOK = Path(__file__).resolve().parents[2] / "book"
 MODULE = '''
 """A module."""
 import functools
@@ -111,9 +115,12 @@ def a_row(**changes):
         "kind": "bound",
         "source": "this book",
         "verdict": "holds",
+        "recorded": None,
+        "replication": None,
         "published": None,
         "this_build": "slack 1.0e-15",
         "archived": None,
+        "archived_replication": None,
         "notebook": "wing/chapter",
         "chapter": "Chapter & verse",
         "part": "Part I",
@@ -125,21 +132,52 @@ def a_row(**changes):
 
 def test_a_row_of_the_ledger(sources):
     row = claims_ledger.row(a_row(), sources, lambda path: "../" + path)
-    assert 'data-part="Part I" data-kind="bound" data-verdict="holds"' in row
+    assert 'data-part="Part I" data-kind="bound" data-verdict="holds" data-replication=""' in row
     assert 'href="../wing/chapter.html#claim-wing-a-b">Chapter &amp; verse</a>' in row
     assert 'href="../source/promptlib/wing/thing.html#Thing"' in row
     assert 'href="../source/tests/test_thing.html#test_a"' in row
     assert '<span class="nowrap">1.0e-15</span>' in row
-    assert row.count('class="none"') == 2
+    assert row.count("<dt>") == 1  # nothing was published or archived
+    assert "published figure" not in row
+    assert "recorded" not in row
+
+
+def test_a_row_of_an_outcome_has_both_words_and_the_record(sources):
+    claim = a_row(
+        kind="outcome",
+        verdict="undecided",
+        recorded="supported",
+        replication="other size",
+        published="91.00 %; here width 96",
+        archived="supported; published figure: weaker; asked: above 50",
+    )
+    row = claims_ledger.row(claim, sources, lambda path: path)
+    assert '<span class="claim-verdict">undecided</span>' in row
+    assert '<span class="claim-recorded">recorded: supported</span>' in row
+    assert '<span class="claim-replication">published figure: other size</span>' in row
+    assert 'data-verdict="undecided" data-replication="other size"' in row
+    assert "<dt>published</dt><dd>91.00 %; here width 96</dd>" in row
+    assert "<dt>published size, archived</dt>" in row
 
 
 def test_the_ledger_counts_and_offers_what_there_is(sources):
-    claims = [a_row(), a_row(id="wing/c", kind="outcome", verdict="not reproduced")]
-    assert "<b>1</b>" in claims_ledger.summary(claims)
-    assert 'class="claim-not-reproduced"' in claims_ledger.summary(claims)
+    outcome = {"kind": "outcome", "verdict": "single run", "replication": "other size"}
+    claims = [a_row(), a_row(id="wing/c", **outcome, archived_replication="weaker")]
+    lists = claims_ledger.summary(claims).split("<ul")[1:]
+    assert len(lists) == 3
+    assert 'aria-label="Is the sentence true?"' in lists[0]
+    assert lists[0].count("<b>1</b>") == 2
+    assert 'class="claim-single-run"' in lists[0]
+    assert 'aria-label="Is it what was published?"' in lists[1]
+    assert '<b>1</b> <span class="claim-replication">other size</span>' in lists[1]
+    assert '<b>1</b> <span class="claim-replication">weaker</span>' in lists[2]
     form = claims_ledger.filters(claims)
-    for option in ("bound", "outcome", "holds", "not reproduced", "Part I"):
+    for option in ("bound", "outcome", "holds", "single run", "other size", "Part I"):
         assert f"<option>{option}</option>" in form
+    for label in ("Part", "Kind", "Verdict", "Published figure"):
+        assert f">{label}</label>" in form
+    assert "Published figure" not in claims_ledger.filters([a_row()])
+    assert len(claims_ledger.summary([a_row()]).split("<ul")) == 2
     assert "hidden" in form  # until the script that makes it work has run
     assert "onclick" not in form
 
@@ -149,10 +187,103 @@ def test_a_book_without_claims_says_so(sources):
 
 
 def test_the_ledger_lists_what_was_not_checked():
-    assert set(claims_ledger.VERDICTS) == set(VERDICTS)
     rows = [a_row(), a_row(verdict="not checked", this_build="needs EXTRAS=real")]
     assert 'class="claim-not-checked"' in claims_ledger.summary(rows)
     assert "<option>not checked</option>" in claims_ledger.filters(rows)
+
+
+WORDS = sorted({*VERDICTS, *REPLICATIONS})
+
+
+@pytest.mark.parametrize("word", WORDS)
+def test_glossary_home_and_rules_know_every_word(word):
+    texts = {name: (BOOK / f"{name}.md").read_text() for name in ("glossary", "index")}
+    assert f"\n{word}\n" in texts["glossary"]
+    assert re.search(rf"\*{word}\*".replace("fails", "fails?").replace(" ", r"\s+"), texts["index"])
+    rules = (BOOK / "reproducibility.md").read_text()
+    assert f"*{word}*" in rules
+
+
+@pytest.mark.parametrize("verdict", VERDICTS)
+def test_every_verdict_has_its_colours(verdict):
+    style = (BOOK / "assets" / "book.css").read_text()
+    assert re.search(rf"\.claim-{slug(verdict)}\b[^{{]*{{ --claim-colour", style)
+
+
+def test_no_page_says_what_no_claim_can_be():
+    for path in [*BOOK.glob("*.md"), BOOK / "assets" / "book.css"]:
+        assert not re.search(r"not[ -]reproduced", path.read_text()), path
+
+
+ROBUST = {
+    "cases": [
+        {
+            "name": name,
+            "first_seed": seed,
+            "path": path,
+            "processor": "A <fast> one",
+            "date": "2026-01-02",
+            "seconds": 1200,
+        }
+        for name, seed, path in [("quick", 0, "native"), ("quick@100-avx2", 100, "avx2")]
+    ],
+    "claims": {
+        "wing/a": {"holds": 2},
+        "wing/b": {"supported": 2},
+        "wing/c": {"supported": 1, "undecided": 1},
+        "wing/gone": {"single run": 2},
+        "wing/d": {"uninformative": 1, "supported": 1},
+    },
+    "gate": [],
+}
+
+
+def robust(**changes):
+    build = {"robust": {**ROBUST, **changes}, "anchors": {"wing/c": "claim-wing-c"}}
+    return book_site.TABLES["robust"](lambda path: path, build)
+
+
+def test_repetitions_list_the_claims_that_differed_and_count_the_rest():
+    page = robust()
+    assert "Of 5 claims, 3 came out the same way in all 2 repetitions" in page
+    assert "(1 holds, 1 supported, 1 single run)" in page
+    assert "The gate was open in every repetition." in page
+    machines, counts = page.split("<table")[1:]
+    assert machines.count("A &lt;fast&gt; one") == 2
+    assert "20 min 00 s" in machines
+    assert 'href="ledger.html#ledger-claim-wing-c"' in counts
+    assert counts.count('<th scope="row">') == 2
+    assert "</th><td>1 supported, 1 undecided</td>" in counts
+    assert "<code>wing/d</code></th><td>1 supported, 1 uninformative</td>" in counts
+
+
+def test_the_least_settled_claims_come_first():
+    page = robust(
+        claims={
+            "wing/nearly": {"supported": 5, "undecided": 1},
+            "wing/half": {"undecided": 3, "contradicted": 3},
+        }
+    )
+    assert page.index("wing/half") < page.index("wing/nearly")
+    assert "3 contradicted, 3 undecided" in page
+
+
+def test_repetitions_name_what_closed_the_gate():
+    page = robust(gate=["quick@100-avx2: wing/b: recorded 'supported', now 'contradicted'"])
+    assert "The gate was closed by:" in page
+    assert "<li>quick@100-avx2: wing/b: recorded" in page
+
+
+def test_repetitions_that_all_agree_need_no_table_of_claims():
+    page = robust(claims={"wing/a": {"holds": 2}})
+    assert page.count("<table") == 1
+    assert "Of 1 claims, 1 came out the same way" in page
+
+
+@pytest.mark.parametrize("found", [None, {"cases": [], "claims": {}, "gate": []}])
+def test_repetitions_that_were_not_run_are_said_to_be(found):
+    page = book_site.TABLES["robust"](lambda path: path, {"robust": found})
+    assert "have not been run" in page
 
 
 @pytest.mark.parametrize(
@@ -208,6 +339,7 @@ def test_tables_mark_what_was_measured():
             ]
         },
     }
+    build["robust"] = None
     pages = {kind: make(lambda path: path, build) for kind, make in book_site.TABLES.items()}
     assert pages["notebooks"].count('class="measured"') == 2
     assert pages["machine"].count('class="measured"') == 1

@@ -119,20 +119,30 @@ def test_a_parameters_cell_holds_literals_only(source):
 
 
 def test_a_claim_shows_the_published_and_the_archived_figure(book):
-    archived = a_claim(values=[88.0, 89.0, 90.0, 91.0, 92.0])
+    archived = a_claim(values=[89.0, 90.0, 90.5, 91.0, 92.0])
     prepared = prepare(book.notebook(), NAME, "quick", {archived.id: archived})
     data = prepared.notebook["cells"][-2]["outputs"][0]["data"]
-    assert "<dt>published</dt><dd>91.00 % of sequences</dd>" in data["text/html"]
-    assert "<dt>this build</dt><dd>91.00" in data["text/html"]
-    assert "over 5 seeds; reproduced</dd>" in data["text/html"]
+    assert "<dt>published</dt><dd>91.00 % of sequences; the same within" in data["text/html"]
+    assert "<dt>this build</dt><dd>asked: above 50 % of sequences; mean 91.00" in data["text/html"]
+    assert "<dd>supported; published figure: reproduced; asked: above" in data["text/html"]
     assert claims.MIME_TYPE not in data  # the page has the box; jupyter-book knows no such type
     assert prepared.claims == (archived.id,)
 
 
 def test_a_verdict_that_changed_shows(book):
-    book.outputs[2] = [claim_output(a_claim(values=[10.0, 12.0]))]
+    book.outputs[2] = [claim_output(a_claim(values=[10.0, 12.0, 11.0]))]
     prepared = prepare(book.notebook(), NAME, "quick")
-    assert "claim-weaker" in json.dumps(prepared.notebook)
+    assert "claim-contradicted" in json.dumps(prepared.notebook)
+
+
+def test_the_box_shows_what_the_chapter_decided_and_what_is_recorded(book):
+    decided = a_claim(values=[10.0, 90.0, 60.0])
+    prepared = prepare(
+        book.notebook(), NAME, "quick", None, {decided.id: decided}, {decided.id: "supported"}
+    )
+    page = prepared.notebook["cells"][-2]["outputs"][0]["data"]["text/html"]
+    assert page == claims.box(decided, recorded="supported")
+    assert "claim-undecided" in page
 
 
 def test_messages_and_progress_bars_leave_the_page_but_not_unseen(book):

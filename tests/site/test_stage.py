@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
+import html
 import json
 
 import pytest
 
+from promptlib import claims
 from tests.site import little
 from tests.site.little import NAME, a_claim, claim_output
 from workflow.sources import BuildError
-from workflow.stage import read_archive, stage
+from workflow.stage import stage
 
 
 @pytest.fixture
@@ -25,6 +27,7 @@ def stage_it(book, **changes):
         "executed": book.executed,
         "claims_file": book.claims_file,
         "archive": book.root / "archive",
+        "gate_file": book.gate_file,
         "to": book.staged,
         "root": book.root,
     }
@@ -75,26 +78,84 @@ def test_new_code_needs_a_new_execution(book):
         stage_it(book)
 
 
+def staged_data(book, name):
+    return json.loads((book.staged / "book" / "_data" / name).read_text())
+
+
 def test_the_ledger_has_published_ours_and_archived(book):
-    book.archive(a_claim(values=[90.0] * 5))
+    book.archive(a_claim(values=[70.0] * 5))
     stage_it(book)
-    (row,) = json.loads((book.staged / "book/_data/ledger.json").read_text())
-    assert row["published"] == "91.00 % of sequences"
-    assert row["this_build"].startswith("91.00 ±")
-    assert row["archived"].endswith("over 5 seeds; weaker")
+    (row,) = staged_data(book, "ledger.json")
+    assert row["published"].startswith("91.00 % of sequences; the same within ± 5")
+    assert row["this_build"].startswith("asked: above 50 % of sequences; mean 91.00 over 3 seeds")
+    assert row["archived"].startswith("supported; published figure: weaker; asked: above 50")
+    assert (row["verdict"], row["replication"]) == ("supported", "reproduced")
+    assert row["archived_replication"] == "weaker"
+    assert row["recorded"] is None
     assert row["chapter"] == "A chapter about prefixes"
     assert row["tests"] == ["tests/test_thing.py::test_measure"]
 
 
-def test_the_archived_table_of_one_seed_is_handed_to_the_page(book):
+def test_box_and_ledger_show_the_claim_as_the_chapter_decided_it(book):
+    """A cell judges alone; what the chapter's outcomes decided together is shown everywhere."""
+    alone = a_claim(values=[58.0, 54.0, 56.5], published=None)
+    noise = [
+        dataclasses.replace(a_claim(values=[90.0, 10.0, 40.0]), id=f"wing/noise-{place}")
+        for place in range(3)
+    ]
+    needing = dataclasses.replace(a_claim(requires=[alone]), id="wing/needing")
+    shown = [alone, needing, *noise]
+    assert [claim.verdict for claim in shown[:2]] == ["supported", "supported"]
+    book.outputs[2] = [claim_output(claim) for claim in shown]
+    book.execute()
+    decided = claims.decide(shown)
+    assert [claim.verdict for claim in decided[:2]] == ["undecided", "uninformative"]
+    records = [{**claim.to_json(), "notebook": NAME, "tests": []} for claim in decided]
+    records[0]["recorded"] = "supported"
+    book.write_claims(records)
     stage_it(book)
-    build = book.staged / "book/_data/build.json"
-    assert json.loads(build.read_text())["one_seed"] is None
+    rows = {row["id"]: row for row in staged_data(book, "ledger.json")}
+    page = json.loads((book.staged / "book/wing/chapter.ipynb").read_text())
+    boxes = "".join(
+        "".join(output["data"]["text/html"])
+        for cell in page["cells"]
+        for output in cell.get("outputs", [])
+        if "text/html" in output.get("data", {})
+    )
+    for claim in decided:
+        box = boxes.split(f'id="{claim.anchor}"')[1].split("</aside>")[0]
+        row = rows[claim.id]
+        assert f'<span class="claim-verdict">{row["verdict"]}</span>' in box
+        assert f"<dt>this build</dt><dd>{html.escape(row['this_build'])}</dd>" in box
+        assert ("published figure: " in box) == (row["replication"] is not None)
+        assert f"published figure: {row['replication']}" in box or row["replication"] is None
+        assert (row["published"] is None) == ("<dt>published</dt>" not in box)
+        assert ("<dt>recorded</dt>" in box) == (row["recorded"] is not None)
+    assert rows[alone.id]["recorded"] == "supported"
+    assert rows[alone.id]["verdict"] == "undecided"
+    assert "<dd>supported; undecided in this build</dd>" in boxes
+
+
+@pytest.mark.parametrize(("name", "key"), [("one_seed", "rows"), ("robust", "cases")])
+def test_archived_tables_are_handed_to_their_page(book, name, key):
+    stage_it(book)
+    assert staged_data(book, "build.json")[name] is None
     (book.root / "archive").mkdir()
-    rows = [{"task": "add_one", "percent": 99.9}]
-    (book.root / "archive" / "one_seed.json").write_text(json.dumps({"rows": rows}))
+    table = {key: [{"task": "add_one"}], "claims": {}}
+    (book.root / "archive" / f"{name}.json").write_text(json.dumps(table))
     stage_it(book)
-    assert json.loads(build.read_text())["one_seed"]["rows"] == rows
+    assert staged_data(book, "build.json")[name] == table
+
+
+def test_a_closed_gate_is_handed_to_the_pages_and_an_absent_one_is_not(book):
+    stage_it(book)
+    assert not (book.staged / "book/_data/gate.json").exists()
+    book.close_gate(["wing/line-rises fails"])
+    stage_it(book)
+    assert staged_data(book, "gate.json") == {"open": False, "problems": ["wing/line-rises fails"]}
+    book.gate_file.write_text("{}")
+    with pytest.raises(BuildError, match=r"gate.json must hold an object with a list 'problems'"):
+        stage_it(book)
 
 
 @pytest.mark.parametrize(
@@ -154,24 +215,15 @@ def test_a_claim_is_shown_once(book):
         stage_it(book)
 
 
-def test_the_archive_may_be_empty_and_refuses_doubt(book):
-    assert read_archive(None) == {}
-    assert read_archive(book.root / "archive") == {}
-    book.archive(a_claim())
-    assert list(read_archive(book.root / "archive")) == ["wing/line-rises"]
-    other = dataclasses.replace(a_claim(), id="other/line-falls")
-    book.archive(other, "other/chapter")
-    assert sorted(read_archive(book.root / "archive")) == ["other/line-falls", "wing/line-rises"]
-    book.archive(a_claim(), "other/chapter")
-    with pytest.raises(BuildError, match="wing/line-rises is archived twice"):
-        read_archive(book.root / "archive")
+def test_what_is_stale_in_the_archive_is_said_and_not_shown(book):
+    book.archive(dataclasses.replace(a_claim(), sentence="The line falls."))
+    remarks = stage_it(book)
+    assert remarks == ["archive/wing/chapter.json: the sentence of wing/line-rises is another now"]
+    assert staged_data(book, "ledger.json")[0]["archived"] is None
 
 
 def test_a_broken_archive_is_named(book):
-    folder = book.root / "archive"
-    folder.mkdir()
-    (folder / "other.json").write_text('{"seconds": 3}')  # no claims: none of our business
-    assert read_archive(folder) == {}
-    (folder / "chapter.json").write_text('{"claims": [{"id": "wing/line-rises"}]}')
-    with pytest.raises(BuildError, match=r"chapter.json: an archived claim lacks 'sentence'"):
-        read_archive(folder)
+    (book.root / "archive" / "wing").mkdir(parents=True)
+    (book.root / "archive" / "wing" / "chapter.json").write_text("{")
+    with pytest.raises(BuildError, match=r"chapter.json is no JSON"):
+        stage_it(book)

@@ -1,9 +1,10 @@
 """Which training runs answer the measured part of the chapter "Beyond one layer"?
 
-Models of several depths learn to sort upwards. Then they are to sort downwards: by all their
-weights, by LoRA on the attention or on the MLPs, or by a prefix, with as many steps each and a
-sweep of learning rates each. A second base model of every depth has learned both directions, with
-nothing in the input that tells which; its prefix only has to say "downwards".
+A model learns to sort upwards. Then it is to sort downwards: by all its weights, by LoRA on the
+attention, or by a prefix, with as many steps each and sweeps of learning rates of one size. A
+second base model has learned both directions, with nothing in the input that tells which; its
+prefix only has to say "downwards". That is asked at smaller depths, too, down to one layer, where
+no prefix moves any relative attention.
 
 The chapter "Long prefixes" starts from the same base models.
 
@@ -14,23 +15,21 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
+from promptlib.prefix_tuning import experiment_runs
 from promptlib.prefix_tuning.experiment_runs import check_counts, check_positive
 from promptlib.runs import Run
 
-HERE = "promptlib.prefix_tuning.depth.training"
-SHARED = "promptlib.prefix_tuning.experiment_training"
-
 SORTS = ("sort_ascending", "sort_descending")
-BATCH_SIZE = 64
-WARMUP_SHARE = 0.1
-"""Part of the steps over which the learning rate rises."""
+TASK = "sort_descending"
+"""What every way is to teach or to ask for."""
 
 ATTENTION = ("attention.query", "attention.key", "attention.value", "attention.project")
-MLP = ("mlp.expand", "mlp.contract")
 
-FREE_PREFIX: dict[str, Any] = {"layer_norm": False, "separate_values": True}
+BATCH_SIZE = 32
+"""Sequences of a step of whatever adapts a model; pretraining has more."""
+
+PARAMETRISATION = "free"
 """Keys and values of their own and no LayerNorm: the parametrisation that can do most."""
 INIT_STD = 1.0
 """Of the untrained prefixes; the rate of a free prefix matters more (chapter "A new task")."""
@@ -38,8 +37,9 @@ INIT_STD = 1.0
 LORA_INIT_STD = 0.02
 """Of the factor of a LoRA that does not start at zero: that of the weights."""
 
-WAYS = ("prefix", "LoRA on MLPs", "LoRA on attention", "fine-tuning", "prefix, elicits")
-"""The four ways to learn the new task, and the prefix that asks for a known one."""
+WAYS = ("prefix", "LoRA on attention", "fine-tuning", "prefix, elicits")
+"""Three ways to learn the new task, and the prefix that asks for a known one."""
+ELICITS = WAYS[-1]
 
 
 @dataclass(frozen=True)
@@ -49,9 +49,10 @@ class DepthPlan:
     Attributes
     ----------
     ascending, either : mapping of tuple of Run
-        Base models by depth, one for each seed.
+        Base models by depth, one for each seed; the first at the largest depth only.
     ways : mapping of mapping of tuple of tuple of Run
-        By way (`WAYS`) and depth, for each seed: the runs of its sweep.
+        By way (`WAYS`) and depth, for each seed: the runs of its sweep. Only `ELICITS` has smaller
+        depths than the largest.
     """
 
     ascending: Mapping[int, tuple[Run, ...]]
@@ -81,53 +82,52 @@ def base_runs(
 
     The second sees twice as many steps, for it has two tasks.
     """
-    model = {
-        "n_layer": n_layer,
-        "n_head": n_head,
-        "n_embd": width,
-        "vocab_size": 11,
-        "block_size": 19,
-        "first_layer_norm": True,
-    }
-    more = {"model": model, "learning_rate": pretrain_rate, "evaluate": list(SORTS)}
-    return (
-        Run(
-            f"{SHARED}:pretrain",
-            _config(seed, pretrain_steps, test_sequences, task="sort_ascending", **more),
-        ),
-        Run(
-            f"{HERE}:pretrain_either",
-            _config(seed, 2 * pretrain_steps, test_sequences, **more),
-        ),
+    ascending, either = (
+        experiment_runs.pretrain(
+            experiment_runs.model_of(n_layer, n_head, width),
+            task,
+            seed=seed,
+            steps=steps,
+            learning_rate=pretrain_rate,
+            evaluate=SORTS,
+            test_sequences=test_sequences,
+        )
+        for task, steps in (
+            ("sort_ascending", pretrain_steps),
+            ("either_sort", 2 * pretrain_steps),
+        )
     )
+    return ascending, either
 
 
 def prefix_run(
-    base: Run,
-    steps: int,
-    length: int,
-    rates: Sequence[float],
-    test_sequences: int,
-    batch_size: int = BATCH_SIZE,
+    base: Run, steps: int, length: int, sweep: Sequence[Mapping[str, float]]
 ) -> Run:
     """A sweep of free prefixes that are to make `base` sort downwards."""
-    return Run(
-        f"{SHARED}:tune_prefixes",
-        {
-            **_config(base.config["seed"], steps, test_sequences, model=base.config["model"]),
-            "batch_size": batch_size,
-            "task": "sort_descending",
-            "evaluate": list(SORTS),
-            "length": length,
-            "cells": [{"learning_rate": rate, "init_std": INIT_STD} for rate in rates],
-            **FREE_PREFIX,
-        },
-        needs=(base,),
+    return experiment_runs.tune_prefixes(
+        base,
+        TASK,
+        steps=steps,
+        length=length,
+        parametrisation=PARAMETRISATION,
+        sweep=sweep,
+        batch_size=BATCH_SIZE,
+    )
+
+
+def fine_tune_runs(base: Run, steps: int, rates: Sequence[float]) -> tuple[Run, ...]:
+    """A sweep of fine-tuning all weights of `base` so that it sorts downwards."""
+    return tuple(
+        experiment_runs.fine_tune(
+            base, TASK, steps=steps, learning_rate=rate, batch_size=BATCH_SIZE
+        )
+        for rate in rates
     )
 
 
 def plan(
     seeds: int,
+    first_seed: int,
     depths: Sequence[int],
     width: int,
     n_head: int,
@@ -147,8 +147,11 @@ def plan(
     ----------
     seeds : int
         Independent repetitions, from pretraining on; at least 1.
+    first_seed : int
+        Number of the first of them, at least 0.
     depths : sequence of int
-        Layers of the models, each at least 1.
+        Layers of the models, each at least 1. All ways at the largest; at the others only the
+        prefix that elicits.
     width, n_head : int
         Of every model; `n_head` divides `width`.
     pretrain_steps, adapt_steps : int
@@ -157,7 +160,7 @@ def plan(
     pretrain_rate : float
         Highest learning rate of pretraining, > 0.
     weight_rates, lora_rates, prefix_rates : sequences of float
-        The sweeps of fine-tuning, LoRA and prefixes, > 0.
+        The sweeps of fine-tuning, LoRA and prefixes, > 0; of one length.
     lora_rank, prefix_length : int
         At least 1. In a layer, LoRA on the four matrices of the attention has
         ``8 rank width`` parameters and a free prefix ``2 length width``: equal for
@@ -172,6 +175,7 @@ def plan(
     """
     check_counts(
         seeds=(seeds, 1),
+        first_seed=(first_seed, 0),
         width=(width, 1),
         n_head=(n_head, 1),
         pretrain_steps=(pretrain_steps, 10),
@@ -190,51 +194,47 @@ def plan(
         lora_rates=lora_rates,
         prefix_rates=prefix_rates,
     )
+    sizes = [len(rates) for rates in (weight_rates, lora_rates, prefix_rates)]
+    if len(set(sizes)) > 1:
+        raise ValueError(
+            "fine-tuning, LoRA and prefixes must have sweeps of one size, got "
+            f"{sizes[0]}, {sizes[1]} and {sizes[2]} learning rates"
+        )
 
     def fine_tune(base: Run) -> tuple[Run, ...]:
-        return tuple(
-            Run(
-                f"{SHARED}:fine_tune",
-                _adapting(base, learning_rate=rate, learned=[""]),
-                needs=(base,),
-            )
-            for rate in weight_rates
-        )
+        return fine_tune_runs(base, adapt_steps, weight_rates)
 
-    def lora(base: Run, modules: Sequence[str]) -> tuple[Run, ...]:
-        cells = [{"learning_rate": rate, "init_std": LORA_INIT_STD} for rate in lora_rates]
-        config = _adapting(base, rank=lora_rank, modules=list(modules), cells=cells)
-        return (Run(f"{SHARED}:tune_lora", config, needs=(base,)),)
-
-    def _adapting(base: Run, **more: Any) -> dict[str, Any]:
-        return _config(
-            base.config["seed"],
-            adapt_steps,
-            test_sequences,
-            model=base.config["model"],
-            task="sort_descending",
-            evaluate=list(SORTS),
-            **more,
+    def lora(base: Run) -> tuple[Run, ...]:
+        run = experiment_runs.tune_lora(
+            base,
+            TASK,
+            steps=adapt_steps,
+            rank=lora_rank,
+            modules=ATTENTION,
+            sweep=experiment_runs.cells(lora_rates, [LORA_INIT_STD]),
+            batch_size=BATCH_SIZE,
         )
+        return (run,)
 
     def prefixes(base: Run) -> tuple[Run, ...]:
-        return (prefix_run(base, adapt_steps, prefix_length, prefix_rates, test_sequences),)
+        sweep = experiment_runs.cells(prefix_rates, [INIT_STD])
+        return (prefix_run(base, adapt_steps, prefix_length, sweep),)
 
     bases = {
         depth: [
             base_runs(seed, depth, width, n_head, pretrain_steps, pretrain_rate, test_sequences)
-            for seed in range(seeds)
+            for seed in range(first_seed, first_seed + seeds)
         ]
         for depth in depths
     }
-    ascending = {depth: tuple(one for one, _ in pairs) for depth, pairs in bases.items()}
+    deepest = max(depths)
+    ascending = {deepest: tuple(one for one, _ in bases[deepest])}
     either = {depth: tuple(both for _, both in pairs) for depth, pairs in bases.items()}
     makers = {
         "prefix": (ascending, prefixes),
-        "LoRA on MLPs": (ascending, lambda base: lora(base, MLP)),
-        "LoRA on attention": (ascending, lambda base: lora(base, ATTENTION)),
+        "LoRA on attention": (ascending, lora),
         "fine-tuning": (ascending, fine_tune),
-        "prefix, elicits": (either, prefixes),
+        ELICITS: (either, prefixes),
     }
     return DepthPlan(
         ascending=ascending,
@@ -244,14 +244,3 @@ def plan(
             for way, (from_bases, make) in makers.items()
         },
     )
-
-
-def _config(seed: int, steps: int, test_sequences: int, **more: Any) -> dict[str, Any]:
-    return {
-        "seed": seed,
-        "steps": steps,
-        "warmup": int(WARMUP_SHARE * steps),
-        "batch_size": BATCH_SIZE,
-        "test_sequences": test_sequences,
-        **more,
-    }

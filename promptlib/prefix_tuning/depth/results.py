@@ -17,6 +17,7 @@ from promptlib import claims
 from promptlib.prefix_tuning.depth import movement
 from promptlib.prefix_tuning.depth.movement import Effect
 from promptlib.prefix_tuning.depth.plan import DepthPlan
+from promptlib.prefix_tuning.experiment_results import cells_of, lowest_loss_cell
 from promptlib.prefix_tuning.experiment_training import load_lora, load_model, load_prefix
 from promptlib.prefix_tuning.gpt import GPT
 from promptlib.prefix_tuning.prefix import Prefix
@@ -88,8 +89,8 @@ class Measured:
 def collect(plan: DepthPlan, get: Get, tokens: Tensor) -> Measured:
     """Read all runs of `plan` and measure movement on `tokens`; `get` is that of a run store.
 
-    Of each sweep the cell with the lowest test loss counts: chosen after the fact, for every way
-    alike. Accuracy would not do: where all cells are near zero, it picks one by chance.
+    Of each sweep the cell with the lowest validation loss counts, for every way alike. Accuracy
+    would not do: where all cells are near zero, it picks one by chance.
     """
     adapted: dict[str, dict[int, list[Adapted]]] = {}
     for way, by_depth in plan.ways.items():
@@ -104,12 +105,8 @@ def collect(plan: DepthPlan, get: Get, tokens: Tensor) -> Measured:
 
 
 def _best(runs: Sequence[Run], get: Get, tokens: Tensor) -> Adapted:
-    cells = []
-    for run in runs:
-        metrics = get(run).metrics
-        for index, cell in enumerate(metrics.get("cells", [metrics])):
-            cells.append((run, index, cell))
-    run, index, cell = min(cells, key=lambda entry: entry[2]["loss"][NEW])
+    best = lowest_loss_cell(cells_of(runs, get))
+    run, index, cell = best.run, best.index, best.metrics
     base, result = get(run.needs[0]), get(run)
     before = in_float64(load_model(run.config, base))
     after, prefix = before, None
@@ -128,7 +125,7 @@ def _best(runs: Sequence[Run], get: Get, tokens: Tensor) -> Adapted:
         prefix=prefix,
         accuracy=cell["accuracy"],
         loss=cell["loss"],
-        learning_rate={**run.config, **cell}["learning_rate"],
+        learning_rate=best.learning_rate,
         parameters=parameters,
         moved=movement.movement(before, after, tokens, prefix),
     )
@@ -240,7 +237,7 @@ def elicits(measured: Measured) -> claims.Claim:
         values=accuracies(seeds),
         unit="% of sequences",
         source=HERE,
-        checks=f"{LIBRARY}.training.pretrain_either",
+        checks="promptlib.prefix_tuning.experiment_training.pretrain",
         refuted_if=("<", 75.0),
     )
 

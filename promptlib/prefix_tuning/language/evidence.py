@@ -21,6 +21,7 @@ from promptlib.prefix_tuning.language.counting import MISSED, certified_bits, mi
 from promptlib.prefix_tuning.language.decoding import complete
 from promptlib.prefix_tuning.language.results import (
     SHORTEST,
+    Kept,
     Measured,
     Places,
     Said,
@@ -38,14 +39,22 @@ PUBLISHED_TOKENS = 100 * 24_426 / 32_000
 PUBLISHED_VIRTUAL = 100 * 46_812 / 48_218
 """The same for optimised virtual tokens."""
 
-OTHER_MODEL = 15.0
-"""Points by which two models may differ before we read anything into it."""
+HALFWAY = round((PUBLISHED_TOKENS + PUBLISHED_VIRTUAL) / 2)
+"""Percent between the two: shares below it are like those of tokens."""
+
+PUBLISHED_SIZE = {"n_layer": 32, "n_embd": 4096, "vocab_size": 32_000}
+"""LLaMA-7B: blocks, width and tokens."""
+
+SIZES = {"n_layer": "{} blocks", "n_embd": "width {}", "vocab_size": "{} tokens"}
 
 SCALE = 8.0
 """Random vectors of this many times the size of token embeddings are compared."""
 
 NOTHING_SAID = [100.0]
-"""Stands for a share that cannot be measured because nothing was forced; it refutes."""
+"""Stands for a share that cannot be measured because nothing was forced."""
+
+NOT_FOUND = 100.0
+"""Stands for the ratio of two distances where the search for the first found nothing."""
 
 Complete = Callable[[GPT, Tensor, int], Tensor]
 
@@ -103,34 +112,37 @@ def distinct_after_tokens(measured: Measured) -> claims.Claim:
     """Tokens share completions."""
     return _outcome(
         "distinct-after-tokens",
-        "Different tokens share completions: the distinct greedy completions of 10 symbols after "
-        "all one-token prompts, in percent of the tokens. Published for another model.",
+        "Different tokens share completions: the one-token prompts have fewer distinct greedy "
+        f"completions of 10 symbols than {HALFWAY} % of the tokens.",
         [100 * entry["tokens"] / measured.n_tokens for entry in measured.surveyed],
         "survey.survey",
         CHARACTERS,
-        ("<=", 95.0),
-        published=PUBLISHED_TOKENS,
-        tolerance=OTHER_MODEL,
-        favours="lower",
+        ("below", HALFWAY),
+        resolution=100 / measured.n_tokens,
+        published=claims.Published(PUBLISHED_TOKENS, "lower", differs=_differs(measured)),
+        note="halfway between the published shares for tokens and for virtual tokens",
     )
 
 
 def distinct_after_virtual_tokens(measured: Measured) -> claims.Claim:
     """Optimised vectors hardly share completions."""
+    targets = "targets from Python's documentation"
     return _outcome(
         "distinct-after-virtual-tokens",
         "As many vectors as there are tokens, each optimised towards a held-out string of its own, "
-        "hardly share completions: distinct ones, in percent. Published for another model and with "
-        f"other targets, so a difference of {OTHER_MODEL:g} points is not counted.",
+        f"have more distinct greedy completions of 10 symbols than {HALFWAY} % of their number.",
         [
             100 * entry["kinds"]["text"]["distinct"] / measured.n_tokens
             for entry in measured.distinct
         ],
         "experiments.say_different",
         CHARACTERS,
-        (">=", 80.0),
-        published=PUBLISHED_VIRTUAL,
-        tolerance=OTHER_MODEL,
+        ("above", HALFWAY),
+        resolution=100 / measured.n_tokens,
+        published=claims.Published(
+            PUBLISHED_VIRTUAL, "higher", differs=(*_differs(measured), targets)
+        ),
+        note="halfway between the published shares for tokens and for virtual tokens",
     )
 
 
@@ -139,11 +151,13 @@ def more_completions_than_tokens(measured: Measured) -> claims.Claim:
     return _outcome(
         "more-completions-than-tokens",
         "Twice as many optimised vectors as tokens have more distinct completions than one-token "
-        "prompts can have at all; distinct completions divided by the number of tokens.",
+        "prompts can have at all: more than 1 for each token.",
         [entry["all"] / measured.n_tokens for entry in measured.distinct],
         "experiments.say_different",
         "times the number of tokens",
-        (">=", 1.0),
+        ("above", 1.0),
+        scale="log",
+        resolution=1 / measured.n_tokens,
     )
 
 
@@ -156,79 +170,87 @@ def random_vectors_differ_too(measured: Measured) -> claims.Claim:
     return _outcome(
         "random-vectors-differ-too",
         f"As many random vectors, {SCALE:g} times as large as tokens and not optimised at all, "
-        "have more distinct completions than the tokens; the excess.",
+        "exceed the tokens in distinct completions by more than 10 % of their number.",
         excess,
         "survey.random_vectors",
         "points of a percentage",
-        (">=", 10.0),
+        ("above", 10.0),
+        resolution=100 / measured.n_tokens,
+        note=f"the size {SCALE:g} is one of those drawn beside it, not fixed before they were seen",
     )
 
 
-def tokens_miss_forced_strings(measured: Measured) -> claims.Claim:
-    """What one vector is made to say, tokens mostly do not say."""
-    shares = []
-    for (one, _), forced in zip(measured.completions, measured.forced, strict=True):
-        found = [
-            said_by_tokens(said, one)
-            for said in forced[min(forced)]
-            if said.strings.shape[1] >= SHORTEST
-        ]
-        if found:
-            shares.append(100 * float(torch.cat(found).double().mean()))
+def one_vector_says_likely_strings(measured: Measured) -> claims.Claim:
+    """The search with one vector works where the model helps it; a control for other claims."""
+    long = _long_enough(measured)
+    said = [measured.success(kind)[:, 0][:, long] for kind in ("text", "model")]
     return _outcome(
-        "tokens-miss-forced-strings",
-        f"Of the strings of at least {SHORTEST} symbols that were forced with one vector, less "
-        "than half are said after some one-token prompt too; their share.",
-        shares or NOTHING_SAID,
-        "results.said_by_tokens",
-        "% of forced strings",
-        ("<=", 50.0),
-        favours="lower",
+        "one-vector-says-likely-strings",
+        f"One vector makes the trained model say more than one in ten of the strings of at least "
+        f"{SHORTEST} symbols that are held-out text or written by the model itself.",
+        np.mean(said, axis=(0, 2)),
+        "experiments.force_strings",
+        "% of strings",
+        ("above", 10.0),
+        trials=2 * int(long.sum()) * measured.steps.shape[-1],
+        note="the same limit as for random strings",
     )
 
 
 def one_vector_cannot_say_anything(measured: Measured) -> claims.Claim:
     """A trained model does not obey one vector as the construction does."""
-    lengths = np.array(measured.string_lengths) >= SHORTEST
-    one = measured.success("random")[:, 0][:, lengths]
+    long = _long_enough(measured)
     return _outcome(
         "one-vector-cannot-say-anything",
-        f"One vector, over all settings tried, makes the trained model say at most one in ten of "
-        f"the random strings of at least {SHORTEST} symbols; strings said.",
-        one.mean(axis=1),
+        f"One vector, over all settings tried, makes the trained model say less than one in ten of "
+        f"the random strings of at least {SHORTEST} symbols.",
+        measured.success("random")[:, 0][:, long].mean(axis=1),
         "experiments.force_strings",
         "% of strings",
-        ("<=", 10.0),
-        favours="lower",
+        ("below", 10.0),
+        trials=int(long.sum()) * measured.steps.shape[-1],
+        requires=[one_vector_says_likely_strings(measured)],
+    )
+
+
+def tokens_miss_forced_strings(measured: Measured) -> claims.Claim:
+    """What one vector is made to say, tokens mostly do not say."""
+    found = []
+    for (one, _), forced in zip(measured.completions, measured.forced, strict=True):
+        parts = [
+            said_by_tokens(said, one)
+            for said in forced[min(forced)]
+            if said.strings.shape[1] >= SHORTEST
+        ]
+        if parts:
+            found.append(torch.cat(parts).double())
+    return _outcome(
+        "tokens-miss-forced-strings",
+        f"Of the strings of at least {SHORTEST} symbols that were forced with one vector, less "
+        "than half are said after some one-token prompt too.",
+        [100 * float(said.mean()) for said in found] or NOTHING_SAID,
+        "results.said_by_tokens",
+        "% of forced strings",
+        ("below", 50.0),
+        resolution=100 / min((len(said) for said in found), default=1),
+        requires=[one_vector_says_likely_strings(measured)],
     )
 
 
 def more_vectors_say_more(measured: Measured) -> claims.Claim:
     """Longer prompts say more."""
-    success = np.mean([measured.success(kind) for kind in ("text", "model", "shuffled")], axis=0)
+    kinds = ("text", "model", "shuffled")
+    success = np.mean([measured.success(kind) for kind in kinds], axis=0)
     return _outcome(
         "more-vectors-say-more",
         f"{measured.prompt_lengths[-1]} vectors make the model say more strings than "
-        f"{measured.prompt_lengths[0]}, over held-out, model-written and shuffled strings of all "
-        "lengths tried; the gain.",
+        f"{measured.prompt_lengths[0]}, by more than 10 points, over held-out, model-written and "
+        "shuffled strings of all lengths tried.",
         (success[:, -1] - success[:, 0]).mean(axis=1),
         "experiments.force_strings",
         "points of a percentage",
-        (">=", 10.0),
-    )
-
-
-def likely_strings_are_easier(measured: Measured) -> claims.Claim:
-    """What the model finds likely is easier to force."""
-    gain = measured.success("text") - measured.success("random")
-    return _outcome(
-        "likely-strings-are-easier",
-        "Held-out text is said more often than random strings of the same length by prompts of the "
-        "same length; the gain over all lengths.",
-        gain.mean(axis=(1, 2)),
-        "experiments.force_strings",
-        "points of a percentage",
-        (">=", 10.0),
+        ("above", 10.0),
+        resolution=100 / (len(kinds) * len(measured.string_lengths) * measured.steps.shape[-1]),
     )
 
 
@@ -236,13 +258,14 @@ def one_vector_counts(measured: Measured) -> claims.Claim:
     """One vector can be made to say more strings than there are tokens."""
     first = min(measured.counted[0])
     limit = first * math.log2(measured.n_tokens)
-    missed = MISSED / len(measured.counted)  # so that the limits of all seeds hold at once
+    missed = MISSED / len(measured.counted)  # so that the certificates of all seeds hold at once
+    draws = len(measured.counted[0][first]["bits"])
     return _outcome(
         "one-vector-counts",
-        f"Prompts of {first} vector{'s' * (first > 1)} can be made to say more strings than there "
-        f"are prompts of as many tokens, $2^{{{limit:.2f}}}$; a lower limit of the base-2 "
-        "logarithm of their number, for all seeds at once right with probability "
-        f"{100 * (1 - MISSED):g} %.",
+        f"A sample of {draws} strings certifies that {first} vector{'s' * (first > 1)} can be made "
+        "to say more strings than there are prompts of as many tokens: the certified lower limit "
+        f"lies above $2^{{{limit:.2f}}}$. Base-2 logarithm of the lower limit; those of all models "
+        f"are right at once with probability {100 * (1 - MISSED):g} %.",
         [
             # Nothing forced certifies nothing: one completion there always is.
             max(certified_bits(entry[first]["bits"], entry[first]["success"], missed), 0.0)
@@ -250,7 +273,9 @@ def one_vector_counts(measured: Measured) -> claims.Claim:
         ],
         "counting.certified_bits",
         "bits",
-        (">=", limit),
+        ("above", limit),
+        note="judged is the certificate; one that is too low does not show that there are fewer "
+        "strings",
     )
 
 
@@ -281,58 +306,95 @@ def limit_is_safe(
     )
 
 
-def far_from_tokens(places: Sequence[Places]) -> claims.Claim:
-    """Learned vectors do not lie near tokens."""
+def far_from_tokens(places: Sequence[Places], control: claims.Claim) -> claims.Claim:
+    """Learned vectors do not lie near tokens.
+
+    Parameters
+    ----------
+    places : sequence of Places
+        Of each seed that has any.
+    control : Claim
+        `one_vector_says_likely_strings`.
+    """
     return _outcome(
         "virtual-tokens-are-far",
-        "With the learning rate that forces most strings, a vector that was started at a token and "
-        "made to say a string ends further from the nearest token than tokens are from their "
-        "nearest other one; ratio of the median distances.",
-        [float(p.distance.median() / p.among_tokens.median()) for p in places] or [0.0],
+        "With the learning rate that forced most validation strings, a vector that was started at "
+        "a token and made to say a string ends further from the nearest token than tokens are from "
+        "their nearest other one: the ratio of the median distances is above 1.",
+        [float(p.distance.median() / p.among_tokens.median()) for p in places] or [1.0],
         "neighbours.nearest_tokens",
         "times",
-        (">=", 1.0),
+        ("above", 1.0),
+        scale="log",
+        requires=[control],
     )
 
 
-def rounding_loses(shares: Sequence[Mapping[int, float]]) -> claims.Claim:
+def rounding_loses(rounded: Sequence[Mapping[int, Kept]], control: claims.Claim) -> claims.Claim:
     """The nearest tokens do not say what the vectors say.
 
     Parameters
     ----------
-    shares : sequence of mapping
+    rounded : sequence of mapping
         From `results.survives_rounding`. Prompts of one vector are left out if there are others:
         most of their strings no token says, so that no rounding could keep them.
+    control : Claim
+        `more_vectors_say_more`.
     """
-    kept = [
-        [share for n, share in by_length.items() if n > 1 or len(by_length) == 1]
-        for by_length in shares
+    chosen = [
+        [found for n, found in by_length.items() if n > 1 or len(by_length) == 1]
+        for by_length in rounded
+    ]
+    totals = [
+        Kept(sum(one.kept for one in found), sum(one.tried for one in found))
+        for found in chosen
+        if found
     ]
     return _outcome(
         "rounding-loses-the-string",
         f"When the vectors that were made to say a string of at least {SHORTEST} symbols are "
-        "replaced by their nearest tokens, by distance or by angle, at least three in four of the "
-        "strings are lost; strings still said, mean over prompts of several vectors.",
-        [float(np.mean(values)) for values in kept if values] or NOTHING_SAID,
+        "replaced by their nearest tokens, by distance or by angle, less than one in four of the "
+        "strings is still said; over all prompts of several vectors.",
+        [total.percent for total in totals] or NOTHING_SAID,
         "neighbours.rounded_say",
         "% of strings",
-        ("<=", 25.0),
-        favours="lower",
+        ("below", 25.0),
+        resolution=100 / min((total.tried for total in totals), default=1),
+        requires=[control],
     )
 
 
-def region_ends_early(places: Sequence[Places]) -> claims.Claim:
-    """The region of a completion ends long before the nearest token."""
+def region_ends_early(places: Sequence[Places], control: claims.Claim) -> claims.Claim:
+    """The region of a completion ends long before the nearest token; as `far_from_tokens`."""
+    ratios = [float((p.breaking / p.distance).median()) for p in places]
     return _outcome(
         "region-ends-before-token",
-        "With the learning rate that forces most strings, a search finds a vector with another "
-        "completion within half the distance to the nearest token; median of the ratio of the two "
-        "distances.",
-        [float((p.breaking / p.distance).median()) for p in places] or NOTHING_SAID,
+        "With the learning rate that forced most validation strings, a search finds a vector with "
+        "another completion within half the distance to the nearest token: the median of the ratio "
+        "of the two distances is below 0.5.",
+        [min(ratio, NOT_FOUND) for ratio in ratios] or [NOT_FOUND],
         "survival.breaking_distance",
         "dimensionless",
-        ("<=", 0.5),
-        favours="lower",
+        ("below", 0.5),
+        scale="log",
+        requires=[control],
+    )
+
+
+def _long_enough(measured: Measured) -> np.ndarray:
+    return np.array(measured.string_lengths) >= SHORTEST
+
+
+def _differs(measured: Measured) -> tuple[str, ...]:
+    """How the models differ from LLaMA-7B."""
+    ours = measured.models[0].config
+    return (
+        "a model trained here, not LLaMA-7B",
+        *(
+            f"{SIZES[name].format(f'{getattr(ours, name):,}')}, not {published:,}"
+            for name, published in PUBLISHED_SIZE.items()
+            if getattr(ours, name) != published
+        ),
     )
 
 
@@ -347,20 +409,20 @@ def _outcome(
     values: Any,
     checks: str,
     unit: str,
-    holds_if: tuple[Literal["<=", ">="], float],
-    published: float | None = None,
-    tolerance: float = 0.0,
-    favours: Literal["higher", "lower"] = "higher",
+    asked: tuple[Literal["above", "below"], float],
+    published: claims.Published | None = None,
+    **more: Any,
 ) -> claims.Claim:
+    side, limit = asked
     return claims.outcome(
         f"prefix-tuning/{name}",
         sentence,
         values=values,
+        limit=limit,
+        side=side,
+        unit=unit,
         source=HERE if published is None else PAPER,
         checks=f"{PACKAGE}.{checks}",
-        unit=unit,
         published=published,
-        tolerance=tolerance,
-        favours=favours,
-        refuted_if=(">" if holds_if[0] == "<=" else "<", holds_if[1]),
+        **more,
     )

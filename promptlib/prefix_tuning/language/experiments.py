@@ -31,13 +31,13 @@ Cell = Mapping[str, Any]
 
 
 def sweep(config: Mapping[str, Any], needs: Sequence[Result], progress: Progress) -> Result:
-    """Force the same strings with each of ``config["cells"]``, all in one batch."""
+    """Force the same validation strings with each of ``config["cells"]``, all in one batch."""
     model, corpus = load_model(config, needs[0]), text_of(config)
     generator = _generator(config, "sweep")
     cells, each = config["cells"], config["strings"] * len(config["kinds"])
     strings = torch.cat(
         [
-            draw(kind, config["strings"], config["length"], model, corpus, generator)
+            draw(kind, config["strings"], config["length"], model, corpus, generator, "validation")
             for kind in config["kinds"]
         ]
     )
@@ -181,13 +181,16 @@ def best_tokens(model: GPT, strings: Tensor) -> Tensor:
 
 
 def best_cells(swept: Result, config: Mapping[str, Any]) -> list[Cell]:
-    """Return the ``config["attempts"]`` best settings of a sweep.
+    """Return the ``config["attempts"]`` best settings of a sweep."""
+    return best_first(swept.metrics["cells"])[: config["attempts"]]
+
+
+def best_first(cells: Sequence[Cell]) -> list[Cell]:
+    """Order the settings of a sweep.
 
     By the success on all kinds, then by the share of symbols that were right.
     """
-    cells = swept.metrics["cells"]
-    ranked = sorted(cells, key=lambda cell: (-sum(cell["success"]), -cell["right"]))
-    return ranked[: config["attempts"]]
+    return sorted(cells, key=lambda cell: (-sum(cell["success"]), -cell["right"]))
 
 
 def try_settings(

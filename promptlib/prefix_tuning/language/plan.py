@@ -84,6 +84,7 @@ class LanguagePlan:
 
 def plan(
     seeds: int,
+    first_seed: int,
     layers: int,
     width: int,
     block: int,
@@ -108,6 +109,8 @@ def plan(
     ----------
     seeds : int
         Language models, at least 1.
+    first_seed : int
+        Number of the first of them, at least 0.
     layers, width, block : int
         Size of the model: blocks, width (a multiple of 4), and symbols that it reads at once.
     pretrain_steps, force_steps, distinct_steps : int
@@ -142,6 +145,7 @@ def plan(
     """
     check_counts(
         seeds=(seeds, 1),
+        first_seed=(first_seed, 0),
         layers=(layers, 1),
         block=(block, COMPLETION),
         pretrain_steps=(pretrain_steps, 10),
@@ -214,12 +218,12 @@ def plan(
                 learning_rate=weight_learning_rate,
             ),
         )
-        for seed in range(seeds)
+        for seed in range(first_seed, first_seed + seeds)
     )
     sweep = Run(
         f"{PACKAGE}.experiments:sweep",
         config(
-            0,
+            first_seed,
             force_steps,
             cells=cells,
             prompt_length=2,

@@ -18,6 +18,7 @@ from torch import Tensor
 from promptlib.prefix_tuning.gpt import GPT
 from promptlib.prefix_tuning.language.corpus import decode, documentation
 from promptlib.prefix_tuning.language.decoding import complete, one_token_prompts
+from promptlib.prefix_tuning.language.experiments import best_first
 from promptlib.prefix_tuning.language.forcing import PAD
 from promptlib.prefix_tuning.language.neighbours import (
     nearest_tokens,
@@ -126,6 +127,23 @@ def collect(plan: LanguagePlan, get: Get) -> Measured:
     )
 
 
+def at_the_ends(measured: Measured) -> list[str]:
+    """Name the numbers of the sweep's best setting that lie at an end of what was tried.
+
+    Returns
+    -------
+    list of str
+        Such as ``"learning rate 1"``; a number of which only one value was tried is named too.
+    """
+    best = best_first(measured.sweep)[0]
+    found = []
+    for name in ("learning_rate", "init_scale"):
+        tried = {cell[name] for cell in measured.sweep}
+        if best[name] in (min(tried), max(tried)):
+            found.append(f"{name.replace('_', ' ')} {best[name]:g}")
+    return found
+
+
 def said_strings(result: Result) -> list[Said]:
     """Return what the prompts of a run say, one entry for each length of which any was said."""
     vectors, strings = result.tensors["vectors"], result.tensors["strings"]
@@ -219,24 +237,43 @@ def places(model: GPT, settled: Result, start: str, generator: torch.Generator) 
 def all_places(measured: Measured, plan: LanguagePlan, get: Get, start: str) -> list[Places]:
     """Return `places` of each seed that has any."""
     found = [
-        places(model, get(run), start, torch.Generator().manual_seed(seed))
-        for seed, (model, run) in enumerate(zip(measured.models, plan.settled, strict=True))
+        places(model, get(run), start, torch.Generator().manual_seed(run.config["seed"]))
+        for model, run in zip(measured.models, plan.settled, strict=True)
     ]
     return [entry for entry in found if entry is not None]
 
 
-def survives_rounding(measured: Measured) -> list[dict[int, float]]:
+@dataclass(frozen=True)
+class Kept:
+    """How many strings are still said after rounding.
+
+    Attributes
+    ----------
+    kept, tried : int
+        ``0 <= kept <= tried`` and ``tried >= 1``.
+    """
+
+    kept: int
+    tried: int
+
+    @property
+    def percent(self) -> float:
+        """Percent of the strings that were tried."""
+        return 100 * self.kept / self.tried
+
+
+def survives_rounding(measured: Measured) -> list[dict[int, Kept]]:
     """Round the vectors of all forced strings to their nearest tokens, and let the model write.
 
     Strings of at least `SHORTEST` symbols count.
 
     Returns
     -------
-    list of dict of float
-        For each seed, by prompt length: percent of the strings that the nearest tokens still say,
-        by distance or by angle. Prompt lengths that forced nothing are left out.
+    list of dict of Kept
+        For each seed, by prompt length: strings that the nearest tokens still say, by distance or
+        by angle. Prompt lengths that forced nothing are left out.
     """
-    shares = []
+    found = []
     for model, forced in zip(measured.models, measured.forced, strict=True):
         by_length = {}
         for n, parts in forced.items():
@@ -247,9 +284,10 @@ def survives_rounding(measured: Measured) -> list[dict[int, float]]:
                 if said.strings.shape[1] >= SHORTEST
             ]
             if kept:
-                by_length[n] = 100 * float(torch.cat(kept).double().mean())
-        shares.append(by_length)
-    return shares
+                together = torch.cat(kept)
+                by_length[n] = Kept(int(together.sum()), len(together))
+        found.append(by_length)
+    return found
 
 
 def said_by_tokens(said: Said, completions: Tensor) -> Tensor:

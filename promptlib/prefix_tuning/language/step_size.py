@@ -7,6 +7,7 @@ over those strings only that every learning rate made the model say.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -23,6 +24,9 @@ from promptlib.prefix_tuning.language.neighbours import nearest_tokens, random_o
 from promptlib.prefix_tuning.language.plan import LanguagePlan
 from promptlib.prefix_tuning.language.results import Get, Measured
 from promptlib.runs import Result
+
+TENFOLD = (0.03, 0.3)
+"""Two learning rates in the middle of those tried, whose distances are compared."""
 
 
 @dataclass(frozen=True)
@@ -97,27 +101,47 @@ def by_step_size(
 def all_steps(measured: Measured, plan: LanguagePlan, get: Get) -> list[Steps]:
     """Return `by_step_size` of each seed that has any."""
     found = [
-        by_step_size(model, get(settled), get(stepped), torch.Generator().manual_seed(seed))
-        for seed, (model, settled, stepped) in enumerate(
-            zip(measured.models, plan.settled, plan.stepped, strict=True)
+        by_step_size(
+            model,
+            get(settled),
+            get(stepped),
+            torch.Generator().manual_seed(settled.config["seed"]),
         )
+        for model, settled, stepped in zip(measured.models, plan.settled, plan.stepped, strict=True)
     ]
     return [entry for entry in found if entry is not None]
 
 
-def distance_is_the_step(found: Sequence[Steps]) -> claims.Claim:
-    """How far a vector ends from the tokens is set by the learning rate."""
+def distance_is_the_step(found: Sequence[Steps], control: claims.Claim) -> claims.Claim:
+    """How far a vector ends from the tokens is set by the learning rate.
+
+    Parameters
+    ----------
+    found : sequence of Steps
+        Of each seed that has any.
+    control : Claim
+        `promptlib.prefix_tuning.language.evidence.one_vector_says_likely_strings`.
+    """
+    low, high = TENFOLD
+    ratios = [
+        float(steps.distance[steps.rates.index(high)] / steps.distance[steps.rates.index(low)])
+        for steps in found
+    ]
     return claims.outcome(
         "prefix-tuning/distance-is-the-learning-rate",
-        "How far from all tokens a learned vector ends depends on the learning rate more than on "
-        "its string: for the same strings, median distance to the nearest token with the highest "
-        "rate tried, divided by that with the lowest.",
-        # Nothing said with all rates shows nothing: a ratio of one.
-        values=[float(steps.distance[-1] / steps.distance[0]) for steps in found] or [1.0],
+        f"Where the learned vectors end is set by the learning rate more than by their strings: "
+        f"for the same strings, a rate of {high:g} in place of {low:g} multiplies the median "
+        "distance to the nearest token by more than the root of ten, 3.16.",
+        values=ratios or [1.0],  # nothing said with all rates shows nothing
+        limit=math.sqrt(high / low),
+        side="above",
+        unit="times",
         source="this book",
         checks="promptlib.prefix_tuning.language.settling.settle_at_rates",
-        unit="times",
-        refuted_if=("<", 3.0),
+        scale="log",
+        requires=[control],
+        note="the rate alone would give 10 times, the string alone 1: the limit is halfway, in "
+        "logarithms",
     )
 
 

@@ -13,13 +13,18 @@ shuffled
 random
     every symbol drawn evenly from the alphabet.
 
+Pieces of held-out text, shuffled or not, are drawn from one of two disjoint `PARTS`, by a fixed hash
+of the piece: settings are chosen on strings of the first, results are read on strings of the second.
+
 The probability of a string is known for ``model`` and ``random``. `surprisals` returns its negative
 logarithm, which the counting of `promptlib.prefix_tuning.language.counting` needs.
 """
 
 from __future__ import annotations
 
+import hashlib
 import math
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -29,12 +34,33 @@ from promptlib.prefix_tuning.gpt import GPT
 from promptlib.prefix_tuning.language.corpus import Corpus, encode
 
 KINDS = ("text", "model", "shuffled", "random")
+PARTS = ("validation", "test")
+
+Part = Literal["validation", "test"]
+
+VALIDATION_EVERY = 4
+"""One piece of the held-out text in so many is for choosing settings."""
 
 
 def draw(
-    kind: str, n: int, length: int, model: GPT, corpus: Corpus, generator: torch.Generator
+    kind: str,
+    n: int,
+    length: int,
+    model: GPT,
+    corpus: Corpus,
+    generator: torch.Generator,
+    part: Part = "test",
 ) -> Tensor:
     """Draw `n` strings of one kind.
+
+    Parameters
+    ----------
+    kind : str
+        One of `KINDS`.
+    n, length : int
+        How many strings, and symbols of each; at least 1.
+    part : {"validation", "test"}
+        From which pieces of the held-out text; the other kinds have no pieces.
 
     Returns
     -------
@@ -43,10 +69,12 @@ def draw(
     Raises
     ------
     ValueError
-        If the kind is unknown, a number is below 1, or the held-out text has no such piece.
+        If the kind or part is unknown, a number is below 1, or the part has no such piece.
     """
     if kind not in KINDS:
         raise ValueError(f"kind must be one of {KINDS}, got {kind!r}")
+    if part not in PARTS:
+        raise ValueError(f"part must be one of {PARTS}, got {part!r}")
     if n < 1 or length < 1:
         raise ValueError(f"expected n >= 1 and length >= 1, got n={n} and length={length}")
     if kind == "random":
@@ -54,15 +82,30 @@ def draw(
     if kind == "model":
         return _written_by(model, n, length, corpus, generator)
     text = torch.tensor(encode(corpus.held_out, corpus.alphabet))
-    possible = torch.tensor(beginnings(corpus.held_out, length))
+    possible = torch.tensor(
+        [
+            start
+            for start in beginnings(corpus.held_out, length)
+            if part_of(corpus.held_out[start : start + length]) == part
+        ]
+    )
     if len(possible) == 0:
-        raise ValueError(f"the held-out text has no piece of length={length} without a line break")
+        raise ValueError(
+            f"the {part} part of the held-out text has no piece of length={length} without a line "
+            "break"
+        )
     starts = possible[torch.randint(len(possible), (n, 1), generator=generator)]
     pieces = text[starts + torch.arange(length)]
     if kind == "text":
         return pieces
     order = torch.rand(n, length, generator=generator).argsort(dim=1)
     return pieces.gather(1, order)
+
+
+def part_of(piece: str) -> Part:
+    """Say which part a piece of the held-out text belongs to: a fixed function of its symbols."""
+    hashed = hashlib.sha256(piece.encode()).digest()
+    return "validation" if int.from_bytes(hashed[:8], "big") % VALIDATION_EVERY == 0 else "test"
 
 
 def beginnings(text: str, length: int) -> list[int]:

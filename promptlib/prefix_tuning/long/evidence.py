@@ -19,8 +19,9 @@ import torch
 from torch import Tensor
 
 from promptlib.prefix_tuning.evaluation import sequence_accuracy
+from promptlib.prefix_tuning.experiment_results import cells_of, lowest_loss_cell
 from promptlib.prefix_tuning.experiment_training import (
-    TEST_SEED,
+    generator_for,
     load_model,
     load_prefix,
     new_prefix,
@@ -76,13 +77,15 @@ class Use:
 
 @dataclass(frozen=True)
 class Tuned:
-    """The best prefix of a sweep.
+    """The best prefix of a sweep, that with the lowest validation loss.
 
     Attributes
     ----------
     length : int
     accuracy, loss : float
         On test sequences of the task asked for.
+    validation_loss : float
+        By which it was chosen, and lengths can be.
     learning_rate, init_std : float
         Of the best cell.
     cells : sequence of mapping
@@ -93,6 +96,7 @@ class Tuned:
     length: int
     accuracy: float
     loss: float
+    validation_loss: float
     learning_rate: float
     init_std: float
     cells: Sequence[Mapping[str, Any]]
@@ -180,7 +184,8 @@ def _best(run: Run, get: Get, tokens: Tensor) -> Tuned:
     result = get(run)
     cells = result.metrics["cells"]
     # By loss: at a task that no prefix learns, accuracies are all but equal.
-    index = min(range(len(cells)), key=lambda cell: cells[cell]["loss"][TASK])
+    best = lowest_loss_cell(cells_of(run, get))
+    index = best.index
     model = in_float64(load_model(run.config, get(run.needs[0])))
     prefix = in_float64(load_prefix(run.config, result, index))
     cell = cells[index]
@@ -188,6 +193,7 @@ def _best(run: Run, get: Get, tokens: Tensor) -> Tuned:
         length=run.config["length"],
         accuracy=cell["accuracy"][TASK],
         loss=cell["loss"][TASK],
+        validation_loss=best.validation_loss,
         learning_rate=cell["learning_rate"],
         init_std=cell["init_std"],
         cells=cells,
@@ -275,12 +281,11 @@ def _combine(run: Run, get: Get, sequences: int, trained: float) -> Combined:
     prefixes = [load_prefix(run.config, result, cell) for cell in range(len(run.config["cells"]))]
 
     def accuracy(prefix: Prefix) -> float:
-        generator = torch.Generator().manual_seed(TEST_SEED)
+        generator = generator_for(run.config, "test")
         return sequence_accuracy(model, SORT_DESCENDING, sequences, prefix, generator)
 
-    inputs, targets = SORT_DESCENDING.sample(
-        sequences, "test", torch.Generator().manual_seed(TEST_SEED)
-    )
+    generator = generator_for(run.config, "test")
+    inputs, targets = SORT_DESCENDING.sample(sequences, "test", generator)
     tokens = read_and_answer(inputs, targets)
     predicted = torch.stack(
         [

@@ -3,8 +3,8 @@
 The base models are those of the chapter "Beyond one layer", at one depth: one that sorts upwards,
 for which sorting downwards is new, and one that has learned both directions. Prefixes of several
 lengths are to make each sort downwards, every length with the same steps and the same sweep of
-learning rates and init scales. Beside them, a few prefixes of length one from different starting
-points, to be combined.
+learning rates and init scales. The control is fine-tuning with as many steps. For the known task
+there are a few prefixes of length one from different starting points, too, to be combined.
 
 This module holds plain data and imports no torch, so that the workflow can read it.
 """
@@ -14,14 +14,13 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from promptlib.prefix_tuning.depth.plan import base_runs, prefix_run
-from promptlib.prefix_tuning.experiment_runs import check_counts, check_positive
+from promptlib.prefix_tuning.depth.plan import base_runs, fine_tune_runs, prefix_run
+from promptlib.prefix_tuning.experiment_runs import cells, check_counts, check_positive
 from promptlib.runs import Run
-
-BATCH_SIZE = 32
 
 QUESTIONS = ("new task", "known task")
 """Sorting downwards, asked of a model that has learned upwards, and of one that knows both."""
+NEW, KNOWN = QUESTIONS
 
 
 @dataclass(frozen=True)
@@ -34,13 +33,16 @@ class LongPlan:
         By question, one for each seed.
     sweeps : mapping of mapping of tuple of Run
         By question and length, one for each seed.
-    short : mapping of tuple of Run
-        By question: several prefixes of length one in a run, one run for each seed.
+    control : tuple of tuple of Run
+        For each seed: fine-tuning on the new task, a run for each learning rate.
+    short : tuple of Run
+        For each seed: several prefixes of length one for the known task in a run.
     """
 
     bases: Mapping[str, tuple[Run, ...]]
     sweeps: Mapping[str, Mapping[int, tuple[Run, ...]]]
-    short: Mapping[str, tuple[Run, ...]]
+    control: tuple[tuple[Run, ...], ...]
+    short: tuple[Run, ...]
 
     def __iter__(self) -> Iterator[Run]:
         for runs in self.bases.values():
@@ -48,12 +50,14 @@ class LongPlan:
         for by_length in self.sweeps.values():
             for runs in by_length.values():
                 yield from runs
-        for runs in self.short.values():
+        for runs in self.control:
             yield from runs
+        yield from self.short
 
 
 def plan(
     seeds: int,
+    first_seed: int,
     n_layer: int,
     width: int,
     n_head: int,
@@ -63,6 +67,7 @@ def plan(
     tune_steps: int,
     learning_rates: Sequence[float],
     init_stds: Sequence[float],
+    weight_rates: Sequence[float],
     short_prefixes: int,
     short_rate: float,
     test_sequences: int,
@@ -73,6 +78,8 @@ def plan(
     ----------
     seeds : int
         Independent repetitions, from pretraining on; at least 1.
+    first_seed : int
+        Number of the first of them, at least 0.
     n_layer, width, n_head, pretrain_steps, pretrain_rate, test_sequences
         Of the base models; see `promptlib.prefix_tuning.depth.plan.plan`.
     lengths : sequence of int
@@ -81,6 +88,8 @@ def plan(
         Of every prefix, at least 10.
     learning_rates, init_stds : sequences of float
         The sweep of each length is over all pairs.
+    weight_rates : sequence of float
+        The sweep of fine-tuning, > 0; no longer than that of a length.
     short_prefixes : int
         Prefixes of length one to be combined, at least 2.
     short_rate : float
@@ -93,6 +102,7 @@ def plan(
     """
     check_counts(
         seeds=(seeds, 1),
+        first_seed=(first_seed, 0),
         n_layer=(n_layer, 1),
         width=(width, 1),
         n_head=(n_head, 1),
@@ -105,6 +115,7 @@ def plan(
         pretrain_rate=[pretrain_rate],
         learning_rates=learning_rates,
         init_stds=init_stds,
+        weight_rates=weight_rates,
         short_rate=[short_rate],
     )
     if width % n_head:
@@ -112,23 +123,28 @@ def plan(
     if not lengths or min(lengths) < 1 or list(lengths) != sorted(set(lengths)):
         raise ValueError(f"lengths must increase from at least 1, got {list(lengths)!r}")
 
-    def tune(base: Run, length: int, cells: Sequence[tuple[float, float]]) -> Run:
-        run = prefix_run(base, tune_steps, length, [0.1], test_sequences, BATCH_SIZE)
-        sweep = [{"learning_rate": rate, "init_std": std} for rate, std in cells]
-        return Run(run.train, {**run.config, "cells": sweep}, run.needs)
+    grid = cells(learning_rates, init_stds)
+    if len(weight_rates) > len(grid):
+        raise ValueError(
+            f"fine-tuning has {len(weight_rates)} settings and each length only {len(grid)}; what "
+            "is to fail must not have the smaller sweep"
+        )
 
     pairs = [
         base_runs(seed, n_layer, width, n_head, pretrain_steps, pretrain_rate, test_sequences)
-        for seed in range(seeds)
+        for seed in range(first_seed, first_seed + seeds)
     ]
     bases = {name: tuple(pair[place] for pair in pairs) for place, name in enumerate(QUESTIONS)}
-    grid = [(rate, std) for rate in learning_rates for std in init_stds]
-    alike = [(short_rate, max(init_stds))] * short_prefixes
+    alike = cells([short_rate], [max(init_stds)]) * short_prefixes
     return LongPlan(
         bases=bases,
         sweeps={
-            name: {length: tuple(tune(base, length, grid) for base in runs) for length in lengths}
+            name: {
+                length: tuple(prefix_run(base, tune_steps, length, grid) for base in runs)
+                for length in lengths
+            }
             for name, runs in bases.items()
         },
-        short={name: tuple(tune(base, 1, alike) for base in runs) for name, runs in bases.items()},
+        control=tuple(fine_tune_runs(base, tune_steps, weight_rates) for base in bases[NEW]),
+        short=tuple(prefix_run(base, tune_steps, 1, alike) for base in bases[KNOWN]),
     )

@@ -122,13 +122,15 @@ def peft_moves_content(movements: Sequence[Tensor] | None) -> claims.Claim:
     return _outcome(
         "prefix-tuning/peft-moves-absolute-positions",
         "The prefix-tuning of peft pushes the content of a GPT-2 to later positions, which by "
-        "itself moves more than a tenth of the first layer's relative attention (random weights).",
+        "itself moves more than 10 % of the first layer's relative attention, mean over rows "
+        "(random weights).",
         lambda: [100 * float(one.mean()) for one in movements or ()],
         movements,
-        unit="% of the attention, mean over rows",
+        limit=10.0,
+        unit="% of the attention",
         source=HERE,
         checks=f"{CHECKS}.comparisons.shift_movement",
-        refuted_if=("<", 10.0),
+        note="position vectors are drawn as large as those of tokens; smaller ones move less",
     )
 
 
@@ -172,8 +174,8 @@ def encoder_output_bias(runs: Runs | None, remove: Removal | None = None) -> cla
     )
 
 
-def one_place_is_easier(results: Sequence[Mapping[str, Any]] | None) -> claims.Claim:
-    """Pulling many sentences to one place works better than each to its own.
+def one_sentence_moves(results: Sequence[Mapping[str, Any]] | None) -> claims.Claim:
+    """A prefix learns to bring one sentence to a place of its own; control of the next claim.
 
     Parameters
     ----------
@@ -182,27 +184,52 @@ def one_place_is_easier(results: Sequence[Mapping[str, Any]] | None) -> claims.C
         length, one for each seed.
     """
     return _outcome(
+        "prefix-tuning/one-sentence-moves",
+        "In a pretrained sentence encoder a trained prefix brings a sentence, the first of our "
+        "list and read alone, to the place of another: it ends with a cosine above 0.5.",
+        lambda: [
+            reached(one, "its own place", min(cell["crowd"] for cell in one["cells"]))
+            for one in results or ()
+        ],
+        results,
+        limit=0.5,
+        unit="cosine",
+        source=HERE,
+        checks=f"{CHECKS}.steering_training.steer",
+        note="asked of the smallest crowd that was trained",
+    )
+
+
+def one_place_is_easier(results: Sequence[Mapping[str, Any]] | None) -> claims.Claim:
+    """Pulling many sentences to one place works better than each to its own; argument as above."""
+    return _outcome(
         "prefix-tuning/one-place-is-easier",
         "In a pretrained sentence encoder a trained prefix brings a crowd of sentences closer to "
-        "one place than, in as many steps, each of them to its own.",
+        "one place than, in as many steps, each of them to its own: by a mean cosine of more than "
+        "0.05.",
         lambda: [advantage(one) for one in results or ()],
         results,
+        limit=0.05,
         unit="mean cosine, difference",
         source=HERE,
         checks=f"{CHECKS}.steering_training.steer",
-        refuted_if=("<", 0.05),
+        requires=lambda: [one_sentence_moves(results)],
     )
 
 
 def advantage(metrics: Mapping[str, Any]) -> float:
     """Mean cosine to one place minus that to own places, for the largest crowd of a run."""
     crowd = max(cell["crowd"] for cell in metrics["cells"])
-    reached = {
-        cell["aim"]: sum(cell["after"]) / crowd
-        for cell in metrics["cells"]
-        if cell["crowd"] == crowd
-    }
-    return reached["one place"] - reached["its own place"]
+    return reached(metrics, "one place", crowd) - reached(metrics, "its own place", crowd)
+
+
+def reached(metrics: Mapping[str, Any], aim: str, crowd: int) -> float:
+    """Mean cosine to the targets after training, for one aim and crowd of a run."""
+    (cell,) = (
+        cell for cell in metrics["cells"] if cell["aim"] == aim and cell["crowd"] == crowd
+    )
+    after: list[float] = cell["after"]
+    return sum(after) / crowd
 
 
 def _every_layer(check: str, runs: Runs | None, remove: Removal | None) -> Tensor:
@@ -237,21 +264,27 @@ def _outcome(
     values: Callable[[], list[float]],
     measured: object,
     *,
+    limit: float,
     unit: str,
     source: str,
     checks: str,
-    refuted_if: Any,
+    requires: Callable[[], list[claims.Claim]] = list,
+    note: str = "",
 ) -> claims.Claim:
+    """Ask whether the mean lies above the limit."""
     if measured is None:
         return _not_checked(id, sentence, "outcome", source, checks)
     claim = claims.outcome(
         id,
         sentence,
         values=values(),
+        limit=limit,
+        side="above",
         unit=unit,
         source=source,
         checks=checks,
-        refuted_if=refuted_if,
+        requires=requires(),
+        note=note,
     )
     return claims.needing(claim, extra.NAME)
 

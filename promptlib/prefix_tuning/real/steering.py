@@ -27,7 +27,11 @@ INIT_SCALE = 0.1
 
 
 def plan(
-    steer_seeds: int, steer_steps: int, steer_lengths: Sequence[int], crowds: Sequence[int]
+    steer_seeds: int,
+    first_seed: int,
+    steer_steps: int,
+    steer_lengths: Sequence[int],
+    crowds: Sequence[int],
 ) -> list[Run]:
     """One run for every seed and prefix length; each trains a prefix for every aim and crowd.
 
@@ -35,6 +39,8 @@ def plan(
     ----------
     steer_seeds : int
         At least 1.
+    first_seed : int
+        Number of the first of them, at least 0.
     steer_steps : int
         Training steps of each prefix, at least 2.
     steer_lengths : sequence of int
@@ -49,6 +55,7 @@ def plan(
     """
     for name, counts, low, high in (
         ("steer_seeds", [steer_seeds], 1, 10**6),
+        ("first_seed", [first_seed], 0, 10**6),
         ("steer_steps", [steer_steps], 2, 10**6),
         ("steer_lengths", steer_lengths, 1, 512),
         ("crowds", crowds, 1, len(SENTENCES)),
@@ -73,5 +80,5 @@ def plan(
             },
         )
         for length in steer_lengths
-        for seed in range(steer_seeds)
+        for seed in range(first_seed, first_seed + steer_seeds)
     ]

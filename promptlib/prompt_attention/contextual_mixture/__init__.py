@@ -16,6 +16,7 @@ from promptlib import claims
 from promptlib.attention import attend
 from promptlib.claims import Claim
 from promptlib.prompt_attention import bag_moments, reach
+from promptlib.prompt_attention.deviations import largest_deviation
 from promptlib.prompt_attention.first_gradient.instances import BOOK, LIBRARY, POINTS
 from promptlib.prompt_attention.mixture import ContextualMixture
 
@@ -119,7 +120,7 @@ def bag_statistics(
         standard_errors=torch.cat(errors),
         source=BOOK,
         checks=f"{LIBRARY}.bag_moments.signed_covariance",
-        max_deviation=4.5,  # the largest of more than 100 coordinates
+        max_deviation=largest_deviation(sum(len(part) for part in formula)),
     )
 
 
@@ -149,4 +150,5 @@ def low_rank_reach(
         standard_errors=errors,
         source=BOOK,
         checks=f"{LIBRARY}.reach.prompt_for_query",
+        max_deviation=largest_deviation(len(widths)),
     )

@@ -1,5 +1,4 @@
-"""What would refute the chapter *The first gradient finds the prompt*? Its claims, one function "
-"each.
+"""What would refute the chapter *The first gradient finds the prompt*? One function a claim.
 
 Every function takes the implementation under test as an argument, so that a test can hand over a
 wrong one and see the claim fail, and draws from the seed that is passed in.
@@ -7,24 +6,31 @@ wrong one and see the claim fail, and draws from the seed that is passed in.
 
 from promptlib.prompt_attention.first_gradient.how_many_bags import (
     alignment_formula,
+    average_is_best,
     best_from_means,
+    grows_no_faster,
+    grows_no_slower,
     labels_out_of_balance,
-    linear_growth,
+    law_of_two_steps,
     two_bags_suffice,
 )
 from promptlib.prompt_attention.first_gradient.population_steps import (
     closed_form,
     first_steps,
     logistic_prompt,
+    logistic_sign,
     step_too_long,
 )
 from promptlib.prompt_attention.first_gradient.three_steps_or_training import (
     attention_beats_its_rivals,
     close_to_training,
+    rivals_learn,
+    training_attends,
     training_uses_fewer_bags,
 )
 from promptlib.prompt_attention.first_gradient.where_attention_goes import (
     best_scale,
+    excess_over_the_limit,
     finite_tokens,
     limit_is_a_floor,
     log_rule,
@@ -33,18 +39,25 @@ from promptlib.prompt_attention.first_gradient.where_attention_goes import (
 __all__ = [
     "alignment_formula",
     "attention_beats_its_rivals",
+    "average_is_best",
     "best_from_means",
     "best_scale",
     "close_to_training",
     "closed_form",
+    "excess_over_the_limit",
     "finite_tokens",
     "first_steps",
+    "grows_no_faster",
+    "grows_no_slower",
     "labels_out_of_balance",
+    "law_of_two_steps",
     "limit_is_a_floor",
-    "linear_growth",
     "log_rule",
     "logistic_prompt",
+    "logistic_sign",
+    "rivals_learn",
     "step_too_long",
+    "training_attends",
     "training_uses_fewer_bags",
     "two_bags_suffice",
 ]

@@ -12,6 +12,7 @@ from promptlib import claims
 from promptlib.claims import Claim
 from promptlib.progress import progress_bar
 from promptlib.prompt_attention import bag_moments, descent
+from promptlib.prompt_attention.deviations import largest_deviation
 from promptlib.prompt_attention.first_gradient.instances import (
     BOOK,
     LIBRARY,
@@ -21,6 +22,12 @@ from promptlib.prompt_attention.first_gradient.instances import (
 )
 from promptlib.prompt_attention.mixture import ContextualMixture
 
+BLOCKS = 200
+"""Groups of bags behind each standard error of a mean gradient."""
+CORE = (POINTS[0], POINTS[1], ContextualMixture(7, 8, 0.25, 1.0, 1.0, 0.6))
+LIARS = POINTS[4]
+"""The last of the core models, with irrelevant tokens that claim the opposite of the label."""
+
 
 def mean_gradient(
     mixture: ContextualMixture,
@@ -29,7 +36,7 @@ def mean_gradient(
     n: int,
     generator: torch.Generator,
     loss: descent.Loss = "squared",
-    blocks: int = 50,
+    blocks: int = BLOCKS,
 ) -> tuple[Tensor, Tensor]:
     """Minus both gradients on `n` fresh bags, and their standard errors from blocks.
 
@@ -80,7 +87,7 @@ def first_steps(
         standard_errors=torch.cat(errors),
         source=PAPER,
         checks=f"{LIBRARY}.descent.population_descent",
-        max_deviation=4.5,  # the largest of 87 coordinates
+        max_deviation=largest_deviation(sum(len(part) for part in formula), BLOCKS),
     )
 
 
@@ -151,25 +158,61 @@ def logistic_prompt(
     """The first prompt under logistic loss against the gradient on fresh bags."""
     generator = torch.Generator().manual_seed(seed)
     formula, measured, errors = [], [], []
-    for mixture in (POINTS[0], POINTS[1], POINTS[4]):
-        table, weights = mixture.deviation_table, mixture.deviation_probabilities
-        gain = descent.first_head_gain(mixture.sparsity, weights @ table[:, 1])
-        axis = int(mixture.context.argmax())
+    for mixture in (*CORE, LIARS):
         for eta in etas:
-            w1 = eta / 2 * gain * mixture.signal
-            zero = torch.zeros_like(w1)
-            mean, error = mean_gradient(mixture, w1, zero, samples, generator, loss="logistic")
+            mean, error = logistic_gradient(mixture, eta, samples, generator)
             formula.append(float(coefficient(mixture, eta)) * mixture.context_norm)
-            measured.append(float(mean[1, axis]))
-            errors.append(float(error[1, axis]))
+            measured.append(mean)
+            errors.append(error)
     return claims.estimate(
         "prompt-attention/logistic-first-prompt",
-        "Under logistic loss the first prompt of a core model is a positive multiple of the "
-        "context "
-        "for every step size of the head: it cannot turn around.",
+        "Under logistic loss the first prompt is the multiple of the context that the formula "
+        "gives, in core models and with deviations, for short and for long steps of the head.",
         formula=formula,
         measured=measured,
         standard_errors=errors,
         source=BOOK,
         checks=f"{LIBRARY}.descent.logistic_prompt_coefficient",
+        max_deviation=largest_deviation(len(formula), BLOCKS),
     )
+
+
+def logistic_sign(
+    seed: int,
+    samples: int,
+    etas: tuple[float, ...] = (1.0, 10.0, 40.0),
+    gradient: Callable[..., tuple[float, float]] | None = None,
+) -> Claim:
+    """On which side the first prompt starts, without deviations and with them."""
+    generator = torch.Generator().manual_seed(seed)
+    values = []
+    for mixture, side in (*((core, 1.0) for core in CORE), (LIARS, -1.0)):
+        for eta in etas:
+            mean, error = (gradient or logistic_gradient)(mixture, eta, samples, generator)
+            values.append(4 * error - side * mean)
+    return claims.bound(
+        "prompt-attention/logistic-sign",
+        "Under logistic loss the first prompt of a core model points along the context, however "
+        "long the head step. With the deviations $(0,0)$ and $(1,1)$ at $\\zeta = 1/4$ it points "
+        "against it.",
+        values=values,
+        limits=0.0,
+        source=BOOK,
+        checks=f"{LIBRARY}.descent.gradients",
+        search=f"{samples:,} bags at head steps of {', '.join(f'{eta:g}' for eta in etas)}; "
+        "the wrong sign must lie 4 standard errors away",
+    )
+
+
+def logistic_gradient(
+    mixture: ContextualMixture, eta: float, samples: int, generator: torch.Generator
+) -> tuple[float, float]:
+    """The first prompt under logistic loss along the context (prompt step one), and its error."""
+    _, delta_w = mixture.deviation_table.T
+    gain = descent.first_head_gain(mixture.sparsity, mixture.deviation_probabilities @ delta_w)
+    w1 = eta / 2 * gain * mixture.signal
+    mean, error = mean_gradient(
+        mixture, w1, torch.zeros_like(w1), samples, generator, loss="logistic"
+    )
+    axis = int(mixture.context.argmax())
+    return float(mean[1, axis]), float(error[1, axis])

@@ -11,6 +11,7 @@ from torch import Tensor
 from promptlib import claims
 from promptlib.claims import Claim
 from promptlib.prompt_attention import mass
+from promptlib.prompt_attention.deviations import largest_deviation
 from promptlib.prompt_attention.first_gradient.instances import BOOK, LIBRARY, PAPER
 from promptlib.prompt_attention.mixture import ContextualMixture
 
@@ -48,6 +49,7 @@ def finite_tokens(
         standard_errors=torch.cat(errors),
         source=BOOK,
         checks=f"{LIBRARY}.mass.attention_moments",
+        max_deviation=largest_deviation(sum(len(part) for part in formula)),
     )
 
 
@@ -76,6 +78,35 @@ def limit_is_a_floor(
         source=BOOK,
         checks=f"{LIBRARY}.mass.limiting_mass",
         search=f"{instances} random mixtures and scales, 4 to 1024 tokens",
+        tolerance=1e-9,
+    )
+
+
+def excess_over_the_limit(
+    seed: int,
+    instances: int = 60,
+    limit: Callable[..., Tensor] = mass.limiting_mass,
+) -> Claim:
+    """How far above the limit the mean mass can be: the floor is sharp."""
+    generator = torch.Generator().manual_seed(seed)
+    draws = torch.rand(4, instances, generator=generator, dtype=torch.float64)
+    share, norm = 0.05 + 0.9 * draws[0], 0.3 + 1.2 * draws[1]
+    spread = 1.5 * draws[2]  # κQσ, the standard deviation of an irrelevant logit
+    std = 0.3 + 1.2 * draws[3]
+    scale = spread / (norm * std)
+    tokens = torch.tensor([4.0, 64.0, 1024.0, 16384.0], dtype=torch.float64)[:, None]
+    means = mass.attention_moments(tokens, share, scale * norm**2, spread)[0]
+    floor = limit(share, norm, std, scale)
+    others = (1 - share) * tokens
+    return claims.bound(
+        "prompt-attention/attention-mass-excess",
+        "With $N$ irrelevant tokens the mean attention on the relevant ones exceeds the limit of "
+        "many tokens by at most $(1-A_\\infty)^2\\,(e^{\\kappa^2Q^2\\sigma^2}-1)/N$.",
+        values=means - floor,
+        limits=(1 - floor) ** 2 * torch.expm1(spread**2) / others,
+        source=BOOK,
+        checks=f"{LIBRARY}.mass.limiting_mass",
+        search=f"{instances} random mixtures and scales, 4 to 16384 tokens",
         tolerance=1e-9,
     )
 

@@ -10,6 +10,7 @@ from torch import Tensor
 from promptlib import claims
 from promptlib.claims import Claim
 from promptlib.prompt_attention import models
+from promptlib.prompt_attention.deviations import largest_deviation
 from promptlib.prompt_attention.mixture import Bags, ContextualMixture
 from promptlib.prompt_attention.population import PLANE_MODELS, PlaneModel, Population
 from promptlib.prompt_attention.softmax_separates.instances import (
@@ -90,7 +91,7 @@ def sampler_matches_model(
         formula=torch.cat(formula),
         measured=torch.cat(measured),
         standard_errors=torch.cat(errors),
-        max_deviation=4.5,
+        max_deviation=largest_deviation(sum(len(part) for part in formula)),
         source=BOOK,
         checks=f"{LIBRARY}.mixture.ContextualMixture.sample",
     )

@@ -150,6 +150,7 @@ def self_attention_bracket(
     shares = [(place + 1) / (points + 1) for place in range(points)]
     thresholds = [expressivity.self_attention_threshold(share) for share in shares]
     lower, upper = zip(*(bracket(share) for share in shares), strict=True)
+    apart = [low / max(share, 1 - share) for low, share in zip(lower, shares, strict=True)]
     # The paper's form of the sufficient condition lies above ours.
     printed = [
         max((1 - share) ** -2 - 1, (1 - share + share**2) / (share * (1 - share)))
@@ -159,9 +160,10 @@ def self_attention_bracket(
         "prompt-attention/self-attention-bracket",
         "The threshold is at least $\\max(\\frac{\\zeta}{1-\\zeta}, \\frac{1-\\zeta}{\\zeta})$ and "
         "at most $1/\\min(\\zeta,1-\\zeta)$, which in turn is at most "
-        "$\\max\\{(1-\\zeta)^{-2}-1, \\frac{1-\\zeta+\\zeta^2}{\\zeta(1-\\zeta)}\\}$.",
-        values=[*lower, *thresholds, *upper],
-        limits=[*thresholds, *upper, *printed],
+        "$\\max\\{(1-\\zeta)^{-2}-1, \\frac{1-\\zeta+\\zeta^2}{\\zeta(1-\\zeta)}\\}$; the first "
+        "two differ by the factor $1/\\max(\\zeta,1-\\zeta) \\le 2$.",
+        values=[*lower, *thresholds, *upper, *upper],
+        limits=[*thresholds, *upper, *printed, *apart],
         source=BOOK,
         checks=f"{LIBRARY}.expressivity.self_attention_bracket",
         search=f"{points} values of ζ, evenly in (0, 1)",
