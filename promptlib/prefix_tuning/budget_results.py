@@ -21,17 +21,22 @@ from torch import Tensor
 
 from promptlib import claims
 from promptlib.prefix_tuning import published
+from promptlib.prefix_tuning.budget_blind import blind_histogram_loss
+from promptlib.prefix_tuning.combine import N_HEAD
 from promptlib.prefix_tuning.depth import movement
+from promptlib.prefix_tuning.elicit import PUBLISHED_WIDTH
 from promptlib.prefix_tuning.experiment_results import (
     HERE,
+    UNIT,
     Cell,
     Get,
     Metrics,
-    accuracy_claim,
     best_cell,
     cells_of,
+    differs,
     lowest_loss_cell,
 )
+from promptlib.prefix_tuning.experiment_runs import model_of
 from promptlib.prefix_tuning.experiment_training import load_lora, load_model, load_prefix
 from promptlib.prefix_tuning.gpt import GPT
 from promptlib.prefix_tuning.lora_budget import ATTENTION, MODULES, TASK, BudgetPlan
@@ -42,7 +47,13 @@ from promptlib.runs import Run
 PAPER = "Petrov et al. 2024, rank-1 LoRA"
 BUDGET_VECTORS = 12
 """The published budget: twelve numbers for each layer and coordinate of the width."""
+PUBLISHED_MODEL = model_of(4, N_HEAD, PUBLISHED_WIDTH)
 LOSS_UNIT = "nats a symbol"
+AFTER_LOOKING = (
+    "zero; that losses and not accuracies are compared was decided after a first build, in which "
+    "hardly anything counted right"
+)
+"""Note of the claims about losses."""
 
 Family = Literal["prefix", "LoRA", "fine-tuning"]
 
@@ -136,11 +147,17 @@ class Measured:
         Prefixes, then LoRA, then fine-tuning.
     budget : int
         The published budget at this size.
+    trials : int
+        Test sequences behind each accuracy.
+    differs : tuple of str
+        How the models differ from the published one.
     """
 
     pretrained: Sequence[Metrics]
     ways: Sequence[Way]
     budget: int
+    trials: int
+    differs: tuple[str, ...]
 
     def of(self, family: Family) -> list[Way]:
         """The ways of one family."""
@@ -198,6 +215,8 @@ def collect(plan: BudgetPlan, get: Get) -> Measured:
             way("fine-tuning", "all weights", 0, plan.finetuned, weights),
         ],
         budget=BUDGET_VECTORS * model["n_layer"] * model["n_embd"],
+        trials=plan.pretrained[0].config["test_sequences"],
+        differs=differs(model, PUBLISHED_MODEL),
     )
 
 
@@ -270,85 +289,99 @@ def leaves_first_alone(way: Way) -> bool:
 
 def prefix_accuracy(measured: Measured) -> claims.Claim:
     """A prefix of the budget does not learn the double histogram."""
-    ways = measured.at_budget("prefix")
-    return accuracy_claim(
-        "prefix-or-lora-prefix",
-        "No prefix of the sweeps that has exactly the published budget learns the double "
-        "histogram; the best of all cells, over both parametrisations, is counted.",
-        _best_of(ways),
-        checks="experiment_training.tune_prefixes",
-        refuted_if=(">", 10.0),
-        favours="lower",
-        published=published.LORA_BUDGET["prefix"],
-        source=PAPER,
-        tolerance=1.0,
+    way = next(way for way in measured.at_budget("prefix") if way.what == "shared")
+    return _accuracy_claim(
+        measured,
+        "prefix",
+        "No prefix of the sweep that has the published parametrisation and exactly the published "
+        "budget does the double histogram on more than one sequence in ten.",
+        way,
+        10.0,
+        "below",
+        "tune_prefixes",
+        claims.Published(published.LORA_BUDGET["prefix"], "lower", differs=measured.differs),
+        [ceiling_accuracy(measured)],
     )
 
 
 def lora_accuracy(measured: Measured) -> claims.Claim:
     """LoRA of the budget learns it, in the published size and with enough steps."""
-    return accuracy_claim(
-        "prefix-or-lora-lora",
+    return _accuracy_claim(
+        measured,
+        "lora",
         "LoRA of rank 1 on the MLPs and the output projections, with exactly as many parameters, "
-        "learns the double histogram.",
-        measured.published_lora.best_accuracy(),
-        checks="experiment_training.tune_lora",
-        refuted_if=("<", 50.0),
-        published=published.LORA_BUDGET["lora"],
-        source=PAPER,
-        tolerance=1.0,
+        "does the double histogram on more than half of the sequences.",
+        measured.published_lora,
+        50.0,
+        "above",
+        "tune_lora",
+        claims.Published(published.LORA_BUDGET["lora"], "higher", differs=measured.differs),
+        [ceiling_accuracy(measured)],
     )
 
 
 def ceiling_accuracy(measured: Measured) -> claims.Claim:
     """Fine-tuning in the same steps: whether the steps are enough for anything."""
-    return accuracy_claim(
-        "prefix-or-lora-ceiling",
-        "In the same number of steps, fine-tuning all weights learns the double histogram.",
-        measured.ceiling.best_accuracy(),
-        checks="experiment_training.fine_tune",
-        refuted_if=("<", 50.0),
+    return _accuracy_claim(
+        measured,
+        "ceiling",
+        "Control: in the same number of steps, fine-tuning all weights does the double histogram on "
+        "more than half of the sequences.",
+        measured.ceiling,
+        50.0,
+        "above",
+        "fine_tune",
+    )
+
+
+def _accuracy_claim(
+    measured: Measured,
+    name: str,
+    sentence: str,
+    way: Way,
+    limit: float,
+    side: Literal["above", "below"],
+    trained: str,
+    published: claims.Published | None = None,
+    requires: Sequence[claims.Claim] = (),
+) -> claims.Claim:
+    return claims.outcome(
+        f"prefix-tuning/prefix-or-lora-{name}",
+        sentence,
+        values=way.best_accuracy(),
+        limit=limit,
+        side=side,
+        unit=UNIT,
+        source=HERE if published is None else PAPER,
+        checks=f"promptlib.prefix_tuning.experiment_training.{trained}",
+        trials=measured.trials,
+        published=published,
+        requires=requires,
     )
 
 
 def lora_below_prefix(measured: Measured) -> claims.Claim:
     """At the budget, LoRA ends at a lower loss."""
-    prefixes = _least_of(measured.at_budget("prefix"))
     return _loss_claim(
         "lora-below-prefix",
         "At the published budget and after the same steps, the best LoRA of rank 1 on MLPs and "
         "output projections has a lower test loss than the best prefix of either "
-        "parametrisation; the difference.",
-        prefixes,
+        "parametrisation; the difference is above zero.",
+        _least_of(measured.at_budget("prefix")),
         measured.published_lora.lowest_loss(),
         "experiment_training.tune_lora",
-        PAPER,
     )
 
 
 def attention_below_prefix(measured: Measured) -> claims.Claim:
     """LoRA on the attention, with two thirds of the budget, ends lower than a prefix."""
-    prefixes = _least_of(measured.at_budget("prefix"))
     return _loss_claim(
         "attention-below-prefix",
         "LoRA of rank 1 on the attention, which re-aims every layer and has a third fewer "
         "parameters, has a lower test loss than the best prefix of the published budget; the "
-        "difference.",
-        prefixes,
+        "difference is above zero.",
+        _least_of(measured.at_budget("prefix")),
         measured.way("LoRA", "attention", 1).lowest_loss(),
-        "experiment_training.tune_lora",
-    )
-
-
-def four_budgets(measured: Measured) -> claims.Claim:
-    """At four times the budget, LoRA that spares queries and keys ends lower than prefixes."""
-    prefixes = measured.at_budget("prefix", times=4)
-    return _loss_claim(
-        "more-numbers",
-        "Given four times the budget, LoRA on MLPs and output projections has a lower test loss "
-        "than the best prefix with as many parameters, after the same steps; the difference.",
-        _least_of(prefixes),
-        measured.way("LoRA", "MLP and projection", 4).lowest_loss(),
         "experiment_training.tune_lora",
     )
 
@@ -358,7 +391,7 @@ def ceiling_below_lora(measured: Measured) -> claims.Claim:
     return _loss_claim(
         "ceiling-below-lora",
         "Fine-tuning all weights has a lower test loss than LoRA of the published budget, after "
-        "the same steps; the difference.",
+        "the same steps; the difference is above zero.",
         measured.published_lora.lowest_loss(),
         measured.ceiling.lowest_loss(),
         "experiment_training.fine_tune",
@@ -372,11 +405,25 @@ def prefix_worse_than_blind(measured: Measured, blind: float) -> claims.Claim:
         "prefix-worse-than-blind",
         "The best prefix of the published budget has a higher test loss than a predictor that "
         f"sees nothing of the input and only its own outputs so far ({blind:.3f} nats a symbol); "
-        "the excess.",
+        "the excess is above zero.",
         lowest,
         [blind] * len(lowest),
         "budget_blind.blind_histogram_loss",
     )
+
+
+def claims_at_published_size(plan: BudgetPlan, get: Get) -> list[claims.Claim]:
+    """The claims of the chapter that the metrics of its runs decide, for archived runs."""
+    measured = collect(plan, get)
+    return [
+        prefix_accuracy(measured),
+        lora_accuracy(measured),
+        ceiling_accuracy(measured),
+        lora_below_prefix(measured),
+        attention_below_prefix(measured),
+        ceiling_below_lora(measured),
+        prefix_worse_than_blind(measured, blind_histogram_loss()),
+    ]
 
 
 def first_layer_still(measured: Measured, inside: Mapping[str, Sequence[Inside]]) -> claims.Claim:
@@ -399,34 +446,35 @@ def first_layer_still(measured: Measured, inside: Mapping[str, Sequence[Inside]]
 
 
 def mlp_moves_attention(measured: Measured, inside: Mapping[str, Sequence[Inside]]) -> claims.Claim:
-    """LoRA on the MLPs alone changes what later layers attend to."""
-    one = measured.way("LoRA", "MLP", 1)
+    """LoRA that spares queries and keys changes what later layers attend to."""
     return claims.outcome(
         "prefix-tuning/prefix-or-lora-mlp-moves",
-        "LoRA of rank 1 on the MLPs alone, which touches no weight of any attention, moves "
-        "relative attention above the first layer: more than 1 % in total variation.",
-        values=[adapted.above_first() for adapted in inside[one.label]],
+        "LoRA of rank 1 on the MLPs and output projections, which touches no query and no key, "
+        "moves more than 1 % of the relative attention above the first layer, in total variation.",
+        values=[adapted.above_first() for adapted in inside[measured.published_lora.label]],
+        limit=1.0,
+        side="above",
+        unit="% of attention",
         source=HERE,
         checks="promptlib.prefix_tuning.depth.movement.movement",
-        unit="% of attention",
-        refuted_if=("<", 1.0),
     )
 
 
 def prefix_moves_more(measured: Measured, inside: Mapping[str, Sequence[Inside]]) -> claims.Claim:
-    """The prefix moves more attention than LoRA on the MLPs."""
-    shared = [way for way in measured.at_budget("prefix") if way.what == "shared"]
-    prefixes = inside[shared[0].label]
-    mlp = inside[measured.way("LoRA", "MLP", 1).label]
+    """The prefix moves more attention than LoRA of the same budget."""
+    shared = next(way for way in measured.at_budget("prefix") if way.what == "shared")
+    pairs = zip(inside[shared.label], inside[measured.published_lora.label], strict=True)
     return claims.outcome(
         "prefix-tuning/prefix-or-lora-prefix-moves-more",
         "Above the first layer the best shared prefix of the published budget moves more relative "
-        "attention than LoRA of rank 1 on the MLPs does; the difference.",
-        values=[a.above_first() - b.above_first() for a, b in zip(prefixes, mlp, strict=True)],
+        "attention than LoRA of rank 1 on MLPs and output projections does; the difference is above "
+        "zero.",
+        values=[prefix.above_first() - lora.above_first() for prefix, lora in pairs],
+        limit=0.0,
+        side="above",
+        unit="% of attention",
         source=HERE,
         checks="promptlib.prefix_tuning.depth.movement.movement",
-        unit="% of attention",
-        refuted_if=("<", 0.0),
     )
 
 
@@ -436,22 +484,18 @@ def _loss_claim(
     higher: Sequence[float],
     lower: Sequence[float],
     checks: str,
-    source: str = HERE,
 ) -> claims.Claim:
     return claims.outcome(
         f"prefix-tuning/prefix-or-lora-{name}",
         sentence,
         values=[a - b for a, b in zip(higher, lower, strict=True)],
-        source=source,
-        checks=f"promptlib.prefix_tuning.{checks}",
+        limit=0.0,
+        side="above",
         unit=LOSS_UNIT,
-        refuted_if=("<", 0.0),
+        source=HERE,
+        checks=f"promptlib.prefix_tuning.{checks}",
+        note=AFTER_LOOKING,
     )
-
-
-def _best_of(ways: Sequence[Way]) -> list[float]:
-    """Test accuracy of the best cell of all the ways, in percent, by seed."""
-    return [best_cell(cells, TASK).percent(TASK) for cells in _together(ways)]
 
 
 def _least_of(ways: Sequence[Way]) -> list[float]:

@@ -14,6 +14,7 @@ answers coincide.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -27,10 +28,15 @@ from promptlib.prefix_tuning.tasks import (
     check_digits,
     read_and_answer,
     sample_digits,
+    task_named,
 )
 
 PRIOR = 0.5
 """Added to each count, so that what was never seen is not impossible."""
+SEED = 11
+"""Of the inputs of `standing_loss`."""
+MEASURED_ON = 4000
+"""Test inputs of `standing_loss`."""
 
 
 @dataclass(frozen=True)
@@ -80,6 +86,15 @@ def without_attention(
     counts = torch.bincount(cells.flatten(), minlength=SEQUENCE_LENGTH * VOCABULARY**2)
     table = counts.view(SEQUENCE_LENGTH, VOCABULARY, VOCABULARY).double() + PRIOR
     return Standing((table / table.sum(dim=-1, keepdim=True)).log())
+
+
+@functools.cache
+def standing_loss(name: str) -> float:
+    """Return the loss of the table of a task by name, nats a symbol: always on the same inputs."""
+    generator, task = torch.Generator().manual_seed(SEED), task_named(name)
+    assert isinstance(task, Task)
+    table = without_attention(task, generator=generator)
+    return table.loss(task, sample_digits(MEASURED_ON, "test", generator))
 
 
 @dataclass(frozen=True)

@@ -48,10 +48,8 @@ class Evidence:
 
     Attributes
     ----------
-    standing_loss : mapping of float
-        By new task: loss of the best table without attention, nats a symbol.
     standing_right : mapping of Tensor ``(10,)``
-        By new task: share of right symbols of that table at each place.
+        By new task: share of right symbols of the best table without attention at each place.
     standing_sequences : mapping of float
         By new task: share of sequences that the table gets right, in [0, 1].
     coincidences : mapping of mapping of Coincidence
@@ -62,7 +60,7 @@ class Evidence:
         Digits that can be read: stream, output, input.
     right : mapping of mapping of Tensor ``(seeds, 10)``
         By way ("prefix", "fine-tuned"), then new task: share of right symbols at each place, when
-        the right answers before it are fed.
+        the right answers before it are fed. Fine-tuned are the tasks that have this control.
     said : mapping of sequences of mappings
         By new task, then seed: share of the symbols that a prefix makes the model write on its own
         which agree with each task of the mixture, with the task itself, and with the input.
@@ -70,7 +68,6 @@ class Evidence:
         By way, then new task: part of the relative attention that moved, see `moved_by_layer`.
     """
 
-    standing_loss: Mapping[str, float]
     standing_right: Mapping[str, Tensor]
     standing_sequences: Mapping[str, float]
     coincidences: Mapping[str, Mapping[str, Coincidence]]
@@ -155,7 +152,7 @@ def look(plan: CombinePlan, measured: Measured, get: Get, sequences: int) -> Evi
         MIXTURE.sample(sequences, "train", generator),
         MIXTURE.sample(sequences, "test", generator),
     )
-    models = [load_model(run.config, get(run)) for run in plan.pretrained[plan.depth]]
+    models = [load_model(run.config, get(run)) for run in plan.pretrained]
     tables = {
         name: combine_easy.without_attention(simple(name), generator=generator) for name in NEW
     }
@@ -163,11 +160,10 @@ def look(plan: CombinePlan, measured: Measured, get: Get, sequences: int) -> Evi
     few = test[:DECODED]
     ways = {"prefix": measured.prefixes, "fine-tuned": measured.finetuned}
     opened = {
-        way: {name: [adapted(cell, get) for cell in cells[name]] for name in NEW}
-        for way, cells in ways.items()
+        way: {name: [adapted(cell, get) for cell in cells] for name, cells in by_task.items()}
+        for way, by_task in ways.items()
     }
     return Evidence(
-        standing_loss={name: tables[name].loss(simple(name), test) for name in NEW},
         standing_right={
             name: right.double().mean(dim=0) for name, right in right_of_tables.items()
         },
@@ -216,7 +212,7 @@ def look(plan: CombinePlan, measured: Measured, get: Get, sequences: int) -> Evi
                 name: torch.stack(
                     [
                         moved_by_layer(before, model, _read(name, few), prefix)
-                        for before, (model, prefix) in zip(models, seeds, strict=False)
+                        for before, (model, prefix) in zip(models, seeds, strict=True)
                     ]
                 )
                 for name, seeds in tasks.items()

@@ -7,19 +7,19 @@ Each function returns a figure and its alt text. Figures of what models carry in
 from __future__ import annotations
 
 import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
+from typing import Any
 
 import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.axes import Axes
 
 from promptlib import claims, plotting
-from promptlib.plotting import INK, MUTED, PALETTE, PAPER
+from promptlib.plotting import INK, MUTED, PALETTE
 from promptlib.prefix_tuning import published
-from promptlib.prefix_tuning.combine import COMPOSITIONS, INVENTIONS, TOLD_APART
+from promptlib.prefix_tuning.combine import COMPOSITIONS, INVENTIONS
 from promptlib.prefix_tuning.combine_results import NAMES, Measured, accuracies
 from promptlib.prefix_tuning.experiment_figures import Drawn
-from promptlib.prefix_tuning.experiment_results import Cell
 from promptlib.prefix_tuning.experiment_runs import MIXED
 
 GROUPS = {
@@ -35,6 +35,12 @@ COLOURS = dict(
     )
 )
 """Of the new tasks; none twice in one list."""
+HOLLOW: dict[str, Any] = {
+    "markerfacecolor": "none",
+    "markeredgecolor": PALETTE["green"],
+    "markersize": 6,
+}
+"""Markers of fine-tuning."""
 
 
 def all_tasks(measured: Measured) -> Drawn:
@@ -53,37 +59,32 @@ def all_tasks(measured: Measured) -> Drawn:
     axes.set_yticks(ticks, labels)
     axes.set(ylim=(place - 0.3, -0.7), xlim=(-4, 104), xlabel="accuracy (% of sequences)")
     axes.plot([], [], "o-", color=PALETTE["blue"], label="prefix: seeds, mean and 95 % interval")
-    axes.plot([], [], "D", color=PALETTE["vermilion"], label="prefix, published, one seed")
     axes.plot(
-        [],
-        [],
-        "s",
-        markerfacecolor="none",
-        markeredgecolor=PALETTE["green"],
-        label="fine-tuned, as many steps",
+        [], [], "o", color=PALETTE["purple"], label="the same, published parametrisation, new task"
     )
+    axes.plot([], [], "D", color=PALETTE["vermilion"], label="prefix, published")
+    axes.plot([], [], "s", **HOLLOW, label="fine-tuned, as many steps")
     figure.legend(loc="outside upper left", ncols=1, labelcolor=INK, fontsize=10)
     return figure, "Accuracies with a prefix for each task. " + "; ".join(seen) + "."
 
 
 def _row(axes: Axes, place: float, task: str, measured: Measured) -> str:
-    ours = accuracies(measured.prefixes, task)
-    mean = _dots_and_interval(axes, ours, place)
+    known = task in MIXED
+    mean = _dots_and_interval(
+        axes, accuracies(measured.published if known else measured.prefixes, task), place
+    )
     said = f"{NAMES[task]} {mean:.1f} %"
+    if task in measured.published and not known:
+        shared = accuracies(measured.published, task)
+        axes.plot(shared, [place - 0.27] * len(shared), "o", color=PALETTE["purple"], markersize=4)
+        said += f", in the published parametrisation {np.mean(shared):.1f}"
     theirs = published.COMBINE["prefix"].get(task)
     if theirs is not None:
         axes.plot([theirs], [place - 0.27], "D", color=PALETTE["vermilion"], markersize=6)
         said += f", published {theirs:.1f}"
     if task in measured.finetuned:
         tuned = accuracies(measured.finetuned, task)
-        axes.plot(
-            tuned,
-            [place + 0.27] * len(tuned),
-            "s",
-            markerfacecolor="none",
-            markeredgecolor=PALETTE["green"],
-            markersize=6,
-        )
+        axes.plot(tuned, [place + 0.27] * len(tuned), "s", **HOLLOW)
         said += f", fine-tuned {np.mean(tuned):.1f}"
     return said
 
@@ -98,7 +99,7 @@ def _dots_and_interval(axes: Axes, values: Sequence[float], place: float) -> flo
     return mean
 
 
-def learning_curves(measured: Measured, standing: Mapping[str, float]) -> Drawn:
+def learning_curves(measured: Measured) -> Drawn:
     """Draw the training loss of the prefixes, as a part of the loss without attention."""
     figure, panels = plt.subplots(
         2, 1, figsize=(plotting.WIDTH, 6.2), sharex=True, sharey=True, height_ratios=(1, 1.25)
@@ -109,7 +110,7 @@ def learning_curves(measured: Measured, standing: Mapping[str, float]) -> Drawn:
         for task in GROUPS[title]:
             cells = measured.prefixes[task]
             steps = cells[0].run.config["steps"]
-            curves = np.array([cell.metrics["curve"] for cell in cells]) / standing[task]
+            curves = np.array([cell.metrics["curve"] for cell in cells]) / measured.standing_loss[task]
             at = (np.arange(curves.shape[1]) + 0.5) * steps / curves.shape[1]
             colour = PALETTE[COLOURS[task]]
             axes.plot(at, np.exp(np.log(curves).mean(axis=0)), color=colour)
@@ -150,37 +151,3 @@ def _apart(values: Sequence[float], ratio: float) -> list[float]:
             if missing > 1e-6:
                 logs[low], logs[high] = logs[low] - missing / 2, logs[high] + missing / 2
     return [float(value) for value in np.exp(logs)]
-
-
-def lengths_and_depths(measured: Measured) -> Drawn:
-    """Draw the two sweeps on the two published new tasks: seeds, and the line of their means."""
-    sweeps = {"prefix vectors in each layer": measured.lengths, "layers": measured.depths}
-    figure, panels = plt.subplots(
-        1, 2, figsize=(plotting.WIDTH, 3.6), sharey=True, gridspec_kw={"width_ratios": (1.2, 1)}
-    )
-    seen = []
-    colours = dict(zip(TOLD_APART, (PALETTE["blue"], PALETTE["vermilion"]), strict=True))
-    for axes, (label, sweep) in zip(panels, sweeps.items(), strict=True):
-        for task, colour in colours.items():
-            means = _line(axes, sweep, task, colour)
-            seen.append(f"{NAMES[task]} by {label}: {means}")
-        axes.set(xlabel=label, ylim=(-4, 104), xlim=(-0.4, max(len(sweep), 1) - 0.6))
-        axes.set_xticks(range(len(sweep)), [str(value) for value in sweep])
-    panels[0].set_ylabel("accuracy (% of sequences)")
-    for task, colour in colours.items():
-        panels[0].plot([], [], "o-", color=colour, label=NAMES[task])
-    figure.legend(loc="outside upper left", ncols=2, labelcolor=INK)
-    return figure, "Accuracy with a prefix, mean over seeds. " + "; ".join(seen) + "."
-
-
-def _line(
-    axes: Axes, sweep: Mapping[int, Mapping[str, Sequence[Cell]]], task: str, colour: str
-) -> str:
-    values = [accuracies(by_task, task) for by_task in sweep.values()]
-    means = [float(np.mean(seeds)) for seeds in values]
-    axes.plot(range(len(means)), means, color=colour)
-    for place, seeds in enumerate(values):
-        axes.plot(
-            [place] * len(seeds), seeds, "o", color=colour, markeredgecolor=PAPER, markersize=6
-        )
-    return ", ".join(f"{value}: {mean:.1f} %" for value, mean in zip(sweep, means, strict=True))

@@ -19,8 +19,8 @@ from promptlib import plotting
 from promptlib.plotting import MUTED, PALETTE, PAPER
 from promptlib.prefix_tuning.combine import COMPOSITIONS, INVENTIONS, NEW
 from promptlib.prefix_tuning.combine_evidence import Evidence
-from promptlib.prefix_tuning.combine_reading import correlations, prefix_gains, probe_gains
-from promptlib.prefix_tuning.combine_results import NAMES, Measured
+from promptlib.prefix_tuning.combine_reading import correlations, probe_gains
+from promptlib.prefix_tuning.combine_results import NAMES, Measured, prefix_gains
 from promptlib.prefix_tuning.depth.movement import relative_rows
 from promptlib.prefix_tuning.experiment_figures import Drawn
 from promptlib.prefix_tuning.gpt import GPT
@@ -75,7 +75,7 @@ def _squares(axes: Axes) -> None:
 
 def probes_and_prefixes(measured: Measured, evidence: Evidence) -> Drawn:
     """Draw the gain of the best probe against that of the best prefix, a dot for each seed."""
-    probes, prefixes = probe_gains(evidence), prefix_gains(measured, evidence)
+    probes, prefixes = probe_gains(measured, evidence), prefix_gains(measured)
     figure, axes = plt.subplots(figsize=(plotting.WIDTH, 4.6))
     axes.axhline(0, color=MUTED, linewidth=1)
     axes.axvline(0, color=MUTED, linewidth=1)
@@ -147,7 +147,10 @@ def _spread(values: list[float], gap: float, low: float, high: float) -> list[fl
 
 
 def right_by_place(evidence: Evidence) -> Drawn:
-    """Draw the share of right symbols at each place: without attention, with prefix, fine-tuned."""
+    """Draw the share of right symbols at each place: without attention, with prefix, fine-tuned.
+
+    Tasks that nothing was fine-tuned for are left blank there.
+    """
     tables = {
         "without attention": evidence.standing_right,
         "with a prefix": {task: one.mean(dim=0) for task, one in evidence.right["prefix"].items()},
@@ -155,7 +158,8 @@ def right_by_place(evidence: Evidence) -> Drawn:
     }
     figure, panels = plt.subplots(1, 3, figsize=(plotting.WIDTH, 3.9), sharey=True)
     for axes, (title, table) in zip(panels, tables.items(), strict=True):
-        shares = 100 * torch.stack([table[task] for task in NEW])
+        blank = torch.full((SEQUENCE_LENGTH,), torch.nan, dtype=torch.float64)
+        shares = 100 * torch.stack([table.get(task, blank) for task in NEW])
         mesh = axes.pcolormesh(shares.numpy(), cmap=plotting.SEQUENTIAL, vmin=0, vmax=100)
         axes.set_title(title, fontsize=10.5)
         axes.set_xticks([0.5, 9.5], ["1", "10"])

@@ -11,20 +11,32 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from promptlib import claims
-from promptlib.prefix_tuning import published
-from promptlib.prefix_tuning.combine import COMPOSITIONS, INVENTIONS, CombinePlan, Sweep
+from promptlib.prefix_tuning import combine_easy, published
+from promptlib.prefix_tuning.combine import (
+    COMPOSITIONS,
+    INVENTIONS,
+    N_HEAD,
+    NEW,
+    CombinePlan,
+    Sweep,
+)
+from promptlib.prefix_tuning.elicit_results import differs
 from promptlib.prefix_tuning.experiment_results import (
     HERE,
+    UNIT,
     Cell,
     Get,
     Metrics,
-    accuracy_claim,
     best_cell,
     cells_of,
     percent,
 )
+from promptlib.prefix_tuning.experiment_runs import MIXED, model_of
+from promptlib.runs import Run
 
 PAPER = "Petrov et al. 2024, combining"
+LIBRARY = "promptlib.prefix_tuning"
+PUBLISHED_MODEL = model_of(4, N_HEAD, 256)
 PUBLISHED_COMPOSITION, PUBLISHED_INVENTION = COMPOSITIONS[0], INVENTIONS[0]
 MOVING = ("reverse", "rotate")
 """Tasks that bring each digit to another place, whatever the digits are."""
@@ -53,35 +65,48 @@ class Measured:
     Attributes
     ----------
     pretrained : sequence of metrics
-        Of the model of the experiment.
-    prefixes, finetuned : mappings of sequences of Cell
-        By task.
-    lengths, depths : mappings of mappings of sequences of Cell
-        By length or depth, then task.
+        Of the model.
+    published : mapping of sequences of Cell
+        By task that was published; prefixes in the published parametrisation.
+    prefixes : mapping of sequences of Cell
+        By new task; free prefixes.
+    finetuned : mapping of sequences of Cell
+        By new task that has this control.
+    standing_loss : mapping of float
+        By new task: loss of the best table without attention, nats a symbol.
+    trials : int
+        Test sequences behind each accuracy.
+    differs : tuple of str
+        How size and setting of `published` differ from the published ones.
     """
 
     pretrained: Sequence[Metrics]
+    published: Mapping[str, Sequence[Cell]]
     prefixes: Mapping[str, Sequence[Cell]]
     finetuned: Mapping[str, Sequence[Cell]]
-    lengths: Mapping[int, Mapping[str, Sequence[Cell]]]
-    depths: Mapping[int, Mapping[str, Sequence[Cell]]]
+    standing_loss: Mapping[str, float]
+    trials: int
+    differs: tuple[str, ...]
 
 
 def collect(plan: CombinePlan, get: Get) -> Measured:
     """Read the metrics of all runs of `plan`; `get` is the ``get`` of a run store."""
 
-    def best(by_task: Mapping[str, Sequence[Sweep]]) -> dict[str, list[Cell]]:
+    def best(by_task: Mapping[str, Sequence[Run | Sweep]]) -> dict[str, list[Cell]]:
         return {
             task: [best_cell(cells_of(sweep, get), task) for sweep in seeds]
             for task, seeds in by_task.items()
         }
 
+    base = plan.pretrained[0].config
     return Measured(
-        pretrained=[get(run).metrics for run in plan.pretrained[plan.depth]],
+        pretrained=[get(run).metrics for run in plan.pretrained],
+        published=best(plan.published),
         prefixes=best(plan.prefixes),
         finetuned=best(plan.finetuned),
-        lengths={length: best(by_task) for length, by_task in sorted(plan.lengths.items())},
-        depths={depth: best(by_task) for depth, by_task in sorted(plan.depths.items())},
+        standing_loss={task: combine_easy.standing_loss(task) for task in NEW},
+        trials=base["test_sequences"],
+        differs=differs(base["model"], PUBLISHED_MODEL),
     )
 
 
@@ -90,69 +115,156 @@ def accuracies(cells: Mapping[str, Sequence[Cell]], task: str) -> list[float]:
     return [cell.percent(task) for cell in cells[task]]
 
 
-def pretrained_composition(measured: Measured) -> claims.Claim:
-    """The composition is new."""
-    return accuracy_claim(
-        "combining-pretrained-composition",
-        "Pretrained on the mixture, the model by itself never sorts and adds one.",
-        percent(measured.pretrained, PUBLISHED_COMPOSITION),
-        checks="evaluation.sequence_accuracy",
-        refuted_if=(">", 1.0),
-        favours="lower",
-        published=published.COMBINE["pretrained"][PUBLISHED_COMPOSITION],
+def gain(loss: float, standing: float) -> float:
+    """Return the part of the loss without attention that is removed, at most 1."""
+    return 1 - loss / standing
+
+
+def prefix_gains(measured: Measured) -> dict[str, list[float]]:
+    """Return the gain of the best prefix by new task and seed."""
+    return {
+        task: [gain(cell.loss(task), measured.standing_loss[task]) for cell in cells]
+        for task, cells in measured.prefixes.items()
+    }
+
+
+def mixture_learned(measured: Measured) -> claims.Claim:
+    """Control: the pretrained model answers with one of the tasks."""
+    return claims.outcome(
+        "prefix-tuning/combining-mixture-learned",
+        "Control: pretrained on the mixture, the model does one of the four tasks on more than half "
+        "of the inputs: the sum of the four accuracies is above 50 %.",
+        values=[
+            sum(100 * metrics["accuracy"][task] for task in MIXED)
+            for metrics in measured.pretrained
+        ],
+        limit=50.0,
+        side="above",
+        unit=UNIT,
         source=PAPER,
+        checks=f"{LIBRARY}.experiment_training.pretrain",
+        resolution=100 / measured.trials,
+        published=claims.Published(
+            sum(published.COMBINE["pretrained"][task] for task in MIXED),
+            "higher",
+            differs=measured.differs,
+        ),
     )
 
 
 def known_task(measured: Measured, task: str) -> claims.Claim:
     """Prefixes elicit a task of the mixture."""
-    return accuracy_claim(
-        f"combining-known-{task.replace('_', '-')}",
-        f"A prefix makes the model do {NAMES[task]}, one of the four tasks of its mixture.",
-        accuracies(measured.prefixes, task),
-        checks="experiment_training.tune_prefixes",
-        refuted_if=("<", 50.0),
-        published=published.COMBINE["prefix"][task],
+    return claims.outcome(
+        f"prefix-tuning/combining-known-{task.replace('_', '-')}",
+        f"A prefix makes the model do {NAMES[task]}, one of the four tasks of its mixture, on more "
+        "than half of the sequences.",
+        values=accuracies(measured.published, task),
+        limit=50.0,
+        side="above",
+        unit=UNIT,
         source=PAPER,
+        checks=f"{LIBRARY}.experiment_training.tune_prefixes",
+        trials=measured.trials,
+        published=claims.Published(
+            published.COMBINE["prefix"][task], "higher", differs=measured.differs
+        ),
+        requires=[mixture_learned(measured)],
+    )
+
+
+def pretrained_composition(measured: Measured) -> claims.Claim:
+    """The composition is new."""
+    return claims.outcome(
+        "prefix-tuning/combining-pretrained-composition",
+        "Pretrained on the mixture, the model by itself sorts upwards and adds one on less than 1 % "
+        "of the sequences.",
+        values=percent(measured.pretrained, PUBLISHED_COMPOSITION),
+        limit=1.0,
+        side="below",
+        unit=UNIT,
+        source=PAPER,
+        checks=f"{LIBRARY}.evaluation.sequence_accuracy",
+        trials=measured.trials,
+        published=claims.Published(
+            published.COMBINE["pretrained"][PUBLISHED_COMPOSITION],
+            "lower",
+            differs=measured.differs,
+        ),
+        requires=[mixture_learned(measured)],
     )
 
 
 def published_composition(measured: Measured) -> claims.Claim:
     """The published composition."""
-    return accuracy_claim(
-        "combining-ascending-add-one",
-        "With a prefix the model sorts and adds one in more than one sequence of a hundred.",
-        accuracies(measured.prefixes, PUBLISHED_COMPOSITION),
-        checks="experiment_training.tune_prefixes",
-        refuted_if=("<", 1.0),
-        published=published.COMBINE["prefix"][PUBLISHED_COMPOSITION],
+    return claims.outcome(
+        "prefix-tuning/combining-ascending-add-one",
+        "With a prefix in the published parametrisation the model sorts upwards and adds one on "
+        "more than 1 % of the sequences.",
+        values=accuracies(measured.published, PUBLISHED_COMPOSITION),
+        limit=1.0,
+        side="above",
+        unit=UNIT,
         source=PAPER,
+        checks=f"{LIBRARY}.experiment_training.tune_prefixes",
+        trials=measured.trials,
+        published=claims.Published(
+            published.COMBINE["prefix"][PUBLISHED_COMPOSITION], "higher", differs=measured.differs
+        ),
+        requires=[pretrained_composition(measured)],
+        note="The limit is the one that the model without a prefix is to stay below. It asks "
+        "whether the prefix does anything, not whether it does the task well.",
+    )
+
+
+def finetuning_counts(measured: Measured) -> claims.Claim:
+    """Control: the same model can learn to count in the same time."""
+    return claims.outcome(
+        "prefix-tuning/combining-fine-tuning-counts",
+        "Control: with as many steps, fine-tuning the same model learns the double histogram on "
+        "more than half of the sequences.",
+        values=accuracies(measured.finetuned, PUBLISHED_INVENTION),
+        limit=50.0,
+        side="above",
+        unit=UNIT,
+        source=HERE,
+        checks=f"{LIBRARY}.experiment_training.fine_tune",
+        trials=measured.trials,
     )
 
 
 def published_invention(measured: Measured) -> claims.Claim:
     """The published failure."""
-    return accuracy_claim(
-        "combining-double-histogram",
-        "No prefix of the sweep makes the model count how often each digit occurs.",
-        accuracies(measured.prefixes, PUBLISHED_INVENTION),
-        checks="experiment_training.tune_prefixes",
-        refuted_if=(">", 5.0),
-        favours="lower",
-        published=published.COMBINE["prefix"][PUBLISHED_INVENTION],
+    return claims.outcome(
+        "prefix-tuning/combining-double-histogram",
+        "With a prefix in the published parametrisation the model counts how often each digit "
+        "occurs on less than 5 % of the sequences.",
+        values=accuracies(measured.published, PUBLISHED_INVENTION),
+        limit=5.0,
+        side="below",
+        unit=UNIT,
         source=PAPER,
+        checks=f"{LIBRARY}.experiment_training.tune_prefixes",
+        trials=measured.trials,
+        published=claims.Published(
+            published.COMBINE["prefix"][PUBLISHED_INVENTION], "lower", differs=measured.differs
+        ),
+        requires=[finetuning_counts(measured)],
     )
 
 
 def running_maximum(measured: Measured) -> claims.Claim:
     """A prefix does a task of the second list."""
-    return accuracy_claim(
-        "combining-running-maximum",
-        "A prefix makes the model write the running maximum, which no chain of its four tasks "
-        "makes.",
-        accuracies(measured.prefixes, "running_maximum"),
-        checks="experiment_training.tune_prefixes",
-        refuted_if=("<", 50.0),
+    return claims.outcome(
+        "prefix-tuning/combining-running-maximum",
+        "A free prefix makes the model write the running maximum, which no chain of its four tasks "
+        "makes, on more than half of the sequences.",
+        values=accuracies(measured.prefixes, "running_maximum"),
+        limit=50.0,
+        side="above",
+        unit=UNIT,
+        source=HERE,
+        checks=f"{LIBRARY}.experiment_training.tune_prefixes",
+        trials=measured.trials,
     )
 
 
@@ -163,53 +275,101 @@ def lists_overlap(measured: Measured) -> claims.Claim:
         accuracies(measured.prefixes, PUBLISHED_COMPOSITION),
         strict=True,
     )
-    return accuracy_claim(
-        "combining-lists-overlap",
-        "With as many steps a prefix gets further with the running maximum, no composition, than "
-        "with sorting and adding one, the published composition; the difference.",
-        [one - other for one, other in pairs],
-        checks="experiment_training.tune_prefixes",
-        refuted_if=("<", 0.0),
+    return claims.outcome(
+        "prefix-tuning/combining-lists-overlap",
+        "With as many steps a free prefix gets further with the running maximum, no composition, "
+        "than with sorting upwards and adding one, the published composition: the difference of "
+        "the accuracies is above 0.",
+        values=[one - other for one, other in pairs],
+        limit=0.0,
+        side="above",
+        unit=UNIT,
+        source=HERE,
+        checks=f"{LIBRARY}.experiment_training.tune_prefixes",
+        resolution=100 / measured.trials,
     )
 
 
 def moving_fails(measured: Measured) -> claims.Claim:
     """Prefixes cannot move digits to other places."""
     best = zip(*(accuracies(measured.prefixes, task) for task in MOVING), strict=True)
-    return accuracy_claim(
-        "combining-moving-fails",
-        "No prefix of the sweep makes the model reverse its input or rotate it by one; the better "
-        "of the two.",
-        [max(pair) for pair in best],
-        checks="experiment_training.tune_prefixes",
-        refuted_if=(">", 1.0),
-        favours="lower",
+    return claims.outcome(
+        "prefix-tuning/combining-moving-fails",
+        "With a free prefix the model reverses its input, or rotates it by one, on less than 1 % of "
+        "the sequences; the better of the two.",
+        values=[max(pair) for pair in best],
+        limit=1.0,
+        side="below",
+        unit=UNIT,
+        source=HERE,
+        checks=f"{LIBRARY}.experiment_training.tune_prefixes",
+        trials=measured.trials,
+        requires=[finetuning_moves(measured)],
     )
 
 
 def finetuning_moves(measured: Measured) -> claims.Claim:
     """The same model can learn them in the same time."""
     worst = zip(*(accuracies(measured.finetuned, task) for task in MOVING), strict=True)
-    return accuracy_claim(
-        "combining-fine-tuning-moves",
-        "Control: with as many steps, fine-tuning the same model learns to reverse and to rotate; "
-        "the worse of the two.",
-        [min(pair) for pair in worst],
-        checks="experiment_training.fine_tune",
-        refuted_if=("<", 50.0),
-    )
-
-
-def length_does_not_count(measured: Measured) -> claims.Claim:
-    """Longer prefixes do not count either."""
-    tried = [measured.prefixes, *measured.lengths.values()]
-    swept = zip(*(by_task[PUBLISHED_INVENTION] for by_task in tried), strict=True)
-    return accuracy_claim(
-        "combining-length",
-        "Of all lengths tried, no prefix makes the model count; the best of all.",
-        [best_cell(cells, PUBLISHED_INVENTION).percent(PUBLISHED_INVENTION) for cells in swept],
-        checks="experiment_training.tune_prefixes",
-        refuted_if=(">", 5.0),
-        favours="lower",
+    return claims.outcome(
+        "prefix-tuning/combining-fine-tuning-moves",
+        "Control: with as many steps, fine-tuning the same model learns to reverse and to rotate on "
+        "more than half of the sequences; the worse of the two.",
+        values=[min(pair) for pair in worst],
+        limit=50.0,
+        side="above",
+        unit=UNIT,
         source=HERE,
+        checks=f"{LIBRARY}.experiment_training.fine_tune",
+        trials=measured.trials,
     )
+
+
+def add_three(measured: Measured) -> claims.Claim:
+    """A composition that a prefix makes the model do."""
+    return claims.outcome(
+        "prefix-tuning/combining-add-three",
+        "With a free prefix the model adds three, which is add one after add two, so far that more "
+        "than half of the loss without attention is gone: the gain is above 0.5.",
+        values=prefix_gains(measured)["add_three"],
+        limit=0.5,
+        side="above",
+        unit="dimensionless",
+        source=HERE,
+        checks=f"{LIBRARY}.experiment_training.tune_prefixes",
+        note="The gain took the place of accuracy after accuracies of small models had been seen.",
+    )
+
+
+def claims_of(measured: Measured) -> dict[str, claims.Claim]:
+    """Judge everything that needs no weights; by the end of the claim's name.
+
+    Claims on what models carry inside are in `promptlib.prefix_tuning.combine_reading`.
+    """
+    found = [
+        mixture_learned(measured),
+        *(known_task(measured, task) for task in MIXED),
+        pretrained_composition(measured),
+        published_composition(measured),
+        finetuning_counts(measured),
+        published_invention(measured),
+        running_maximum(measured),
+        lists_overlap(measured),
+        finetuning_moves(measured),
+        moving_fails(measured),
+        add_three(measured),
+    ]
+    return {claim.id.removeprefix("prefix-tuning/combining-"): claim for claim in found}
+
+
+def claims_at_published_size(plan: CombinePlan, get: Get) -> list[claims.Claim]:
+    """Judge what an archive of metrics holds, as the page judges its own runs.
+
+    Parameters
+    ----------
+    plan : CombinePlan
+        Of the profile that the archive was made with.
+    get : callable
+        Returns the result of a run, perhaps without tensors.
+    """
+    return list(claims_of(collect(plan, get)).values())

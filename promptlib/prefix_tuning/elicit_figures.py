@@ -105,38 +105,27 @@ def beside_published(measured: Measured) -> Drawn:
 
 
 def by_init_scale(measured: Measured) -> Drawn:
-    """Draw accuracy against the initial scale, for each arm and swept task, best rate of each."""
+    """Draw accuracy of the published arm against the initial scale, best rate of each."""
     stds = measured.init_stds
     figure, panels = plt.subplots(
-        1, len(SWEPT), figsize=(plotting.WIDTH, 3.9), sharey=True, squeeze=False
+        1, len(SWEPT), figsize=(plotting.WIDTH, 3.4), sharey=True, squeeze=False
     )
-    places = np.arange(len(stds))
+    colour, places = COLOURS[PUBLISHED_ARM], np.arange(len(stds))
     seen = []
     for axes, task in zip(panels.flat, SWEPT, strict=True):
-        for number, (arm, colour) in enumerate(COLOURS.items()):
-            values = np.array([measured.percent(arm, task, std) for std in stds])  # (stds, seeds)
-            shift = 0.12 * (number - 1)
-            axes.plot(places + shift, values, "o", color=colour, markersize=4, alpha=0.6)
-            means = values.mean(axis=1)
-            halves = [claims.t_half_width(row) or 0.0 for row in values]
-            axes.vlines(
-                places + shift,
-                np.clip(means - halves, 0, 100),
-                np.clip(means + halves, 0, 100),
-                color=colour,
-                linewidth=1.4,
-            )
-            axes.plot(places + shift, means, color=colour, label=arm)
-            listed = ", ".join(
-                f"{mean:.1f} at {std:g}" for mean, std in zip(means, stds, strict=True)
-            )
-            seen.append(f"{SHORT[task]}, {arm}: {listed}.")
+        values = np.array([measured.percent(PUBLISHED_ARM, task, std) for std in stds])
+        axes.plot(places, values, "o", color=colour, markersize=4, alpha=0.6)
+        means = values.mean(axis=1)  # over seeds
+        halves = [claims.t_half_width(row) or 0.0 for row in values]
+        low, high = np.clip(means - halves, 0, 100), np.clip(means + halves, 0, 100)
+        axes.vlines(places, low, high, color=colour, linewidth=1.4)
+        axes.plot(places, means, color=colour)
+        listed = ", ".join(f"{mean:.1f} at {std:g}" for mean, std in zip(means, stds, strict=True))
+        seen.append(f"{SHORT[task]}: {listed}.")
         axes.set_xticks(places, [f"{std:g}" for std in stds])
         axes.set(title=IN_WORDS[task], xlabel="initial scale of the prefix", ylim=(-4, 104))
         axes.margins(x=0.12)
     panels[0, 0].set_ylabel("accuracy (% of sequences)")
-    handles, labels = panels[0, 0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside upper center", ncols=len(ARMS))
     alt = (
         "Accuracy in percent after training by initial scale, best learning rate of each, mean "
         "over seeds. " + " ".join(seen)

@@ -24,6 +24,7 @@ from promptlib.prefix_tuning.experiment_results import (
     Metrics,
     best_cell,
     cells_of,
+    differs,
 )
 from promptlib.prefix_tuning.experiment_runs import MIXED, model_of
 
@@ -108,28 +109,6 @@ def collect(plan: ElicitPlan, get: Get) -> Measured:
         trials=base["test_sequences"],
         differs=differs(base["model"], PUBLISHED_MODEL),
     )
-
-
-def differs(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> tuple[str, ...]:
-    """Return how a model differs from the published one, such as ``"width 96, not 256"``.
-
-    Length and parametrisation of the prefixes of a published arm are the published ones; numbers of
-    steps and learning rates are ours at every size.
-
-    Parameters
-    ----------
-    ours, theirs : mappings
-        Configs of the two models, of `promptlib.prefix_tuning.experiment_runs.model_of`.
-    """
-    words = {"n_layer": "layers", "n_head": "heads", "n_embd": "width"}
-    found = [
-        f"{word} {ours[name]}, not {theirs[name]}"
-        for name, word in words.items()
-        if ours[name] != theirs[name]
-    ]
-    if ours["first_layer_norm"] != theirs["first_layer_norm"]:
-        found.append(f"with{'' if ours['first_layer_norm'] else 'out'} the first LayerNorm")
-    return tuple(found)
 
 
 def rates_chosen(chosen: Iterable[Cell], rates: Iterable[float]) -> str:

@@ -9,9 +9,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
-from promptlib import claims
 from promptlib.runs import Result, Run
 
 HERE = "this book"
@@ -143,38 +142,23 @@ def percent(metrics: Iterable[Metrics], task: str) -> list[float]:
     return [100 * entry["accuracy"][task] for entry in metrics]
 
 
-def accuracy_claim(
-    id: str,
-    sentence: str,
-    values: Sequence[float],
-    *,
-    checks: str,
-    refuted_if: tuple[Literal["<", ">"], float],
-    favours: Literal["higher", "lower"] = "higher",
-    published: float | None = None,
-    source: str = HERE,
-    tolerance: float = 0.5,
-) -> claims.Claim:
-    """Return an outcome in percent of sequences, one value for each seed.
+def differs(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> tuple[str, ...]:
+    """Return how a model differs from the published one, such as ``"width 96, not 256"``.
+
+    Length and parametrisation of the prefixes of a published arm are the published ones; numbers of
+    steps and learning rates are ours at every size.
 
     Parameters
     ----------
-    id
-        Without the wing.
-    checks
-        Dotted name below ``promptlib.prefix_tuning``.
-    tolerance
-        Difference from the published value that does not matter, in percent of sequences.
+    ours, theirs : mappings
+        Configs of the two models, of `promptlib.prefix_tuning.experiment_runs.model_of`.
     """
-    return claims.outcome(
-        f"prefix-tuning/{id}",
-        sentence,
-        values=values,
-        source=source,
-        checks=f"promptlib.prefix_tuning.{checks}",
-        unit=UNIT,
-        published=published,
-        tolerance=tolerance,
-        favours=favours,
-        refuted_if=refuted_if,
-    )
+    words = {"n_layer": "layers", "n_head": "heads", "n_embd": "width"}
+    found = [
+        f"{word} {ours[name]}, not {theirs[name]}"
+        for name, word in words.items()
+        if ours[name] != theirs[name]
+    ]
+    if ours["first_layer_norm"] != theirs["first_layer_norm"]:
+        found.append(f"with{'' if ours['first_layer_norm'] else 'out'} the first LayerNorm")
+    return tuple(found)

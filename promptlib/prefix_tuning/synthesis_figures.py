@@ -10,6 +10,7 @@ import numpy as np
 from promptlib import claims, plotting
 from promptlib.plotting import GRID, INK, MUTED, PALETTE
 from promptlib.prefix_tuning.experiment_figures import Drawn
+from promptlib.prefix_tuning.synthesis import DRAWN
 from promptlib.prefix_tuning.synthesis_results import (
     Measured,
     Question,
@@ -89,21 +90,37 @@ def reach(measured: Measured, questions: Sequence[Question]) -> Drawn:
 
 
 def planted(measured: Measured, steps: int) -> Drawn:
-    """Divergence of the best students from the planted prefix, step by step."""
-    figure, axes = plt.subplots(figsize=(plotting.WIDTH, 3.6))
-    for curve, without in zip(measured.planted.curves, measured.planted.without, strict=True):
-        at = (np.arange(len(curve)) + 0.5) * steps / len(curve)
-        axes.plot(at, curve, color=PALETTE["blue"], linewidth=1.6)
-        axes.axhline(without, color=MUTED, linestyle="--", linewidth=1)
-    highest = max(measured.planted.without)
-    axes.annotate(
-        "no prefix", (steps, highest), (0, 4), textcoords="offset points", ha="right", color=MUTED
+    """Divergence of the best students from their teachers, step by step, a panel a teacher."""
+    figure, panels = plt.subplots(
+        1,
+        len(measured.planted),
+        figsize=(plotting.WIDTH, 3.6),
+        sharey=True,
+        squeeze=False,
     )
-    axes.set(yscale="log", xlabel="training step", ylabel="divergence (nats a symbol)")
-    shares = ", ".join(f"{share:.1f} %" for share in closed(measured.planted))
+    told = []
+    for axes, (teacher, found) in zip(panels.flat, measured.planted.items(), strict=True):
+        title = "drawn at random" if teacher == DRAWN else f"trained: {teacher.replace('_', ' ')}"
+        for curve, without in zip(found.curves, found.without, strict=True):
+            at = (np.arange(len(curve)) + 0.5) * steps / len(curve)
+            axes.plot(at, curve, color=PALETTE["blue"], linewidth=1.6)
+            axes.axhline(without, color=MUTED, linestyle="--", linewidth=1)
+        axes.annotate(
+            "no prefix",
+            (steps, max(found.without)),
+            (0, 4),
+            textcoords="offset points",
+            ha="right",
+            color=MUTED,
+        )
+        axes.set(yscale="log", xlabel="training step", title=title)
+        shares = ", ".join(f"{share:.1f} %" for share in closed(found))
+        alike = ", ".join(f"{share:.0f} %" for share in found.agreement)
+        told.append(f"{title}: {shares} of the divergence gone, {alike} answered alike.")
+    panels[0, 0].set_ylabel("divergence (nats a symbol)")
     alt = (
         f"Divergence of students from a planted prefix over {steps} steps, logarithmic, one line a "
-        f"seed, and what it is without a prefix. The students take away {shares} of it."
+        "seed, and what it is without a prefix. " + " ".join(told)
     )
     return figure, alt
 

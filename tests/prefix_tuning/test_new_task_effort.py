@@ -26,6 +26,7 @@ from promptlib.prefix_tuning.experiment_results import Cell, Metrics
 from promptlib.prefix_tuning.gpt import GPT, GPTConfig
 from promptlib.prefix_tuning.new_task_effort import ChapterPlan
 from promptlib.prefix_tuning.new_task_effort_results import Way
+from promptlib.prefix_tuning.new_task_results import Measured
 from promptlib.prefix_tuning.prefix import Prefix
 from promptlib.runs import Result, Run
 from tests.trained_in_memory import TrainedInMemory, silent
@@ -190,6 +191,11 @@ def two_seeds(name: str, length: int, *cells: tuple[float, float]) -> Way:
     return fake_way(name, length, cells, [(share, 1.01 * loss) for share, loss in cells])
 
 
+def sorters(loss: float) -> Measured:
+    """Two sorters with this loss on descending."""
+    return Measured({}, [{"loss": {"sort_descending": loss}}] * 2, [], [], {})
+
+
 @pytest.mark.claim("prefix-tuning/new-task-worse-than-blind")
 def test_one_vector_that_sorts_refutes_that_one_vector_fails(
     tried: tuple[ChapterPlan, TrainedInMemory, list[Way]],
@@ -202,7 +208,7 @@ def test_one_vector_that_sorts_refutes_that_one_vector_fails(
     lucky = [*failed, two_seeds("starts", 1, (0.0, 4.0), (0.3, 0.4))]
     assert results.worse_than_blind(lucky).verdict == "contradicted"
     # The longer ones did not learn: then the code may be to blame.
-    broken = results.longer_than_blind([two_seeds("long", 8, (0.0, 4.0))])
+    broken = results.longer_learns(sorters(12.0), [two_seeds("long", 8, (0.0, 11.0))])
     assert results.worse_than_blind(failed, requires=[broken]).verdict == "uninformative"
     # A model that sorts downwards by itself, in the place of the pretrained one.
     plan, runs, _ways = tried
@@ -224,25 +230,18 @@ def test_one_vector_that_sorts_refutes_that_one_vector_fails(
 
 
 @pytest.mark.claim("prefix-tuning/new-task-worse-than-blind")
-@pytest.mark.claim("prefix-tuning/new-task-longer-than-blind")
 def test_a_wrong_entropy_changes_what_is_worse_than_not_looking() -> None:
-    ways = [two_seeds("one", 1, (0.0, 4.0)), two_seeds("eight", 8, (0.03, 0.7))]
-    results = new_task_effort_results
-    assert results.longer_than_blind(ways).verdict == "supported"
+    ways = [two_seeds("one", 1, (0.0, 4.0))]
 
     def in_bits_and_for_ten() -> float:
         return 10 * blind.blind_sorting_loss() / float(torch.tensor(2.0).log())
 
-    assert results.worse_than_blind(ways, blind=in_bits_and_for_ten).verdict == "contradicted"
-
-    def per_sequence_of_100() -> float:
-        return blind.blind_sorting_loss() / 10
-
-    assert results.longer_than_blind(ways, blind=per_sequence_of_100).verdict == "contradicted"
+    claim = new_task_effort_results.worse_than_blind(ways, blind=in_bits_and_for_ten)
+    assert claim.verdict == "contradicted"
 
 
 @pytest.mark.claim("prefix-tuning/new-task-longer-descending")
-@pytest.mark.claim("prefix-tuning/new-task-longer-than-blind")
+@pytest.mark.claim("prefix-tuning/new-task-longer-learns")
 def test_longer_prefixes_that_sort_or_do_not_learn_refute_what_they_do() -> None:
     results = new_task_effort_results
     short = two_seeds("one", 1, (0.0, 4.0))
@@ -251,9 +250,12 @@ def test_longer_prefixes_that_sort_or_do_not_learn_refute_what_they_do() -> None
     assert "prefix of 8 vectors" in results.longer_descending(seen).sentence
     sorts = [short, two_seeds("eight", 8, (0.9, 0.1))]
     assert results.longer_descending(sorts).verdict == "contradicted"
+    assert results.longer_learns(sorters(12.0), seen).verdict == "supported"
     # A loss measured in sums over the ten outputs.
     summed = [short, two_seeds("eight", 8, (0.03, 7.0))]
-    assert results.longer_than_blind(summed).verdict == "contradicted"
+    assert results.longer_learns(sorters(12.0), summed).verdict == "contradicted"
+    at_limit = [fake_way("eight", 8, [(0.0, 5.9)], [(0.0, 6.1)])]
+    assert results.longer_learns(sorters(12.0), at_limit).verdict == "undecided"
 
 
 def metrics_of(run: Run, share: float, seed: int) -> Result:
@@ -262,7 +264,7 @@ def metrics_of(run: Run, share: float, seed: int) -> Result:
     own = {"accuracy": share, "loss": loss}
     measured: dict[str, Any] = {
         "accuracy": {"sort_ascending": 0.9 if not run.needs else 0.0, "sort_descending": share},
-        "loss": {"sort_ascending": 1.0, "sort_descending": loss},
+        "loss": {"sort_ascending": 1.0, "sort_descending": loss if run.needs else 12.0},
         "curve": [1.0],
     }
     if not run.needs:

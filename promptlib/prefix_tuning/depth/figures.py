@@ -23,8 +23,8 @@ from promptlib.prefix_tuning.new_task_figures import inputs_by_size
 Drawn = tuple[Figure, str]
 
 LAYER_COLOURS = ("blue", "vermilion", "green", "purple")
-WAY_COLOURS = dict(zip(WAYS, ("vermilion", "ochre", "blue", "green", "purple"), strict=True))
-WAY_MARKERS = dict(zip(WAYS, ("o", "s", "D", "^", "v"), strict=True))
+WAY_COLOURS = dict(zip(WAYS, ("vermilion", "blue", "green", "purple"), strict=True))
+WAY_MARKERS = dict(zip(WAYS, ("o", "D", "^", "v"), strict=True))
 BRIGHTEST = 0.4
 """Attention from which on the maps show no difference."""
 
@@ -191,17 +191,23 @@ def rows_reached(reached: Reached, n_tokens: int = 8, width: int = 8) -> Drawn:
 
 def movement_by_layer(measured: Measured) -> Drawn:
     """Movement of relative attention by way, layer and depth: a dot for each seed."""
-    depths = sorted(measured.adapted[WAYS[0]])
+
+    def ways_at(depth: int) -> list[str]:
+        return [way for way in WAYS if depth in measured.adapted[way]]
+
+    depths = sorted({depth for by_depth in measured.adapted.values() for depth in by_depth})
     figure, panels = plt.subplots(
         len(depths),
         1,
         sharex=True,
-        figsize=(plotting.WIDTH, 0.9 + 2.1 * len(depths)),
+        figsize=(plotting.WIDTH, 0.9 + sum(0.35 + 0.42 * len(ways_at(depth)) for depth in depths)),
+        height_ratios=[0.3 + 0.42 * len(ways_at(depth)) for depth in depths],
         squeeze=False,
     )
     told = []
     for axes, depth in zip(panels[:, 0], depths, strict=True):
-        for place, way in enumerate(reversed(WAYS)):
+        ways = ways_at(depth)
+        for place, way in enumerate(reversed(ways)):
             for layer in range(depth):
                 rows = [
                     100 * float(one.moved[layer].mean()) for one in measured.adapted[way][depth]
@@ -209,8 +215,8 @@ def movement_by_layer(measured: Measured) -> Drawn:
                 height = place + 0.16 * ((depth - 1) / 2 - layer)
                 _dots(axes, rows, height, PALETTE[LAYER_COLOURS[layer % len(LAYER_COLOURS)]])
                 told.append(f"{way}, depth {depth}, layer {layer + 1}: {np.mean(rows):.0f} %.")
-        axes.set_yticks(range(len(WAYS)), list(reversed(WAYS)))
-        axes.set_ylim(-0.6, len(WAYS) - 0.4)
+        axes.set_yticks(range(len(ways)), list(reversed(ways)))
+        axes.set_ylim(-0.6, len(ways) - 0.4)
         axes.set_title(f"{depth} layer{'s' if depth > 1 else ''}", loc="left")
         axes.grid(axis="y", visible=False)
     last = panels[-1, 0]

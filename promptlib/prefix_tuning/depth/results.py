@@ -17,15 +17,13 @@ from promptlib import claims
 from promptlib.prefix_tuning.depth import movement
 from promptlib.prefix_tuning.depth.movement import Effect
 from promptlib.prefix_tuning.depth.plan import DepthPlan
-from promptlib.prefix_tuning.experiment_results import cells_of, lowest_loss_cell
+from promptlib.prefix_tuning.experiment_results import HERE, UNIT, cells_of, lowest_loss_cell
 from promptlib.prefix_tuning.experiment_training import load_lora, load_model, load_prefix
 from promptlib.prefix_tuning.gpt import GPT
 from promptlib.prefix_tuning.prefix import Prefix
 from promptlib.prefix_tuning.trained_attention import in_float64
 from promptlib.runs import Result, Run
 
-HERE = "this book"
-PAPER = "Petrov et al. 2024, prefixes beyond one layer"
 LIBRARY = "promptlib.prefix_tuning.depth"
 
 OLD, NEW = "sort_ascending", "sort_descending"
@@ -70,10 +68,13 @@ class Measured:
     adapted : mapping of mapping of sequence of Adapted
     bases : mapping of mapping of sequence of mapping
         Accuracy and loss of the base models ``"ascending"`` and ``"either"``.
+    trials : int
+        Test sequences behind each accuracy.
     """
 
     adapted: Mapping[str, Mapping[int, Sequence[Adapted]]]
     bases: Mapping[str, Mapping[int, Sequence[Mapping[str, Any]]]]
+    trials: int
 
     def with_prefix(self) -> list[Adapted]:
         """Every adapted model that has a prefix."""
@@ -101,7 +102,7 @@ def collect(plan: DepthPlan, get: Get, tokens: Tensor) -> Measured:
         name: {depth: [get(run).metrics for run in runs] for depth, runs in runs_by_depth.items()}
         for name, runs_by_depth in (("ascending", plan.ascending), ("either", plan.either))
     }
-    return Measured(adapted, bases)
+    return Measured(adapted, bases, trials=next(iter(plan)).config["test_sequences"])
 
 
 def _best(runs: Sequence[Run], get: Get, tokens: Tensor) -> Adapted:
@@ -185,10 +186,28 @@ def prefix_moves_deeper(measured: Measured) -> claims.Claim:
         "A prefix trained for the new task moves more than a tenth of the relative attention of "
         "the layers above the first, in the deepest models trained here.",
         values=[deeper_movement(one) for one in seeds],
+        limit=10.0,
+        side="above",
         unit="% of the attention, mean over rows",
-        source=PAPER,
+        source=HERE,
         checks=f"{LIBRARY}.movement.movement",
-        refuted_if=("<", 10.0),
+    )
+
+
+def weights_learn(measured: Measured) -> claims.Claim:
+    """The steps are enough to learn the new task."""
+    seeds = measured.adapted["fine-tuning"][deepest(measured)]
+    return claims.outcome(
+        "prefix-tuning/depth-weights-learn",
+        "Control: with as many steps, fine-tuning teaches the deepest sorter to sort more than half "
+        "of the sequences the other way.",
+        values=accuracies(seeds),
+        limit=50.0,
+        side="above",
+        unit=UNIT,
+        source=HERE,
+        checks="promptlib.prefix_tuning.experiment_training.fine_tune",
+        trials=measured.trials,
     )
 
 
@@ -197,15 +216,16 @@ def moving_is_not_learning(measured: Measured) -> claims.Claim:
     seeds = measured.adapted["prefix"][deepest(measured)]
     return claims.outcome(
         "prefix-tuning/depth-prefix-does-not-learn",
-        "The best prefix of the sweep, as many parameters as LoRA on the attention and as many "
-        "steps, leaves the deepest sorter wrong on most of the sequences that it is to sort the "
-        "other way; those it sorts.",
+        "The best prefix of the sweep, with as many parameters as LoRA on the attention and as many "
+        "steps, sorts less than a quarter of the sequences the other way, in the deepest sorter.",
         values=accuracies(seeds),
-        unit="% of sequences",
+        limit=25.0,
+        side="below",
+        unit=UNIT,
         source=HERE,
         checks=f"{LIBRARY}.results.accuracies",
-        favours="lower",
-        refuted_if=(">", 25.0),
+        trials=measured.trials,
+        requires=[weights_learn(measured), elicits(measured)],
     )
 
 
@@ -218,12 +238,15 @@ def lora_beats_prefix(measured: Measured) -> claims.Claim:
     return claims.outcome(
         "prefix-tuning/depth-lora-beats-prefix",
         "With equal parameters and steps, LoRA on the attention sorts more sequences the other way "
-        "than the prefix, in the deepest models; the difference.",
+        "than the prefix, by over ten points, in the deepest models; the difference.",
         values=[a - b for a, b in (accuracies(pair) for pair in pairs)],
-        unit="% of sequences",
+        limit=10.0,
+        side="above",
+        unit=UNIT,
         source=HERE,
         checks="promptlib.prefix_tuning.experiment_training.tune_lora",
-        refuted_if=("<", 10.0),
+        resolution=100 / measured.trials,
+        requires=[elicits(measured)],
     )
 
 
@@ -233,12 +256,14 @@ def elicits(measured: Measured) -> claims.Claim:
     return claims.outcome(
         "prefix-tuning/depth-elicits",
         "Control: of a model that has learned both directions, the same prefix with the same steps "
-        "makes one that sorts downwards.",
+        "makes one that sorts more than three quarters of the sequences downwards.",
         values=accuracies(seeds),
-        unit="% of sequences",
+        limit=75.0,
+        side="above",
+        unit=UNIT,
         source=HERE,
         checks="promptlib.prefix_tuning.experiment_training.pretrain",
-        refuted_if=("<", 75.0),
+        trials=measured.trials,
     )
 
 
@@ -249,13 +274,15 @@ def bias_path(measured: Measured, tokens: Tensor) -> claims.Claim:
     return claims.outcome(
         "prefix-tuning/depth-bias-path",
         "The bias alone, with nothing faded, brings the relative attention of the deeper layers "
-        "nearer to where the whole prefix of the new task brings it than the fading alone; by how "
-        "much less of the way is left.",
+        "nearer to where the whole prefix of the new task brings it than the fading alone, by more "
+        "than 5 % of the way; by how much less of it is left.",
         values=[rest["fade"] - rest["bias"] for rest in left],
+        limit=5.0,
+        side="above",
         unit="% of the prefix's movement",
         source=HERE,
         checks=f"{LIBRARY}.movement.from_whole",
-        refuted_if=("<", 5.0),
+        requires=[prefix_moves_deeper(measured)],
     )
 
 

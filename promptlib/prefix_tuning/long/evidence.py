@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from promptlib.prefix_tuning.evaluation import sequence_accuracy
-from promptlib.prefix_tuning.experiment_results import cells_of, lowest_loss_cell
+from promptlib.prefix_tuning.experiment_results import best_cell, cells_of, lowest_loss_cell
 from promptlib.prefix_tuning.experiment_training import (
     generator_for,
     load_model,
@@ -28,7 +28,7 @@ from promptlib.prefix_tuning.experiment_training import (
 )
 from promptlib.prefix_tuning.gpt import GPT, Block
 from promptlib.prefix_tuning.long import spread
-from promptlib.prefix_tuning.long.plan import LongPlan
+from promptlib.prefix_tuning.long.plan import KNOWN, LongPlan
 from promptlib.prefix_tuning.prefix import Prefix
 from promptlib.prefix_tuning.tasks import (
     SEQUENCE_LENGTH,
@@ -136,15 +136,21 @@ class Measured:
     ----------
     tuned : mapping of mapping of sequence of Tuned
         By question and length, one for each seed.
-    combined : mapping of sequence of Combined
-        By question, one for each seed.
+    combined : sequence of Combined
+        For the known task, one for each seed.
     bases : mapping of sequence of float
         Accuracy without a prefix, in [0, 1].
+    control : sequence of float
+        Accuracy at the new task of the best fine-tuned model of each seed, in [0, 1].
+    trials : int
+        Test sequences behind each accuracy.
     """
 
     tuned: Mapping[str, Mapping[int, Sequence[Tuned]]]
-    combined: Mapping[str, Sequence[Combined]]
+    combined: Sequence[Combined]
     bases: Mapping[str, Sequence[float]]
+    control: Sequence[float]
+    trials: int
 
     def best(self, question: str, length: int) -> list[float]:
         """Accuracy of each seed in percent."""
@@ -165,19 +171,17 @@ def collect(plan: LongPlan, get: Get, tokens: Tensor, sequences: int) -> Measure
         question: {length: [_best(run, get, tokens) for run in runs] for length, runs in by.items()}
         for question, by in plan.sweeps.items()
     }
-    combined = {}
-    for question, runs in plan.short.items():
-        count = len(runs[0].config["cells"])
-        length = max(one for one in tuned[question] if one <= count)
-        combined[question] = [
-            _combine(run, get, sequences, tuned[question][length][seed].accuracy)
-            for seed, run in enumerate(runs)
-        ]
+    length = max(one for one in tuned[KNOWN] if one <= len(plan.short[0].config["cells"]))
+    combined = [
+        _combine(run, get, sequences, tuned[KNOWN][length][seed].accuracy)
+        for seed, run in enumerate(plan.short)
+    ]
     bases = {
         question: [get(run).metrics["accuracy"][TASK] for run in runs]
         for question, runs in plan.bases.items()
     }
-    return Measured(tuned, combined, bases)
+    control = [best_cell(cells_of(runs, get), TASK).percent(TASK) / 100 for runs in plan.control]
+    return Measured(tuned, combined, bases, control, plan.short[0].config["test_sequences"])
 
 
 def _best(run: Run, get: Get, tokens: Tensor) -> Tuned:

@@ -172,7 +172,7 @@ def combinations(measured: Measured) -> Drawn:
     told = []
     before = 100 * float(np.mean(measured.bases[KNOWN]))
     for place, name in enumerate(reversed(names)):
-        values = [100 * getattr(one, name) for one in measured.combined[KNOWN]]
+        values = [100 * getattr(one, name) for one in measured.combined]
         axes.plot(values, [place] * len(values), "o", color=PALETTE["blue"], markersize=7)
         told.append(f"{names[name]}: {np.mean(values):.1f} %.")
     axes.axvline(before, color=MUTED, linestyle="--", linewidth=1.2)

@@ -9,13 +9,11 @@ from __future__ import annotations
 import statistics
 
 from promptlib import claims
+from promptlib.prefix_tuning.experiment_results import HERE, UNIT
 from promptlib.prefix_tuning.long.evidence import Measured
-from promptlib.prefix_tuning.long.plan import QUESTIONS
+from promptlib.prefix_tuning.long.plan import KNOWN, NEW
 
-HERE = "this book"
-PAPER = "Petrov et al. 2024, attention within long prefixes"
 LIBRARY = "promptlib.prefix_tuning.long"
-NEW, KNOWN = QUESTIONS
 
 
 def longest(measured: Measured) -> int:
@@ -32,11 +30,11 @@ def far_from_uniform(measured: Measured) -> claims.Claim:
         "uniform: a row that writes the answer attends on average to fewer than half of the "
         "vectors, in effective number.",
         values=[100 * float(one.use.number.mean()) / length for one in measured.tuned[NEW][length]],
+        limit=50.0,
+        side="below",
         unit="% of the length",
-        source=PAPER,
+        source=HERE,
         checks=f"{LIBRARY}.spread.effective_number",
-        favours="lower",
-        refuted_if=(">", 50.0),
     )
 
 
@@ -51,47 +49,62 @@ def few_directions(measured: Measured) -> claims.Claim:
             statistics.fmean(float(one.use.rank.mean()) for one in pair)
             for pair in zip(measured.tuned[NEW][length], measured.tuned[KNOWN][length], strict=True)
         ],
+        limit=4.0,
+        side="below",
         unit="directions",
         source=HERE,
         checks=f"{LIBRARY}.spread.effective_rank",
-        favours="lower",
-        refuted_if=(">", 4.0),
     )
 
 
-def length_does_not_elicit(measured: Measured) -> claims.Claim:
-    """For a task that the model knows, more vectors gain nothing."""
-    length = longest(measured)
-    one, many = measured.best(KNOWN, 1), measured.best(KNOWN, length)
+def one_vector_elicits(measured: Measured) -> claims.Claim:
+    """One vector is enough for a task that the model knows."""
     return claims.outcome(
         "prefix-tuning/long-known-task",
-        f"For a task that the model knows, {length} vectors gain less than two percentage points "
-        "over a single one; the difference.",
-        values=[b - a for a, b in zip(one, many, strict=True)],
-        unit="% of sequences",
+        "A single vector makes the model that knows both directions sort more than three quarters "
+        "of the sequences downwards: to choose one of two known tasks needs no length.",
+        values=measured.best(KNOWN, 1),
+        limit=75.0,
+        side="above",
+        unit=UNIT,
         source=HERE,
         checks=f"{LIBRARY}.evidence.collect",
-        favours="lower",
-        refuted_if=(">", 2.0),
+        trials=measured.trials,
+    )
+
+
+def weights_learn(measured: Measured) -> claims.Claim:
+    """The steps are enough to learn the new task."""
+    return claims.outcome(
+        "prefix-tuning/long-weights-learn",
+        "Control: with as many steps, fine-tuning teaches the same models the new task on more than "
+        "one sequence in twenty.",
+        values=[100 * accuracy for accuracy in measured.control],
+        limit=5.0,
+        side="above",
+        unit=UNIT,
+        source=HERE,
+        checks="promptlib.prefix_tuning.experiment_training.fine_tune",
+        trials=measured.trials,
     )
 
 
 def length_does_not_teach(measured: Measured) -> claims.Claim:
     """For a new task, more vectors do not make the answers right."""
-    length = longest(measured)
+    seeds = zip(*measured.tuned[NEW].values(), strict=True)
+    best = [min(lengths, key=lambda one: one.validation_loss) for lengths in seeds]
     return claims.outcome(
         "prefix-tuning/long-new-task",
-        f"For a new task, none of the lengths tried, up to {length}, makes more than one in twenty "
-        "sequences right; the best length of each seed.",
-        values=[
-            100 * min(lengths, key=lambda one: one.validation_loss).accuracy
-            for lengths in zip(*measured.tuned[NEW].values(), strict=True)
-        ],
-        unit="% of sequences",
+        f"For a new task, the best of all lengths tried, up to {longest(measured)}, makes fewer "
+        "than one in twenty sequences right.",
+        values=[100 * one.accuracy for one in best],
+        limit=5.0,
+        side="below",
+        unit=UNIT,
         source=HERE,
         checks=f"{LIBRARY}.evidence.collect",
-        favours="lower",
-        refuted_if=(">", 5.0),
+        trials=measured.trials,
+        requires=[weights_learn(measured)],
     )
 
 
@@ -104,10 +117,11 @@ def length_lowers_the_loss(measured: Measured) -> claims.Claim:
         f"For the new task {length} vectors have a lower loss than one, by at least 0.2 nats a "
         "symbol; the difference.",
         values=[one.loss - many.loss for one, many in pairs],
+        limit=0.2,
+        side="above",
         unit="nats a symbol",
         source=HERE,
         checks=f"{LIBRARY}.evidence.collect",
-        refuted_if=("<", 0.2),
     )
 
 
@@ -115,15 +129,17 @@ def joining_does_not_add_up(measured: Measured) -> claims.Claim:
     """Short prefixes that each work are worse when put one after another."""
     return claims.outcome(
         "prefix-tuning/long-joined-short-ones",
-        "Short prefixes that each ask for a known task do so less well, on average, when they are "
-        "put one after another without further training (at least one percentage point); the "
-        "difference from their mean.",
-        values=[100 * (one.concatenated - one.single) for one in measured.combined[KNOWN]],
-        unit="% of sequences",
+        "Short prefixes that each ask for a known task do so less well, by at least one percentage "
+        "point, when they are put one after another without further training; the difference from "
+        "their mean.",
+        values=[100 * (one.concatenated - one.single) for one in measured.combined],
+        limit=-1.0,
+        side="below",
+        unit=UNIT,
         source=HERE,
         checks=f"{LIBRARY}.evidence.joined",
-        favours="lower",
-        refuted_if=(">", -1.0),
+        resolution=100 / measured.trials,
+        requires=[one_vector_elicits(measured)],
     )
 
 
@@ -133,10 +149,12 @@ def long_against_short(measured: Measured) -> claims.Claim:
         "prefix-tuning/long-against-ensemble",
         "For a known task, one longer prefix gains less than two percentage points over the mean "
         "prediction of as many single vectors that were trained apart; the difference.",
-        values=[100 * (one.trained - one.ensemble) for one in measured.combined[KNOWN]],
-        unit="% of sequences",
+        values=[100 * (one.trained - one.ensemble) for one in measured.combined],
+        limit=2.0,
+        side="below",
+        unit=UNIT,
         source=HERE,
         checks=f"{LIBRARY}.evidence.collect",
-        favours="lower",
-        refuted_if=(">", 2.0),
+        resolution=100 / measured.trials,
+        requires=[one_vector_elicits(measured)],
     )
