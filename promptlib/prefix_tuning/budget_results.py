@@ -38,7 +38,7 @@ from promptlib.prefix_tuning.experiment_results import (
 )
 from promptlib.prefix_tuning.experiment_runs import model_of
 from promptlib.prefix_tuning.experiment_training import load_lora, load_model, load_prefix
-from promptlib.prefix_tuning.gpt import GPT
+from promptlib.prefix_tuning.gpt import GPT, GPTConfig
 from promptlib.prefix_tuning.lora_budget import ATTENTION, MODULES, TASK, BudgetPlan
 from promptlib.prefix_tuning.prefix import Prefix
 from promptlib.prefix_tuning.trained_attention import in_float64
@@ -206,7 +206,7 @@ def collect(plan: BudgetPlan, get: Get) -> Measured:
         counted = seeds[0][0].metrics.get("parameters", parameters)
         return Way(family, what, size, counted, seeds)
 
-    weights = sum(tensor.numel() for tensor in get(plan.finetuned[0][0]).tensors.values())
+    weights = sum(parameter.numel() for parameter in GPT(GPTConfig(**model)).parameters())
     return Measured(
         pretrained=[get(run).metrics for run in plan.pretrained],
         ways=[
@@ -325,8 +325,8 @@ def ceiling_accuracy(measured: Measured) -> claims.Claim:
     return _accuracy_claim(
         measured,
         "ceiling",
-        "Control: in the same number of steps, fine-tuning all weights does the double histogram on "
-        "more than half of the sequences.",
+        "Control: in the same number of steps, fine-tuning all weights does the double histogram "
+        "on more than half of the sequences.",
         measured.ceiling,
         50.0,
         "above",
@@ -409,6 +409,7 @@ def prefix_worse_than_blind(measured: Measured, blind: float) -> claims.Claim:
         lowest,
         [blind] * len(lowest),
         "budget_blind.blind_histogram_loss",
+        [ceiling_accuracy(measured)],
     )
 
 
@@ -467,8 +468,8 @@ def prefix_moves_more(measured: Measured, inside: Mapping[str, Sequence[Inside]]
     return claims.outcome(
         "prefix-tuning/prefix-or-lora-prefix-moves-more",
         "Above the first layer the best shared prefix of the published budget moves more relative "
-        "attention than LoRA of rank 1 on MLPs and output projections does; the difference is above "
-        "zero.",
+        "attention than LoRA of rank 1 on MLPs and output projections does; the difference is "
+        "above zero.",
         values=[prefix.above_first() - lora.above_first() for prefix, lora in pairs],
         limit=0.0,
         side="above",
@@ -484,6 +485,7 @@ def _loss_claim(
     higher: Sequence[float],
     lower: Sequence[float],
     checks: str,
+    requires: Sequence[claims.Claim] = (),
 ) -> claims.Claim:
     return claims.outcome(
         f"prefix-tuning/prefix-or-lora-{name}",
@@ -494,6 +496,7 @@ def _loss_claim(
         unit=LOSS_UNIT,
         source=HERE,
         checks=f"promptlib.prefix_tuning.{checks}",
+        requires=requires,
         note=AFTER_LOOKING,
     )
 

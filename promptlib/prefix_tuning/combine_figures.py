@@ -110,7 +110,9 @@ def learning_curves(measured: Measured) -> Drawn:
         for task in GROUPS[title]:
             cells = measured.prefixes[task]
             steps = cells[0].run.config["steps"]
-            curves = np.array([cell.metrics["curve"] for cell in cells]) / measured.standing_loss[task]
+            curves = (
+                np.array([cell.metrics["curve"] for cell in cells]) / measured.standing_loss[task]
+            )
             at = (np.arange(curves.shape[1]) + 0.5) * steps / curves.shape[1]
             colour = PALETTE[COLOURS[task]]
             axes.plot(at, np.exp(np.log(curves).mean(axis=0)), color=colour)

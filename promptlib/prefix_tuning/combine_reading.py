@@ -77,8 +77,8 @@ def own_digit(evidence: Evidence) -> claims.Claim:
     after = [known[1:].amax(dim=0) for known in evidence.known]
     return claims.outcome(
         "prefix-tuning/combining-own-digit",
-        "In the pretrained model output $i$ carries input digit $i$: probes read it on more than 25 "
-        "% of the sequences more than they read any other input digit on average.",
+        "In the pretrained model output $i$ carries input digit $i$: probes read it on more than "
+        "25 % of the sequences more than they read any other input digit on average.",
         values=[100 * float(one[diagonal].mean() - one[~diagonal].mean()) for one in after],
         limit=25.0,
         side="above",

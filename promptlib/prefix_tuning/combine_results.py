@@ -132,8 +132,8 @@ def mixture_learned(measured: Measured) -> claims.Claim:
     """Control: the pretrained model answers with one of the tasks."""
     return claims.outcome(
         "prefix-tuning/combining-mixture-learned",
-        "Control: pretrained on the mixture, the model does one of the four tasks on more than half "
-        "of the inputs: the sum of the four accuracies is above 50 %.",
+        "Control: pretrained on the mixture, the model does one of the four tasks on more than "
+        "half of the inputs: the sum of the four accuracies is above 50 %.",
         values=[
             sum(100 * metrics["accuracy"][task] for task in MIXED)
             for metrics in measured.pretrained
@@ -176,8 +176,8 @@ def pretrained_composition(measured: Measured) -> claims.Claim:
     """The composition is new."""
     return claims.outcome(
         "prefix-tuning/combining-pretrained-composition",
-        "Pretrained on the mixture, the model by itself sorts upwards and adds one on less than 1 % "
-        "of the sequences.",
+        "Pretrained on the mixture, the model by itself sorts upwards and adds one on less than "
+        "1 % of the sequences.",
         values=percent(measured.pretrained, PUBLISHED_COMPOSITION),
         limit=1.0,
         side="below",
@@ -295,8 +295,8 @@ def moving_fails(measured: Measured) -> claims.Claim:
     best = zip(*(accuracies(measured.prefixes, task) for task in MOVING), strict=True)
     return claims.outcome(
         "prefix-tuning/combining-moving-fails",
-        "With a free prefix the model reverses its input, or rotates it by one, on less than 1 % of "
-        "the sequences; the better of the two.",
+        "With a free prefix the model reverses its input, or rotates it by one, on less than 1 % "
+        "of the sequences; the better of the two.",
         values=[max(pair) for pair in best],
         limit=1.0,
         side="below",
@@ -313,8 +313,8 @@ def finetuning_moves(measured: Measured) -> claims.Claim:
     worst = zip(*(accuracies(measured.finetuned, task) for task in MOVING), strict=True)
     return claims.outcome(
         "prefix-tuning/combining-fine-tuning-moves",
-        "Control: with as many steps, fine-tuning the same model learns to reverse and to rotate on "
-        "more than half of the sequences; the worse of the two.",
+        "Control: with as many steps, fine-tuning the same model learns to reverse and to rotate "
+        "on more than half of the sequences; the worse of the two.",
         values=[min(pair) for pair in worst],
         limit=50.0,
         side="above",

@@ -40,7 +40,7 @@ A shared vector passes through the model's first LayerNorm if there is one, a fr
 """
 
 PUBLISHED_ARM = next(iter(ARMS))
-"""Its prefixes are measured on the other tasks of the mixture too, and start at larger scales too."""
+"""Its prefixes are measured on the other tasks of the mixture, and start at larger scales, too."""
 
 SMALL_INIT_STD = 0.1
 """Of the untrained prefixes of all tasks."""
@@ -59,8 +59,8 @@ class ElicitPlan:
         By `NORMS`; one for each seed.
     prefixes : mapping of mapping of tuple of Run
         By `ARMS` and task, one for each seed. Each run has a cell for each learning rate at
-        `SMALL_INIT_STD`, and in the published arm, on the tasks of `SWEPT`, for each further initial
-        scale too.
+        `SMALL_INIT_STD`, and in the published arm, on the tasks of `SWEPT`, for each further
+        initial scale too.
     """
 
     pretrained: Mapping[str, tuple[Run, ...]]
@@ -166,9 +166,7 @@ def plan(
     return ElicitPlan(
         pretrained=pretrained,
         prefixes={
-            arm: {
-                task: tuple(tune(base, task, arm) for base in pretrained[norm]) for task in MIXED
-            }
+            arm: {task: tuple(tune(base, task, arm) for base in pretrained[norm]) for task in MIXED}
             for arm, (norm, _) in ARMS.items()
         },
     )

@@ -11,11 +11,17 @@ import math
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from promptlib import claims
 from promptlib.prefix_tuning import published
-from promptlib.prefix_tuning.elicit import N_HEAD, PUBLISHED_ARM, PUBLISHED_WIDTH, SMALL_INIT_STD, SWEPT, ElicitPlan
+from promptlib.prefix_tuning.elicit import (
+    N_HEAD,
+    PUBLISHED_ARM,
+    PUBLISHED_WIDTH,
+    SMALL_INIT_STD,
+    SWEPT,
+    ElicitPlan,
+)
 from promptlib.prefix_tuning.experiment_results import (
     HERE,
     UNIT,

@@ -124,9 +124,7 @@ def beside_published(rows: Sequence[tuple[str, float | None, Sequence[float]]]) 
         axes.plot(ours, [place + 0.16] * len(ours), "o", color=PALETTE["blue"], alpha=0.7)
         mean, ends = float(np.mean(ours)), claims.interval(ours)
         if ends is not None:
-            axes.hlines(
-                place + 0.16, max(ends[0], 0.0), min(ends[1], 100.0), color=PALETTE["blue"]
-            )
+            axes.hlines(place + 0.16, max(ends[0], 0.0), min(ends[1], 100.0), color=PALETTE["blue"])
         seen.append(f"{label}: {said}, {mean:.2f} % here")
     axes.set_yticks(range(len(rows)), [label for label, _, _ in rows])
     axes.set(ylim=(len(rows) - 0.5, -0.5), xlim=(-3, 103), xlabel="accuracy (% of sequences)")

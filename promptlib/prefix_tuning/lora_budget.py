@@ -36,7 +36,7 @@ LORA_INIT_STD = 0.02
 """Of the factor that does not start at zero."""
 
 Sweep = tuple[Run, ...]
-"""Runs of one way to adapt and one seed: one for each learning rate, or one with a cell for each."""
+"""Runs of one way to adapt and one seed: one a learning rate, or one with a cell for each."""
 
 
 @dataclass(frozen=True)

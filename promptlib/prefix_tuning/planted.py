@@ -191,9 +191,7 @@ def _teacher(config: Mapping[str, Any], trained: Sequence[Result]) -> Prefix:
     return load_prefix(config, trained[place], index)
 
 
-def _log_probabilities(
-    model: GPT, tokens: Tensor, prefix: Prefix | PrefixBatch | None
-) -> Tensor:
+def _log_probabilities(model: GPT, tokens: Tensor, prefix: Prefix | PrefixBatch | None) -> Tensor:
     """Of the ten outputs: ``(B, 19) -> ([C,] B, 10, V)``."""
     return F.log_softmax(model(tokens, prefix, last=SEQUENCE_LENGTH), dim=-1)
 

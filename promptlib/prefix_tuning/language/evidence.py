@@ -197,8 +197,15 @@ def one_vector_says_likely_strings(measured: Measured) -> claims.Claim:
     )
 
 
-def one_vector_cannot_say_anything(measured: Measured) -> claims.Claim:
-    """A trained model does not obey one vector as the construction does."""
+def one_vector_cannot_say_anything(measured: Measured, control: claims.Claim) -> claims.Claim:
+    """A trained model does not obey one vector as the construction does.
+
+    Parameters
+    ----------
+    measured : Measured
+    control : Claim
+        `one_vector_says_likely_strings`.
+    """
     long = _long_enough(measured)
     return _outcome(
         "one-vector-cannot-say-anything",
@@ -209,12 +216,12 @@ def one_vector_cannot_say_anything(measured: Measured) -> claims.Claim:
         "% of strings",
         ("below", 10.0),
         trials=int(long.sum()) * measured.steps.shape[-1],
-        requires=[one_vector_says_likely_strings(measured)],
+        requires=[control],
     )
 
 
-def tokens_miss_forced_strings(measured: Measured) -> claims.Claim:
-    """What one vector is made to say, tokens mostly do not say."""
+def tokens_miss_forced_strings(measured: Measured, control: claims.Claim) -> claims.Claim:
+    """What one vector is made to say, tokens mostly do not; `control` is `one_vector_counts`."""
     found = []
     for (one, _), forced in zip(measured.completions, measured.forced, strict=True):
         parts = [
@@ -233,7 +240,7 @@ def tokens_miss_forced_strings(measured: Measured) -> claims.Claim:
         "% of forced strings",
         ("below", 50.0),
         resolution=100 / min((len(said) for said in found), default=1),
-        requires=[one_vector_says_likely_strings(measured)],
+        requires=[control],
     )
 
 
@@ -314,7 +321,7 @@ def far_from_tokens(places: Sequence[Places], control: claims.Claim) -> claims.C
     places : sequence of Places
         Of each seed that has any.
     control : Claim
-        `one_vector_says_likely_strings`.
+        `one_vector_counts`: one vector is made to say strings at all.
     """
     return _outcome(
         "virtual-tokens-are-far",

@@ -120,7 +120,7 @@ def distance_is_the_step(found: Sequence[Steps], control: claims.Claim) -> claim
     found : sequence of Steps
         Of each seed that has any.
     control : Claim
-        `promptlib.prefix_tuning.language.evidence.one_vector_says_likely_strings`.
+        `promptlib.prefix_tuning.language.evidence.one_vector_counts`.
     """
     low, high = TENFOLD
     ratios = [

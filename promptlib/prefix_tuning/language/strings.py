@@ -13,8 +13,9 @@ shuffled
 random
     every symbol drawn evenly from the alphabet.
 
-Pieces of held-out text, shuffled or not, are drawn from one of two disjoint `PARTS`, by a fixed hash
-of the piece: settings are chosen on strings of the first, results are read on strings of the second.
+Pieces of held-out text, shuffled or not, are drawn from one of two disjoint `PARTS`, by a fixed
+hash of the piece: settings are chosen on strings of the first, results are read on strings of the
+second.
 
 The probability of a string is known for ``model`` and ``random``. `surprisals` returns its negative
 logarithm, which the counting of `promptlib.prefix_tuning.language.counting` needs.

@@ -225,9 +225,7 @@ def advantage(metrics: Mapping[str, Any]) -> float:
 
 def reached(metrics: Mapping[str, Any], aim: str, crowd: int) -> float:
     """Mean cosine to the targets after training, for one aim and crowd of a run."""
-    (cell,) = (
-        cell for cell in metrics["cells"] if cell["aim"] == aim and cell["crowd"] == crowd
-    )
+    (cell,) = (cell for cell in metrics["cells"] if cell["aim"] == aim and cell["crowd"] == crowd)
     after: list[float] = cell["after"]
     return sum(after) / crowd
 
