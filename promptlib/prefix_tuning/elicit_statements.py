@@ -195,7 +195,7 @@ def limit_not_needed(
         The best free prefix of each task, in the model with first LayerNorm.
     tokens : Tensor of int64, shape (B, T)
     requires : sequence of Claim
-        That free prefixes elicit more at all: else there is nothing for which it is not needed.
+        That free prefixes elicit their tasks: else there is nothing for which it is not needed.
     """
     values = [
         sum(share_above_limit(pair, tokens) for pair in pairs.values()) / len(pairs)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -121,46 +121,6 @@ def planted(measured: Measured, steps: int) -> Drawn:
     alt = (
         f"Divergence of students from a planted prefix over {steps} steps, logarithmic, one line a "
         "seed, and what it is without a prefix. " + " ".join(told)
-    )
-    return figure, alt
-
-
-def regrets(lost: Mapping[tuple[float, float], float]) -> Drawn:
-    """What one setting for all tasks loses against the best of each."""
-    if not lost:
-        raise ValueError("no pair of learning rate and initial scale was tried on every question")
-    rates = sorted({rate for rate, _ in lost}, reverse=True)
-    stds = sorted({std for _, std in lost})
-    values = np.full((len(rates), len(stds)), np.nan)
-    for (rate, std), value in lost.items():
-        values[rates.index(rate), stds.index(std)] = value
-    figure, axes = plt.subplots(figsize=(plotting.WIDTH, 1.6 + 0.5 * len(rates)))
-    mesh = axes.pcolormesh(values, cmap="cividis_r", vmin=0, vmax=100)
-    for row in range(len(rates)):
-        for column in range(len(stds)):
-            if np.isfinite(values[row, column]):
-                axes.text(
-                    column + 0.5,
-                    row + 0.5,
-                    f"{values[row, column]:.1f}",
-                    ha="center",
-                    va="center",
-                    color="#ffffff" if values[row, column] > 50 else "#000000",
-                )
-    axes.set_xticks(np.arange(len(stds)) + 0.5, [f"{std:g}" for std in stds])
-    axes.set_yticks(np.arange(len(rates)) + 0.5, [f"{rate:g}" for rate in rates])
-    axes.set(xlabel="init scale", ylabel="learning rate", ylim=(len(rates), 0))
-    axes.grid(False)
-    axes.spines[:].set_visible(False)
-    axes.tick_params(length=0)
-    bar = figure.colorbar(mesh, ax=axes, label="points lost")
-    bar.outline.set_visible(False)
-    best = min(lost, key=lambda pair: lost[pair])
-    worst = max(lost, key=lambda pair: lost[pair])
-    alt = (
-        "What one learning rate and initial scale for all tasks loses against the best setting of "
-        f"each, in points. Least: {lost[best]:.1f} at rate {best[0]:g} and scale {best[1]:g}; "
-        f"most: {lost[worst]:.1f} at rate {worst[0]:g} and scale {worst[1]:g}."
     )
     return figure, alt
 

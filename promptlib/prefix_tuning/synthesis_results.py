@@ -272,43 +272,6 @@ def closed(planted: Planted) -> list[float]:
     return [100 * (1 - best / without) for without, best in pairs]
 
 
-def regret(measured: Measured, experiments: Sequence[str]) -> dict[tuple[float, float], float]:
-    """What one and the same learning rate and initial scale loses against the best setting.
-
-    Parameters
-    ----------
-    experiments : sequence of str
-        Chapters whose sweeps share their rates.
-
-    Returns
-    -------
-    mapping of float
-        By rate and initial scale, in points: the mean over questions that some prefix does
-        (`done`) and for which several scales were tried, and over seeds, of the accuracy of the
-        best trial of the question minus that of the best trial with the pair. Pairs that were not
-        tried on every such question are left out.
-    """
-    questions = [
-        one
-        for one in done(measured)
-        if one.experiment in experiments and len({t.init_std for t in measured.of(one)}) > 1
-    ]
-    found: dict[tuple[float, float], list[float]] = {}
-    for question in questions:
-        trials = measured.of(question)
-        best = best_by_seed(trials)
-        pairs = {(t.learning_rate, t.init_std) for t in trials if t.init_std is not None}
-        for pair in pairs:
-            with_pair = best_by_seed(t for t in trials if (t.learning_rate, t.init_std) == pair)
-            lost = float(np.mean([best[seed] - value for seed, value in with_pair.items()]))
-            found.setdefault(pair, []).append(lost)
-    return {
-        pair: float(np.mean(lost))
-        for pair, lost in sorted(found.items())
-        if len(lost) == len(questions)
-    }
-
-
 @dataclass(frozen=True)
 class Distance:
     """How far the best prefix and the best fine-tuned model of a question lie from their starts.

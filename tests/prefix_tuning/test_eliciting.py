@@ -52,12 +52,16 @@ def tiny() -> tuple[ElicitPlan, TrainedInMemory, Measured]:
 
 
 def measured_as(
-    accuracy: Accuracy, alone: Mapping[str, float] | None = None, seeds: int = 2
+    accuracy: Accuracy,
+    alone: Mapping[str, float] | None = None,
+    seeds: int = 2,
+    differs: tuple[str, ...] = (),
 ) -> Measured:
     """Make up what an experiment measured."""
     shares = dict.fromkeys(MIXED, 0.24) if alone is None else alone
 
     def sweep(arm: str, task: str) -> list[Cell]:
+        larger = arm == PUBLISHED_ARM and task in SWEPT
         return [
             Cell(
                 Run("nothing:nothing", {"learning_rate": 0.1}),
@@ -71,12 +75,14 @@ def measured_as(
                     "curve": [1.0, 0.5, 0.02, 0.01],
                 },
             )
-            for index, std in enumerate((0.1, 3.0) if task in SWEPT else (0.1,))
+            for index, std in enumerate((0.1, 3.0) if larger else (0.1,))
         ]
 
     return Measured(
         pretrained={norm: [{"accuracy": shares}] * seeds for norm in elicit.NORMS},
         cells={arm: {task: [sweep(arm, task)] * seeds for task in MIXED} for arm in ARMS},
+        trials=3200,
+        differs=differs,
     )
 
 
@@ -90,22 +96,36 @@ def as_published(arm: str, task: str, std: float, other: str) -> float:
 ALL_ALIKE = measured_as(lambda arm, task, std, other: 0.24)
 """What a training that does not train would measure: every prefix leaves the model as it is."""
 FINE = measured_as(as_published)
+NOTHING_KNOWN = measured_as(as_published, dict.fromkeys(MIXED, 0.0))
+"""A mixture that was not learned: nothing can be elicited."""
+
+
+def verdict(name: str, measured: Measured) -> str:
+    """Judge one claim, by the end of its name."""
+    return elicit_results.claims_of(measured)[name].verdict
 
 
 # Claims on accuracies.
 
 
 def test_claims_are_as_published_when_everything_is() -> None:
+    found = elicit_results.claims_of(FINE)
+    assert {claim.verdict for claim in found.values()} == {"supported"}
     for task in MIXED:
-        assert elicit_results.own_task(FINE, task).verdict == "reproduced"
-    for claim in (
-        elicit_results.other_tasks,
-        elicit_results.mixture_learned,
-        elicit_results.layer_norm_costs,
-        elicit_results.free_escapes,
-        elicit_results.init_scale_decides,
-    ):
-        assert claim(FINE).verdict == "reproduced", claim
+        assert found[task.replace("_", "-")].replication == "reproduced"
+    assert found["mixture-learned"].replication == "reproduced"
+    assert found["layer-norm-costs"].replication is None
+
+
+def test_at_another_size_nothing_is_called_reproduced() -> None:
+    small = measured_as(as_published, differs=("width 96, not 256",))
+    found = {claim.replication for claim in elicit_results.claims_of(small).values()}
+    assert found == {None, "other size"}
+
+
+def test_one_seed_is_no_verdict() -> None:
+    single = elicit_results.claims_of(measured_as(as_published, seeds=1))
+    assert single["mixture-learned"].verdict == "single run"
 
 
 @pytest.mark.claim("prefix-tuning/eliciting-mixture-learned")
@@ -114,17 +134,17 @@ def test_a_model_that_was_not_trained_has_not_learned_the_mixture(
 ) -> None:
     plan, runs, measured = tiny
     monkeypatch.setattr(experiment_training, "train", train_nothing)
-    wrong = dataclasses.replace(
-        measured, pretrained={"without": [retrained(plan.pretrained["without"][0], runs)]}
-    )
-    assert elicit_results.mixture_learned(wrong).verdict == "not reproduced"
+    untrained = [retrained(run, runs) for run in plan.pretrained["without"]]
+    wrong = dataclasses.replace(measured, pretrained={"without": untrained})
+    assert elicit_results.mixture_learned(wrong).verdict == "contradicted"
+    at_the_limit = measured_as(as_published, dict.fromkeys(MIXED, 0.125))
+    assert elicit_results.mixture_learned(at_the_limit).verdict == "undecided"
 
 
 @pytest.mark.claim("prefix-tuning/eliciting-mixture-undecided")
 def test_a_model_that_was_told_the_task_refutes_that_it_guesses() -> None:
     told = measured_as(as_published, {**dict.fromkeys(MIXED, 0.0), "add_one": 0.99})
-    assert elicit_results.mixture_undecided(told).verdict == "not reproduced"
-    assert elicit_results.mixture_undecided(FINE).verdict in ("reproduced", "stronger")
+    assert verdict("mixture-undecided", told) == "contradicted"
 
 
 @pytest.mark.claim("prefix-tuning/eliciting-sort-ascending")
@@ -138,43 +158,63 @@ def test_a_prefix_that_is_not_trained_elicits_nothing(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     plan, runs, measured = tiny
-    assert elicit_results.own_task(ALL_ALIKE, task).verdict == "not reproduced"
+    name = task.replace("_", "-")
+    assert verdict(name, ALL_ALIKE) == "contradicted"
+    assert verdict(name, NOTHING_KNOWN) == "uninformative"
     monkeypatch.setattr(experiment_training, "train", train_nothing)
-    run = plan.prefixes[PUBLISHED_ARM][task][0]
-    cells = [Cell(run, i, cell) for i, cell in enumerate(retrained(run, runs)["cells"])]
-    sweeps = {PUBLISHED_ARM: {**measured.cells[PUBLISHED_ARM], task: [cells]}}
+    sweeps = [
+        [Cell(run, index, cell) for index, cell in enumerate(retrained(run, runs)["cells"])]
+        for run in plan.prefixes[PUBLISHED_ARM][task]
+    ]
     wrong = dataclasses.replace(
-        measured, pretrained={"without": measured.pretrained["without"][:1]}, cells=sweeps
+        measured,
+        pretrained=FINE.pretrained,
+        cells={PUBLISHED_ARM: {**measured.cells[PUBLISHED_ARM], task: sweeps}},
     )
-    assert elicit_results.own_task(wrong, task).verdict == "not reproduced"
+    assert elicit_results.own_task(wrong, task).verdict == "contradicted"
 
 
 @pytest.mark.claim("prefix-tuning/eliciting-other-tasks")
 def test_an_accuracy_that_ignores_the_task_refutes_that_others_vanish() -> None:
     wrong = measured_as(lambda arm, task, std, other: as_published(arm, task, std, task))
-    assert elicit_results.other_tasks(wrong).verdict == "not reproduced"
+    assert verdict("other-tasks", wrong) == "contradicted"
     leaky = measured_as(
         lambda arm, task, std, other: (
             0.2 if (task, other) == ("add_one", "add_two") else as_published(arm, task, std, other)
         )
     )
     assert elicit_results.leaks(leaky, PUBLISHED_ARM) == [20.0, 20.0]
-    assert elicit_results.other_tasks(leaky).verdict == "not reproduced"
+    assert verdict("other-tasks", leaky) == "contradicted"
+    assert verdict("other-tasks", NOTHING_KNOWN) == "uninformative"
 
 
 @pytest.mark.claim("prefix-tuning/eliciting-layer-norm-costs")
 @pytest.mark.claim("prefix-tuning/eliciting-free-escapes")
 def test_a_prefix_that_passes_by_the_layer_norm_everywhere_refutes_that_it_costs() -> None:
-    same = measured_as(lambda arm, task, std, other: 0.9 if arm == "with LayerNorm" else 0.8)
-    assert elicit_results.layer_norm_costs(same).verdict == "not reproduced"
-    assert elicit_results.free_escapes(same).verdict == "not reproduced"
-    assert elicit_results.layer_norm_costs(same).value == pytest.approx(-10.0)
+    better = measured_as(lambda arm, task, std, other: 0.9 if arm == "with LayerNorm" else 0.8)
+    found = elicit_results.claims_of(better)
+    assert found["layer-norm-costs"].verdict == "contradicted"
+    assert found["free-escapes"].verdict == "contradicted"
+    assert found["layer-norm-costs"].value == pytest.approx(-10.0)
+    assert verdict("layer-norm-costs", ALL_ALIKE) == "undecided"
+
+
+@pytest.mark.claim("prefix-tuning/eliciting-free-elicits")
+def test_free_prefixes_that_are_not_trained_refute_the_control() -> None:
+    assert verdict("free-elicits", ALL_ALIKE) == "contradicted"
+
+
+def test_arms_are_compared_at_the_scale_that_all_of_them_have() -> None:
+    rescued = measured_as(lambda arm, task, std, other: 0.9 if std > 1 else 0.4)
+    assert elicit_results.differences(rescued, PUBLISHED_ARM, "with LayerNorm") == [0.0, 0.0]
 
 
 @pytest.mark.claim("prefix-tuning/eliciting-init-scale")
 def test_a_scale_that_is_not_used_refutes_that_it_decides() -> None:
     unused = measured_as(lambda arm, task, std, other: as_published(arm, task, 0.1, other))
-    assert elicit_results.init_scale_decides(unused).verdict == "not reproduced"
+    assert verdict("init-scale", unused) == "undecided"
+    helps = measured_as(lambda arm, task, std, other: 0.9 if std > 1 else 0.6)
+    assert verdict("init-scale", helps) == "contradicted"
     lost = elicit_results.losses_of_scale(FINE, PUBLISHED_ARM)
     expected = sum(published.ELICIT["prefix"][task] for task in SWEPT) / len(SWEPT)
     assert lost == [pytest.approx(expected)] * 2
@@ -192,6 +232,13 @@ def test_the_best_cell_counts_for_each_scale() -> None:
     assert [rows[place][place] for place in range(4)] == pytest.approx(
         [published.ELICIT["prefix"][task] for task in MIXED]
     )
+
+
+def test_the_ends_of_a_sweep_are_told() -> None:
+    inside = [cell for seed in FINE.cells[PUBLISHED_ARM]["add_one"] for cell in seed]
+    assert elicit_results.rates_chosen(inside, [0.03, 0.1, 0.3]) == "0.03: 0, 0.1: 4, 0.3: 0"
+    told = elicit_results.rates_chosen(inside, [0.03, 0.1])
+    assert told == "0.03: 0, 0.1: 4 (the sweep ends at 0.1: beyond may be better)"
 
 
 def test_steps_until_the_loss_stays_low() -> None:
@@ -232,19 +279,15 @@ def test_the_figures_say_what_they_show(seeds: int) -> None:
         plt.close(figure)
 
 
-def test_runs_that_are_too_short_go_through_every_claim(
+def test_an_archive_without_weights_is_judged_as_the_page_judges(
     tiny: tuple[ElicitPlan, TrainedInMemory, Measured],
 ) -> None:
-    measured = tiny[2]
-    made = [
-        elicit_results.mixture_learned(measured),
-        elicit_results.mixture_undecided(measured),
-        *(elicit_results.own_task(measured, task) for task in MIXED),
-        elicit_results.other_tasks(measured),
-        elicit_results.layer_norm_costs(measured),
-        elicit_results.free_escapes(measured),
-        elicit_results.init_scale_decides(measured),
-    ]
-    assert len({claim.id for claim in made}) == len(made)
-    assert all(isinstance(claim, claims.Claim) for claim in made)
-    assert made[0].details["seeds"] == 2
+    plan, runs, measured = tiny
+    archived = elicit_results.claims_at_published_size(
+        plan, lambda run: dataclasses.replace(runs.get(run), tensors={})
+    )
+    assert archived == list(elicit_results.claims_of(measured).values())
+    assert all(isinstance(claim, claims.Claim) for claim in archived)
+    assert archived[0].details["seeds"] == 2
+    assert measured.differs == ("width 12, not 256",)
+    assert measured.trials == TINY["test_sequences"]

@@ -12,6 +12,7 @@ from torch import Tensor
 from promptlib.prefix_tuning import (
     elicit_attention,
     elicit_pictures,
+    elicit_results,
     elicit_start,
     elicit_statements,
     trained_attention,
@@ -27,7 +28,7 @@ from promptlib.prefix_tuning.gpt import GPT, GPTConfig
 from promptlib.prefix_tuning.prefix import Prefix
 from promptlib.prefix_tuning.tasks import ADD_ONE, read_and_answer
 from promptlib.runs import Run
-from tests.prefix_tuning.test_eliciting import tiny
+from tests.prefix_tuning.test_eliciting import ALL_ALIKE, tiny
 from tests.trained_in_memory import TrainedInMemory
 
 __all__ = ["tiny"]  # a fixture
@@ -192,9 +193,12 @@ def test_a_limit_that_forgets_the_length_of_the_key_is_exceeded_almost_everywher
     above = elicit_statements.share_above_limit(pair, TOKENS)
     assert above > 0
     pair.prefix.layer_norm = True
-    claim = elicit_statements.limit_not_needed([{"add_one": pair}], TOKENS)
+    claim = elicit_statements.limit_not_needed([{"add_one": pair}] * 2, TOKENS)
     assert claim.value == 0.0
-    assert claim.verdict == "reproduced"
+    assert claim.verdict == "supported"
+    useless = elicit_results.claims_of(ALL_ALIKE)["free-elicits"]
+    claim = elicit_statements.limit_not_needed([{"add_one": pair}] * 2, TOKENS, [useless])
+    assert claim.verdict == "uninformative"
 
     def short(model: GPT, tokens: Tensor) -> Tensor:
         generator = torch.Generator().manual_seed(0)
@@ -202,8 +206,8 @@ def test_a_limit_that_forgets_the_length_of_the_key_is_exceeded_almost_everywher
         return 1e-3 * elicit_attention.answering_shares(model, tiny_key, tokens)
 
     monkeypatch.setattr(elicit_attention, "answering_limits", short)
-    claim = elicit_statements.limit_not_needed([{"add_one": pair}], TOKENS)
-    assert claim.verdict == "not reproduced"
+    claim = elicit_statements.limit_not_needed([{"add_one": pair}] * 2, TOKENS)
+    assert claim.verdict == "contradicted"
 
 
 def test_an_imitated_key_takes_shares_that_a_normalised_vector_can() -> None:
@@ -283,17 +287,17 @@ def test_a_layer_norm_before_the_prefix_refutes_both_statements_on_large_starts(
         model = some_model(first_layer_norm)
         small, large = elicit_start.starts(model, "shared", ADD_ONE, scales, **options)
         return [
-            claim([small], [large]).verdict
+            claim([small] * 2, [large] * 2).verdict
             for claim in (
                 elicit_statements.start_saturates,
                 elicit_statements.gradient_does_not_vanish,
             )
         ]
 
-    assert verdicts(False, [0.01, 30.0])[0] == "reproduced"
-    assert verdicts(False, [30.0, 0.01])[0] == "not reproduced"
-    assert verdicts(True, [0.1, 30.0])[1] == "not reproduced"
-    assert verdicts(True, [30.0, 0.1])[1] == "reproduced"
+    assert verdicts(False, [0.01, 30.0])[0] == "supported"
+    assert verdicts(False, [30.0, 0.01])[0] == "contradicted"
+    assert verdicts(True, [0.1, 30.0])[1] == "contradicted"
+    assert verdicts(True, [30.0, 0.1])[1] == "supported"
 
 
 def test_content_size_is_that_of_what_is_read() -> None:

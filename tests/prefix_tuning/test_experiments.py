@@ -41,11 +41,8 @@ COMBINE: dict[str, Any] = {
     "known_steps": 11,
     "new_steps": 13,
     "learning_rates": [0.01, 0.03],
-    "lengths": [1, 10],
-    "depths": [1, 2, 3],
     "test_sequences": 30,
     "weight_rates": [0.001],
-    "control_seeds": 1,
 }
 BUDGET: dict[str, Any] = {
     "seeds": 2,
@@ -106,27 +103,23 @@ def test_the_plans_hold_what_the_chapters_compare() -> None:
     published = eliciting.pretrained["without"][0].config["model"]
     assert published["first_layer_norm"] is False
     free = eliciting.prefixes["with LayerNorm, free"]
-    assert len(free["add_one"][1].config["cells"]) == 2 * 3
+    assert len(free["add_one"][1].config["cells"]) == 2  # further scales in the published arm only
     assert len(free["add_two"][1].config["cells"]) == 2
     assert free["add_two"][1].config["separate_values"] is True
 
     combining = combine.plan(**COMBINE)
-    assert set(combining.prefixes) == {
-        *experiment_runs.MIXED,
-        *combine.COMPOSITIONS,
-        *combine.INVENTIONS,
-    }
-    assert {run.config["steps"] for run in combining.prefixes["add_one"][0]} == {11}
-    assert {run.config["steps"] for run in combining.prefixes["reverse"][0]} == {13}
-    own = combining.prefixes["double_histogram"]
-    assert combining.lengths[combine.LENGTH]["double_histogram"] == own
-    assert combining.depths[3]["double_histogram"] == own
-    assert set(combining.finetuned) == set(combine.NEW)
-    assert [len(seeds) for seeds in combining.finetuned.values()] == [1] * len(combine.NEW)
-    assert combining.depths[1]["double_histogram"][1][0].needs == (combining.pretrained[1][1],)
+    assert set(combining.published) == set(combine.PUBLISHED)
+    assert set(combining.prefixes) == {*combine.COMPOSITIONS, *combine.INVENTIONS}
+    assert {run.config["steps"] for run in combining.published["add_one"]} == {11}
+    assert {run.config["steps"] for run in combining.prefixes["reverse"]} == {13}
+    # As published: one vector for key and value, through the LayerNorm.
+    assert all(run.config["layer_norm"] for run in combining.published["add_one"])
+    assert not any(run.config["layer_norm"] for run in combining.prefixes["reverse"])
+    assert set(combining.finetuned) == set(combine.CONTROLLED)
+    assert [len(seeds) for seeds in combining.finetuned.values()] == [2] * len(combine.CONTROLLED)
 
     budget = lora_budget.plan(**BUDGET)
-    assert budget.pretrained == combining.pretrained[3]
+    assert budget.pretrained == combining.pretrained
     adapting = [run for run in budget if run.needs]
     assert {run.config["steps"] for run in adapting} == {12}
     assert len(adapting) == 2 * (3 * 2 + 3 * 1 + 2)
@@ -161,10 +154,8 @@ def test_counted_parameters_are_those_that_learn(modules: str) -> None:
         (elicit, "first_seed", -1, r"first_seed must be .* at least 0, got -1"),
         (lora_budget, "checkpoints", -1, r"checkpoints must be .* at least 0, got -1"),
         (combine, "n_layer", 1.5, r"n_layer .* got 1.5"),
-        (combine, "lengths", [1, 0], r"lengths\[1\] must be .* at least 1, got 0"),
-        (combine, "depths", [True], r"depths\[0\] .* got True"),
         (combine, "learning_rates", [], r"learning_rates must be one or more .* got \[\]"),
-        (combine, "control_seeds", 0, r"control_seeds must be .* at least 1, got 0"),
+        (combine, "first_seed", -1, r"first_seed must be .* at least 0, got -1"),
         (combine, "weight_rates", [0.0], r"weight_rates .* got \[0.0\]"),
         (lora_budget, "adapt_steps", 9, r"adapt_steps .* at least 10, got 9"),
         (lora_budget, "lengths", {"both": [1]}, r"lengths has 'both'; there are shared, free"),

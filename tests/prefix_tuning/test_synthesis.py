@@ -436,22 +436,6 @@ def test_a_control_that_fails_on_one_task_refutes_the_control() -> None:
     assert claim.verdict == "contradicted"
 
 
-def test_regret_compares_one_setting_with_the_best_of_each_question() -> None:
-    one, other = question("add_one"), question("add_two")
-    found = measured(
-        trial(100.0, asked=one),
-        trial(60.0, asked=one, std=3.0),
-        trial(98.0, asked=other),
-        trial(98.0, asked=other, std=3.0),
-        trial(10.0, asked=other, std=9.0),
-    )
-    assert synthesis_results.regret(found, ["eliciting"]) == {(0.1, 0.1): 0.0, (0.1, 3.0): 20.0}
-    _, alt = synthesis_figures.regrets({(0.1, 0.1): 2.0, (0.1, 3.0): 20.0})
-    assert "Least: 2.0 at rate 0.1 and scale 0.1" in alt
-    with pytest.raises(ValueError, match="no pair"):
-        synthesis_figures.regrets({})
-
-
 def test_a_run_that_trains_some_weights_only_is_no_trial() -> None:
     plan = synthesis.plan(**SMALLEST)
     partly = [

@@ -199,8 +199,8 @@ def weights_learn(measured: Measured) -> claims.Claim:
     seeds = measured.adapted["fine-tuning"][deepest(measured)]
     return claims.outcome(
         "prefix-tuning/depth-weights-learn",
-        "Control: with as many steps, fine-tuning teaches the deepest sorter to sort more than half "
-        "of the sequences the other way.",
+        "Control: with as many steps, fine-tuning teaches the deepest sorter to sort more than "
+        "half of the sequences the other way.",
         values=accuracies(seeds),
         limit=50.0,
         side="above",
@@ -216,8 +216,9 @@ def moving_is_not_learning(measured: Measured) -> claims.Claim:
     seeds = measured.adapted["prefix"][deepest(measured)]
     return claims.outcome(
         "prefix-tuning/depth-prefix-does-not-learn",
-        "The best prefix of the sweep, with as many parameters as LoRA on the attention and as many "
-        "steps, sorts less than a quarter of the sequences the other way, in the deepest sorter.",
+        "The best prefix of the sweep, with as many parameters as LoRA on the attention and as "
+        "many steps, sorts less than a quarter of the sequences the other way, in the deepest "
+        "sorter.",
         values=accuracies(seeds),
         limit=25.0,
         side="below",

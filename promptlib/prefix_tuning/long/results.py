@@ -77,8 +77,8 @@ def weights_learn(measured: Measured) -> claims.Claim:
     """The steps are enough to learn the new task."""
     return claims.outcome(
         "prefix-tuning/long-weights-learn",
-        "Control: with as many steps, fine-tuning teaches the same models the new task on more than "
-        "one sequence in twenty.",
+        "Control: with as many steps, fine-tuning teaches the same models the new task on more "
+        "than one sequence in twenty.",
         values=[100 * accuracy for accuracy in measured.control],
         limit=5.0,
         side="above",
