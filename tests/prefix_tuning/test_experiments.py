@@ -122,7 +122,7 @@ def test_the_plans_hold_what_the_chapters_compare() -> None:
     assert budget.pretrained == combining.pretrained
     adapting = [run for run in budget if run.needs]
     assert {run.config["steps"] for run in adapting} == {12}
-    assert len(adapting) == 2 * (3 * 2 + 3 * 1 + 2)
+    assert len(adapting) == 2 * (3 + 3 * 1 + 2)  # a prefix run holds its whole sweep
 
 
 def test_the_published_budgets_are_equal() -> None:
