@@ -37,7 +37,7 @@ def beyond(claim, away):
     if claim.details["scale"] == "log":
         return near(claim, limit * np.exp(away))
     if claim.details["trials"] is not None:
-        return near(claim, (limit + (100 if away > 0 else 0)) / 2)
+        return near(claim, 100.0 if away > 0 else 0.0)
     return near(claim, limit + away * max(abs(limit), 20 * claim.details["resolution"], 1.0))
 
 

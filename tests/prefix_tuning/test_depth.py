@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -13,6 +12,7 @@ from torch import Tensor
 
 from promptlib.attention import attend
 from promptlib.prefix_tuning.depth import (
+    counting,
     many_rows,
     one_row,
     small_shares,
@@ -26,6 +26,7 @@ from promptlib.prefix_tuning.depth.two_layers import (
     random_layers,
     random_two_layers,
 )
+from promptlib.prefix_tuning.reach import normalise
 
 ANY_SEED = st.integers(0, 2**32 - 1)
 
@@ -106,8 +107,16 @@ def test_the_formula_with_one_vector_is_that_of_the_paper() -> None:
 def test_rank_of_the_correction(cases: list[TwoLayers]) -> None:
     assert statements.rank_of_correction(cases).verdict == "holds"
     assert statements.rank_of_correction(cases, leaking).verdict == "fails"
-    for wrong in (lambda case: case.vectors, lambda case: 2 * case.vectors + 1):
-        assert statements.rank_of_correction(cases, limit=wrong).verdict == "fails"
+    wrong = statements.rank_of_correction(cases, limit=lambda case: case.vectors)
+    assert wrong.verdict == "fails"
+
+
+@pytest.mark.claim("prefix-tuning/depth-correction-rank-reached")
+def test_the_rank_is_reached(cases: list[TwoLayers]) -> None:
+    assert statements.rank_reached(cases).verdict == "holds"
+    assert statements.rank_reached(cases, leaking).verdict == "fails"
+    for wrong in (lambda case: case.vectors, lambda case: 2 * case.vectors):
+        assert statements.rank_reached(cases, rank=wrong).verdict == "fails"
 
 
 @pytest.mark.claim("prefix-tuning/depth-equal-shares")
@@ -130,6 +139,19 @@ def test_no_swap() -> None:
     assert statements.no_swap(3, generator(), find=unequal).verdict == "fails"
 
 
+@pytest.mark.claim("prefix-tuning/depth-swaps")
+def test_swaps_exist() -> None:
+    assert statements.swaps_exist(3, generator()).verdict == "holds"
+    assert statements.swaps_exist(3, generator(), leaking).verdict == "fails"
+
+    def one_vector_of_equal_shares(layers: TwoLayers) -> swaps.Found:
+        share = torch.full((4, 1), 0.3, dtype=torch.float64)
+        return share, torch.ones(1, swaps.WIDTH, dtype=torch.float64)
+
+    wrong = ((one_vector_of_equal_shares, swaps.nothing_between),)
+    assert statements.swaps_exist(3, generator(), constructions=wrong).verdict == "fails"
+
+
 @settings(max_examples=15, deadline=None)
 @given(seed=ANY_SEED)
 def test_swaps_by_construction(seed: int) -> None:
@@ -139,6 +161,50 @@ def test_swaps_by_construction(seed: int) -> None:
     share = 0.1 + 0.8 * torch.rand(3, generator=generator(seed), dtype=torch.float64)
     value = torch.randn(1, swaps.WIDTH, generator=generator(seed), dtype=torch.float64)
     assert swaps.margin(layers, (share[[0, 1, 2, 2], None], value)) < 0
+
+
+@settings(max_examples=15, deadline=None)
+@given(seed=ANY_SEED)
+def test_one_vector_swaps_through_a_layer_norm(seed: int) -> None:
+    layers = swaps.disagreeing(generator(seed), normalise)
+    found = swaps.swap_by_layer_norm(layers)
+    assert found[1].shape == (1, swaps.WIDTH)
+    assert found[0][2] == found[0][3]
+    assert swaps.margin(layers, found, between=normalise) > 0
+    assert swaps.margin(layers, found) < 0
+
+
+@pytest.mark.claim("prefix-tuning/depth-earlier-pays-more")
+def test_the_earlier_of_two_equal_tokens_pays_more() -> None:
+    assert statements.earlier_pays_more(10, generator()).verdict == "holds"
+    assert statements.earlier_pays_more(10, generator(), causal=False).verdict == "fails"
+
+
+@pytest.mark.claim("prefix-tuning/depth-count")
+def test_the_count_of_numbers() -> None:
+    assert statements.counted(2, generator()).verdict == "holds"
+    assert statements.counted(2, generator(), leaking).verdict == "fails"
+
+    def without_values(length: int, n_tokens: int, width: int) -> int:
+        return length * n_tokens
+
+    assert statements.counted(2, generator(), limit=without_values).verdict == "fails"
+
+
+@pytest.mark.parametrize(("key", "share"), [(4.0, 0.6), (12.0, 0.99)])
+def test_two_voices_turn_the_wants_of_every_content(key: float, share: float) -> None:
+    """The exercise: queries say the want, keys are +k and -k, values -2 and +2."""
+    for n_tokens in (1, 7, 30):
+        wants = torch.cat((torch.tensor([1.0, -1.0]), torch.zeros(n_tokens))).double()[:, None]
+        keys = torch.tensor([[key], [-key]], dtype=torch.float64)
+        values = torch.tensor([[-2.0], [2.0]], dtype=torch.float64)
+        nothing = torch.zeros_like(wants)
+        read, attention = attend(wants, nothing, nothing, keys, values)
+        turned = (wants + read)[:, 0]
+        assert attention[0, 0] > share
+        assert turned[0] < 1 - 2 * share + 0.01
+        torch.testing.assert_close(turned[1], -turned[0])
+        torch.testing.assert_close(turned[2:], torch.zeros(n_tokens, dtype=torch.float64))
 
 
 @pytest.mark.claim("prefix-tuning/depth-one-row")
@@ -215,8 +281,15 @@ def test_small_shares(cases: list[TwoLayers]) -> None:
     assert statements.small_share(cases, generator()).verdict == "holds"
     # Attention that feels the prefix moves deeper rows even when the prefix takes next to nothing.
     assert statements.small_share(cases, generator(), leaking).verdict == "fails"
+    small = statements.small_share(cases, generator(), limit=lambda s: torch.tanh(s / 40))
+    assert small.verdict == "fails"
+
+
+@pytest.mark.claim("prefix-tuning/depth-small-share-reached")
+def test_small_shares_reach_the_limit() -> None:
+    assert statements.small_share_reached().verdict == "holds"
     for wrong in (lambda s: torch.tanh(s / 5), lambda s: torch.tanh(s / 2)):
-        assert statements.small_share(cases, generator(), limit=wrong).verdict == "fails"
+        assert statements.small_share_reached(wrong).verdict == "fails"
 
 
 def test_a_prefix_that_takes_nothing_moves_nothing(cases: list[TwoLayers]) -> None:
@@ -246,21 +319,13 @@ def test_the_special_case_carries_the_biases_of_the_second_layer() -> None:
     torch.testing.assert_close(moved @ layers.form @ moved.mT, expected)
 
 
-def test_equal_tokens_are_told_apart_under_a_causal_mask() -> None:
-    layers = random_two_layers(generator(5), n_tokens=6, head_width=5, causal=True)
-    content = layers.content.clone()
-    content[4] = content[1]
-    shares = two_layers.take_apart(replace(layers, content=content)).shares[0]
-    assert shares[1] > shares[4]
-
-
 def test_more_vectors_reach_more_rows() -> None:
     reached = many_rows.re_aim_rows([1, 5], [1, 7], 3, generator(), n_tokens=7, steps=250)
     distance = reached.distance.mean(-1)
     assert distance.shape == (2, 2)
     assert distance[0, 0] < 0.1 < distance[0, 1]
     assert distance[1, 1] < distance[0, 1] < reached.untouched[1].mean()
-    assert many_rows.free_numbers(3, 7, 5) == 36
+    assert counting.free_numbers(3, 7, 5) == 36
     with pytest.raises(ValueError, match=r"rows must be from 1 to 7, got \[8\]"):
         many_rows.re_aim_rows([1], [8], 3, generator(), n_tokens=7)
     with pytest.raises(ValueError, match="instances must be at least 1, got 0"):

@@ -40,6 +40,9 @@ SMALL: dict[str, Any] = {
 }
 
 
+RATES = ("weight_rates", "lora_rates", "prefix_rates")
+
+
 @pytest.fixture(scope="module")
 def tokens() -> Tensor:
     return results.test_tokens(5, 0)
@@ -269,6 +272,13 @@ def test_figures_tell_what_they_show(measured: Measured, tokens: Tensor) -> None
     ):
         assert told in alt
         plt.close(figure)
+
+
+def test_a_best_rate_at_an_end_of_its_sweep_has_a_star(measured: Measured) -> None:
+    runs = plan.plan(**{**SMALL, **{name: [0.01, 0.1, 1.0] for name in RATES}})
+    for rate, told in ((0.1, "0.1  0.1"), (1.0, "1*  1*")):
+        changed = with_seeds(measured, "fine-tuning", learning_rate=rate)
+        assert f"  fine-tuning, depth 2:  {told}" in results.best_rates(changed, runs)
 
 
 def test_what_has_no_prefix_or_no_deeper_layer_is_refused(

@@ -12,7 +12,6 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from promptlib.attention import attend
-from promptlib.prefix_tuning.identities import split
 from promptlib.prefix_tuning.layers import AttentionCase, random_case
 from promptlib.prefix_tuning.long import combining, spread, statements
 
@@ -82,11 +81,42 @@ def test_averages(cases: list[AttentionCase]) -> None:
 
 
 @pytest.mark.claim("prefix-tuning/long-bias-rank")
+@pytest.mark.claim("prefix-tuning/long-bias-rank-reached")
 def test_the_rank_of_the_biases() -> None:
-    assert statements.bias_rank(2, generator()).verdict == "holds"
+    ranks = statements.bias_ranks(2, generator())
+    assert statements.bias_rank(ranks).verdict == "holds"
+    assert statements.bias_rank(ranks, lambda length: length - 1).verdict == "fails"
+    assert statements.bias_rank(statements.bias_ranks(2, generator(), leaking)).verdict == "fails"
+    assert statements.bias_rank_reached(ranks).verdict == "holds"
     for wrong in (lambda length: length - 1, lambda length: length + 1):
-        assert statements.bias_rank(2, generator(), limit=wrong).verdict == "fails"
-    assert statements.bias_rank(2, generator(), leaking).verdict == "fails"
+        assert statements.bias_rank_reached(ranks, wrong).verdict == "fails"
+
+
+@pytest.mark.claim("prefix-tuning/long-convex-share")
+def test_the_share_is_convex_in_the_query() -> None:
+    assert statements.convex_share(9, generator()).verdict == "holds"
+    assert statements.convex_share(9, generator(), leaking).verdict == "fails"
+    assert statements.convex_share(9, generator(), room=lambda length: 0.0).verdict == "fails"
+
+
+@pytest.mark.claim("prefix-tuning/long-dilution")
+def test_the_dilution_of_a_normalised_prefix() -> None:
+    assert statements.dilution(10, generator()).verdict == "holds"
+
+    def one_sided(reach: Tensor, length: int, visible: int) -> Tensor:
+        return spread.diluted_share(reach / 2, length, visible)
+
+    assert statements.dilution(10, generator(), limit=one_sided).verdict == "fails"
+
+
+@pytest.mark.claim("prefix-tuning/long-use-and-information")
+def test_use_is_spread_and_information() -> None:
+    assert statements.use_and_information(20, generator()).verdict == "holds"
+
+    def half(weights: Tensor) -> Tensor:
+        return spread.mean_divergence(weights) / 2
+
+    assert statements.use_and_information(20, generator(), half).verdict == "fails"
 
 
 @pytest.mark.claim("prefix-tuning/long-effective-number")
@@ -141,23 +171,6 @@ def test_effective_numbers_by_hand() -> None:
 def test_use_is_row_spread_plus_information(seed: int, length: int, queries: int) -> None:
     rows = (3 * torch.randn(queries, length, generator=generator(seed)).double()).softmax(-1)
     spread_of_rows = spread.effective_number(rows).log().mean()
-    information = spread.mutual_information(rows)
+    information = spread.mean_divergence(rows)
     torch.testing.assert_close(spread.number_in_use(rows).log(), spread_of_rows + information)
-
-
-def test_one_vector_has_linear_log_odds_and_several_have_convex_ones() -> None:
-    case = random_case(generator(3), n_tokens=5, head_width=3, prefix_length=4)
-    ends = torch.randn(2, 3, generator=generator(4), dtype=torch.float64)
-    middle = ends.mean(0, keepdim=True)
-
-    def shifted_log_odds(queries: Tensor, keys: Tensor) -> Tensor:
-        content = case.keys[0]
-        _, attention = attend(queries, content, content, keys, keys)
-        taken = split(attention, len(keys))[0]
-        normaliser = (queries @ content.mT / 3**0.5).logsumexp(-1)
-        return taken.logit() + normaliser
-
-    for length in (1, 4):
-        keys = case.prefix_keys[0, :length]
-        bend = shifted_log_odds(ends, keys).mean() - shifted_log_odds(middle, keys)[0]
-        assert abs(float(bend)) < 1e-12 if length == 1 else float(bend) > 1e-3
+    torch.testing.assert_close(spread.mutual_information(rows), information)

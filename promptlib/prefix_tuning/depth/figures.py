@@ -15,7 +15,8 @@ from torch import Tensor
 from promptlib import claims, plotting
 from promptlib.plotting import GRID, INK, MUTED, PALETTE, PAPER
 from promptlib.prefix_tuning.depth import movement, results
-from promptlib.prefix_tuning.depth.many_rows import Reached, free_numbers
+from promptlib.prefix_tuning.depth.counting import free_numbers
+from promptlib.prefix_tuning.depth.many_rows import Reached
 from promptlib.prefix_tuning.depth.plan import WAYS
 from promptlib.prefix_tuning.depth.results import Adapted, Measured
 from promptlib.prefix_tuning.new_task_figures import inputs_by_size

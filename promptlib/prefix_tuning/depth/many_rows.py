@@ -18,7 +18,7 @@ from torch import Tensor
 
 from promptlib.prefix_tuning.identities import total_variation
 
-__all__ = ["Reached", "free_numbers", "re_aim_rows"]
+__all__ = ["Reached", "re_aim_rows"]
 
 
 @dataclass(frozen=True)
@@ -39,11 +39,6 @@ class Reached:
     rows: tuple[int, ...]
     distance: Tensor
     untouched: Tensor
-
-
-def free_numbers(length: int, n_tokens: int, width: int) -> int:
-    """How many numbers a prefix can choose for one content: its attention and its values."""
-    return length * (n_tokens + width)
 
 
 def re_aim_rows(

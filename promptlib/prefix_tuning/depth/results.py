@@ -178,6 +178,24 @@ def deepest(measured: Measured) -> int:
     return max(measured.adapted["prefix"])
 
 
+def best_rates(measured: Measured, runs: DepthPlan) -> list[str]:
+    """Best learning rates by way and depth, a line each; a star marks an end of the sweep."""
+    lines = []
+    for way, by_depth in measured.adapted.items():
+        for depth, seeds in by_depth.items():
+            swept = [
+                cell["learning_rate"]
+                for run in runs.ways[way][depth][0]
+                for cell in run.config.get("cells", [run.config])
+            ]
+            ends = {min(swept), max(swept)}
+            best = "  ".join(
+                f"{one.learning_rate:g}{'*' * (one.learning_rate in ends)}" for one in seeds
+            )
+            lines.append(f"  {way}, depth {depth}:  {best}")
+    return lines
+
+
 def prefix_moves_deeper(measured: Measured) -> claims.Claim:
     """A trained prefix does move relative attention above the first layer."""
     seeds = measured.adapted["prefix"][deepest(measured)]

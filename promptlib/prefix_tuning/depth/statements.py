@@ -6,7 +6,7 @@ and see the claim fail.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 
 import torch
@@ -14,20 +14,21 @@ from torch import Tensor
 
 from promptlib import claims
 from promptlib.attention import attend as library_attend
-from promptlib.prefix_tuning.depth import one_row, small_shares, swaps, switch
+from promptlib.prefix_tuning.depth import counting, one_row, small_shares, swaps, switch
 from promptlib.prefix_tuning.depth.two_layers import (
     Terms,
     TwoLayers,
     correction_rank,
     first_layer,
     four_terms,
+    generic_rank,
     logit_errors,
     random_two_layers,
     second_logits,
     take_apart,
 )
 from promptlib.prefix_tuning.identities import AttendFunction, total_variation
-from promptlib.prefix_tuning.reach import keys_that_take, log_normalisers
+from promptlib.prefix_tuning.reach import keys_that_take, log_normalisers, normalise
 
 TOLERANCE = 1e-10
 PAPER = "Petrov et al. 2024, prefixes beyond one layer"
@@ -58,31 +59,46 @@ def rank_of_correction(
     attend: AttendFunction = library_attend,
     limit: Callable[[TwoLayers], int] = lambda case: 2 * case.vectors,
 ) -> claims.Claim:
-    """The bias adds a matrix of bounded rank to the logits, and the bound is reached.
+    """The bias adds a matrix of bounded rank to the logits.
 
     Parameters
     ----------
     limit : callable
         In the place of twice the number of prefix vectors, counted once for each head.
     """
-    ranks, limits = [], []
-    for case in cases:
-        rank = correction_rank(case, attend)
-        allowed = limit(case)
-        ranks.append(rank)
-        limits.append(allowed)
-        # Where neither the number of positions nor the width stands in the way, it is reached.
-        ranks.append(min(allowed, len(case.content), case.content.shape[1]))
-        limits.append(rank)
+    listed = list(cases)
     return claims.bound(
         "prefix-tuning/depth-correction-rank",
         "What the bias adds to the second layer's logits has rank at most $2p$ for each head of "
-        "the first layer, and that rank unless there are fewer positions or dimensions.",
-        values=ranks,
-        limits=limits,
+        "the first layer.",
+        values=[correction_rank(case, attend) for case in listed],
+        limits=[limit(case) for case in listed],
         source=HERE,
         checks=f"{LIBRARY}.two_layers.correction_rank",
-        search="random layers; for generic ones the bound is an equality",
+        search="random layers",
+    )
+
+
+def rank_reached(
+    cases: Iterable[TwoLayers],
+    attend: AttendFunction = library_attend,
+    rank: Callable[[TwoLayers], int] = generic_rank,
+) -> claims.Claim:
+    """Generic layers reach that rank.
+
+    Parameters
+    ----------
+    rank : callable
+        In the place of :func:`promptlib.prefix_tuning.depth.two_layers.generic_rank`.
+    """
+    return claims.identity(
+        "prefix-tuning/depth-correction-rank-reached",
+        "In random layers that rank is reached, unless there are fewer positions, or fewer "
+        "dimensions than prefix vectors (then it is twice the dimensions): the difference.",
+        errors=[correction_rank(case, attend) - rank(case) for case in cases],
+        tolerance=0.5,
+        source=HERE,
+        checks=f"{LIBRARY}.two_layers.correction_rank",
     )
 
 
@@ -136,7 +152,7 @@ def no_swap(
     restarts: int = 8,
     steps: int = 150,
 ) -> claims.Claim:
-    """One vector with equal shares of two keys swaps no preferences; the conditions are needed.
+    """One vector with equal shares of two keys swaps no preferences.
 
     Parameters
     ----------
@@ -145,24 +161,152 @@ def no_swap(
     find : callable
         In the place of :func:`promptlib.prefix_tuning.depth.swaps.search`.
     """
-    kept, turned = [], []
+    kept = []
     for _ in range(n):
         layers = swaps.disagreeing(generator)
         kept.append(swaps.margin(layers, find(layers, generator, restarts, steps), attend))
-        for construct in (swaps.swap_by_unequal_shares, swaps.swap_by_two_vectors):
-            turned.append(-swaps.margin(layers, construct(layers), attend))
     return claims.bound(
         "prefix-tuning/depth-no-swap",
         "One prefix vector below, which takes equal shares from two keys, cannot make two queries "
-        "that disagree about these keys exchange their preferences (one head, no residual stream); "
-        "with unequal shares, or with two vectors, it always can if the first layer's queries are "
-        "linearly independent.",
-        values=torch.stack(kept + turned),
+        "that disagree about these keys exchange their preferences (one head, no residual stream, "
+        "nothing else between the layers).",
+        values=torch.stack(kept),
         limits=0.0,
         source=HERE,
         checks=f"{LIBRARY}.swaps.margin",
-        search=f"{restarts} gradient ascents of {steps} steps for each pair of layers, and the "
-        "constructions of the proof in the other direction",
+        search=f"{restarts} gradient ascents of {steps} steps for each pair of layers",
+    )
+
+
+Construction = tuple[Callable[[TwoLayers], swaps.Found], swaps.Between]
+CONSTRUCTIONS: tuple[Construction, ...] = (
+    (swaps.swap_by_unequal_shares, swaps.nothing_between),
+    (swaps.swap_by_two_vectors, swaps.nothing_between),
+    (swaps.swap_by_layer_norm, normalise),
+)
+"""How the proofs swap, and what stands between the layers."""
+
+
+def swaps_exist(
+    n: int,
+    generator: torch.Generator,
+    attend: AttendFunction = library_attend,
+    constructions: Sequence[Construction] = CONSTRUCTIONS,
+) -> claims.Claim:
+    """Each condition of that theorem is needed.
+
+    Parameters
+    ----------
+    n : int
+        Pairs of layers for each construction.
+    """
+    turned = []
+    for construct, between in constructions:
+        for _ in range(n):
+            layers = swaps.disagreeing(generator, between)
+            turned.append(-swaps.margin(layers, construct(layers), attend, between))
+    return claims.bound(
+        "prefix-tuning/depth-swaps",
+        "Each of these alone makes the exchange possible, if the first layer's queries are "
+        "linearly independent: one vector that takes unequal shares from the keys, two vectors, "
+        "or one vector with equal shares and a LayerNorm before the second layer. The prefixes of "
+        "the proofs swap in every problem.",
+        values=torch.stack(turned),
+        limits=0.0,
+        source=HERE,
+        checks=f"{LIBRARY}.swaps.margin",
+        search="none: a prefix is built for each random problem",
+    )
+
+
+def earlier_pays_more(
+    n: int,
+    generator: torch.Generator,
+    attend: AttendFunction = library_attend,
+    causal: bool = True,
+) -> claims.Claim:
+    """Under a causal mask a prefix takes more from the earlier of two equal tokens.
+
+    Parameters
+    ----------
+    n : int
+        Random layers.
+    causal : bool
+        Whether the layer that attends has the mask that the formula speaks of.
+    """
+    errors = []
+    for _ in range(n):
+        n_tokens = int(torch.randint(3, 12, (), generator=generator))
+        layers = random_two_layers(
+            generator,
+            n_tokens=n_tokens,
+            n_head=2,
+            head_width=5,
+            prefix_length=int(torch.randint(1, 4, (), generator=generator)),
+            causal=causal,
+        )
+        later = int(torch.randint(1, n_tokens, (), generator=generator))
+        earlier = int(torch.randint(later, (), generator=generator))
+        content = layers.content.clone()
+        content[later] = content[earlier]
+        layers = replace(layers, content=content)
+        queries, keys = (content @ weight.mT for weight in (layers.query, layers.key))
+        log_z = log_normalisers(queries, keys, causal=True)  # (H, n)
+        ahead = log_z[:, later] - log_z[:, earlier]
+        odds = take_apart(layers, attend).shares.logit()
+        errors += [(odds[:, earlier] - odds[:, later] - ahead).abs(), (-ahead).clamp_min(0)]
+    return claims.identity(
+        "prefix-tuning/depth-earlier-pays-more",
+        "Under a causal mask every prefix takes more from the earlier $j$ of two equal tokens: the "
+        r"logit of its share is larger by $\log (Z_l / Z_j) > 0$.",
+        errors=torch.cat(errors),
+        tolerance=TOLERANCE,
+        source=HERE,
+        checks="promptlib.prefix_tuning.reach.log_normalisers",
+    )
+
+
+def counted(
+    n: int,
+    generator: torch.Generator,
+    attend: AttendFunction = library_attend,
+    limit: Callable[[int, int, int], int] = counting.free_numbers,
+) -> claims.Claim:
+    """A prefix chooses no more numbers of the second layer's rows than the count says.
+
+    Parameters
+    ----------
+    n : int
+        Random layers for each size.
+    limit : callable
+        In the place of :func:`promptlib.prefix_tuning.depth.counting.free_numbers`.
+
+    Raises
+    ------
+    ValueError
+        If a size has no more free entries than numbers, so that the count forbids nothing.
+    """
+    ranks, limits = [], []
+    for length, n_tokens, width in ((1, 6, 11), (1, 7, 9), (2, 8, 11)):
+        for _ in range(n):
+            layers = random_two_layers(
+                generator, n_tokens=n_tokens, head_width=width, prefix_length=length
+            )
+            numbers = counting.free_numbers(length, n_tokens, width)
+            if numbers >= counting.free_entries(layers):
+                raise ValueError(f"{numbers} numbers forbid nothing of {n_tokens} rows")
+            ranks.append(counting.rank_of_rows(layers, attend))
+            limits.append(limit(length, n_tokens, width))
+    return claims.bound(
+        "prefix-tuning/depth-count",
+        "Of all rows of the second layer a prefix of length $p$ in the first can choose no more "
+        "than $p(n + d_v)$ numbers, fewer than there are: the rank of their Jacobian with respect "
+        "to wider keys and the values.",
+        values=ranks,
+        limits=limits,
+        source=HERE,
+        checks=f"{LIBRARY}.counting.rank_of_rows",
+        search="random layers, at random prefixes",
     )
 
 
@@ -269,9 +413,7 @@ def small_share(
         moved.append(rows)
         limits.append(small_shares.stream_limit(faint, attend).expand_as(rows))
     spread = 10 ** torch.linspace(-3, 1.2, 50, dtype=torch.float64)
-    before, after = small_shares.furthest(spread)
-    apart = total_variation(before, after)
-    # Random rows whose logits move within the interval, and the rows that reach the limit.
+    # Random rows whose logits move within the interval.
     change = spread[:, None] * torch.rand(50, 9, generator=generator, dtype=torch.float64)
     logits = 3 * torch.randn(50, 9, generator=generator, dtype=torch.float64)
     inside = total_variation(logits.softmax(-1), (logits + change).softmax(-1))
@@ -280,13 +422,34 @@ def small_share(
         "The relative attention of the second layer moves by at most "
         r"$\tanh(\|H\|(2\eta Y + \eta^2)/2)$ in total variation if the prefix below moves no "
         r"position of the stream by more than $\eta$; and logits that move within an interval of "
-        r"length $s$ move a row by at most $\tanh(s/4)$, which two tokens reach.",
-        values=torch.cat([*moved, apart, inside, limit(spread)]),
-        limits=torch.cat([*limits, limit(spread), limit(spread), apart]),
+        r"length $s$ move a row by at most $\tanh(s/4)$.",
+        values=torch.cat([*moved, inside]),
+        limits=torch.cat([*limits, limit(spread)]),
         tolerance=1e-12,
         source=HERE,
         checks=f"{LIBRARY}.small_shares.interval_limit",
-        search="random layers with shares of all sizes, and the two rows that the proof names",
+        search="random layers with shares of all sizes, and random rows",
+    )
+
+
+def small_share_reached(
+    limit: Callable[[Tensor], Tensor] = small_shares.interval_limit,
+) -> claims.Claim:
+    """Two tokens reach the limit on how far a row moves.
+
+    Parameters
+    ----------
+    limit : callable
+        In the place of :func:`promptlib.prefix_tuning.depth.small_shares.interval_limit`.
+    """
+    spread = 10 ** torch.linspace(-3, 1.2, 50, dtype=torch.float64)
+    return claims.identity(
+        "prefix-tuning/depth-small-share-reached",
+        r"Two tokens with weights $1/(1 + e^{\pm s/2})$ reach $\tanh(s/4)$.",
+        errors=total_variation(*small_shares.furthest(spread)) - limit(spread),
+        tolerance=1e-12,
+        source=HERE,
+        checks=f"{LIBRARY}.small_shares.interval_limit",
     )
 
 

@@ -37,6 +37,7 @@ __all__ = [
     "correction_rank",
     "first_layer",
     "four_terms",
+    "generic_rank",
     "logit_errors",
     "random_layers",
     "random_two_layers",
@@ -180,6 +181,12 @@ def correction_rank(
     scale = second_logits(layers, stream).abs().max()  # what rounding is relative to
     values = torch.linalg.svdvals(correction)
     return int((values > relative * torch.maximum(values[0], scale)).sum())
+
+
+def generic_rank(layers: TwoLayers) -> int:
+    """The rank that `correction_rank` has for generic layers: bias twice, as query and as key."""
+    n_tokens, width = layers.content.shape
+    return min(n_tokens, 2 * min(layers.vectors, width))
 
 
 def random_two_layers(

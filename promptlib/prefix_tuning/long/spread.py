@@ -28,9 +28,11 @@ from torch import Tensor
 
 __all__ = [
     "bias_spread",
+    "diluted_share",
     "effective_number",
     "effective_rank",
     "least_effective_number",
+    "mean_divergence",
     "mutual_information",
     "number_in_use",
     "spread_limit",
@@ -63,12 +65,22 @@ def number_in_use(weights: Tensor) -> Tensor:
 def mutual_information(weights: Tensor) -> Tensor:
     """Between query and prefix position, in nats, shape (..., queries, p) to (...).
 
-    The mean over queries of the Kullback-Leibler divergence of their weights from the mean.
+    The entropy of the mean over queries minus their mean entropy.
     """
     rows = _normalised(weights)
     return (
         torch.special.entr(rows.mean(-2)).sum(-1) - torch.special.entr(rows).sum(-1).mean(-1)
     ).clamp_min(0.0)
+
+
+def mean_divergence(weights: Tensor) -> Tensor:
+    """The mutual information by its definition, shape (..., queries, p) to (...).
+
+    The mean over queries of the Kullback-Leibler divergence of their weights from the mean.
+    """
+    rows = _normalised(weights)
+    ratios = rows / rows.mean(-2, keepdim=True)
+    return torch.special.xlogy(rows, ratios).sum(-1).mean(-1)
 
 
 def effective_rank(biases: Tensor) -> Tensor:
@@ -105,6 +117,19 @@ def spread_limit(weights: Tensor, values: Tensor) -> Tensor:
     r"""The bound :math:`\operatorname{diam}(\bar v) \sqrt{I/2}` on :func:`bias_spread`."""
     diameter = torch.cdist(values, values).amax((-1, -2))
     return diameter * (mutual_information(weights) / 2).sqrt()
+
+
+def diluted_share(reach: Tensor, length: int, visible: int) -> Tensor:
+    r"""The bound :math:`p / (p + |M_i|\,e^{-2 r_i})` on the share of a prefix behind a LayerNorm.
+
+    Parameters
+    ----------
+    reach : Tensor
+        :math:`r_i` of each query, at least 0.
+    length, visible : int
+        Prefix vectors and content tokens that the query sees, at least 1.
+    """
+    return length / (length + visible * (-2 * reach).exp())
 
 
 def _normalised(weights: Tensor) -> Tensor:

@@ -6,6 +6,7 @@ and see the claim fail.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Sequence
 
 import torch
@@ -16,6 +17,7 @@ from promptlib.attention import attend as library_attend
 from promptlib.prefix_tuning.identities import AttendFunction, split
 from promptlib.prefix_tuning.layers import AttentionCase, random_case
 from promptlib.prefix_tuning.long import combining, spread
+from promptlib.prefix_tuning.reach import best_normalised_vector, normalise
 
 TOLERANCE = 1e-10
 HERE = "this book"
@@ -131,22 +133,19 @@ def averaged_vectors(
     )
 
 
-def bias_rank(
-    n: int,
-    generator: torch.Generator,
-    attend: AttendFunction = library_attend,
-    limit: Callable[[int], int] = lambda length: length,
-) -> claims.Claim:
-    """A prefix of length p gives biases of rank at most p, over all contents and positions.
+def bias_ranks(
+    n: int, generator: torch.Generator, attend: AttendFunction = library_attend
+) -> list[tuple[int, int]]:
+    """Prefix length, and rank of all biases of that prefix in four contents, for random layers.
+
+    Values have more coordinates than the prefix has vectors.
 
     Parameters
     ----------
     n : int
         Random layers for each length.
-    limit : callable
-        In the place of the length itself.
     """
-    ranks, limits = [], []
+    measured = []
     for length in (1, 2, 3, 5):
         for _ in range(n):
             width = length + int(torch.randint(1, 7, (), generator=generator))
@@ -169,18 +168,153 @@ def bias_rank(
                 taken, _, _ = split(attention, length)
                 rows.append(outputs - (1 - taken)[:, None] * plain)
             rank = int(torch.linalg.matrix_rank(torch.cat(rows), rtol=1e-10))
-            ranks += [rank, limit(length)]
-            limits += [limit(length), rank]  # and it is reached
+            measured.append((length, rank))
+    return measured
+
+
+def bias_rank(
+    measured: Sequence[tuple[int, int]], limit: Callable[[int], int] = lambda length: length
+) -> claims.Claim:
+    """A prefix of length p gives biases of rank at most p, over all contents and positions.
+
+    Parameters
+    ----------
+    measured
+        From `bias_ranks`.
+    limit : callable
+        In the place of the length itself.
+    """
     return claims.bound(
         "prefix-tuning/long-bias-rank",
         "In one head, the biases that a prefix of length $p$ produces over all positions of all "
-        "contents have rank at most $p$; generic prefixes reach it when the values have more than "
-        "$p$ coordinates.",
-        values=ranks,
-        limits=limits,
+        "contents have rank at most $p$.",
+        values=[rank for _, rank in measured],
+        limits=[limit(length) for length, _ in measured],
         source=HERE,
         checks="promptlib.attention.attend",
         search="random layers, four contents for each prefix",
+    )
+
+
+def bias_rank_reached(
+    measured: Sequence[tuple[int, int]], expected: Callable[[int], int] = lambda length: length
+) -> claims.Claim:
+    """Generic prefixes reach that rank.
+
+    Parameters
+    ----------
+    measured
+        From `bias_ranks`.
+    expected : callable
+        In the place of the length itself.
+    """
+    return claims.identity(
+        "prefix-tuning/long-bias-rank-reached",
+        "Random prefixes reach that rank when the values have more than $p$ coordinates: the "
+        "difference.",
+        errors=[rank - expected(length) for length, rank in measured],
+        tolerance=0.5,
+        source=HERE,
+        checks="promptlib.attention.attend",
+    )
+
+
+def convex_share(
+    n: int,
+    generator: torch.Generator,
+    attend: AttendFunction = library_attend,
+    room: Callable[[int], float] = math.log,
+) -> claims.Claim:
+    r"""The log-odds of the share, but for :math:`\log Z_i`, are convex in the query.
+
+    Parameters
+    ----------
+    n : int
+        Random layers for each length.
+    room : callable
+        In the place of the logarithm of the length.
+    """
+    values, limits = [], []
+    for length in (1, 2, 5, 16):
+        for instance in range(n):
+            case = random_case(
+                generator, n_tokens=6, head_width=5, prefix_length=length,
+                prefix_kind="independent key and value", logit_scale=(0.3, 3.0, 20.0)[instance % 3],
+            )  # fmt: skip
+            keys, prefix = case.keys[0], case.prefix_keys[0]
+            ends = torch.randn(2, 5, generator=generator, dtype=torch.float64)
+            weight = float(torch.rand((), generator=generator, dtype=torch.float64))
+            between = weight * ends[:1] + (1 - weight) * ends[1:]
+            queries = torch.cat((ends, between))
+            _, attention = attend(queries, keys, keys, prefix, prefix)
+            taken, _, to_content = split(attention, length)
+            log_z = (queries @ keys.mT * 5**-0.5).logsumexp(-1)
+            curve = taken.log() - to_content.sum(-1).log() + log_z
+            largest = (queries @ prefix.mT * 5**-0.5).amax(-1)
+            chord = weight * curve[0] + (1 - weight) * curve[1]
+            values += [curve[2:], largest, curve]
+            limits += [chord[None], curve, largest + room(length)]
+    return claims.bound(
+        "prefix-tuning/long-convex-share",
+        r"As a function of the query $\log o_i + \log Z_i$ is convex, and between the largest of "
+        r"$p$ linear functions and that plus $\log p$; so it is linear for one vector.",
+        values=torch.cat(values),
+        limits=torch.cat(limits),
+        tolerance=1e-9,
+        source=HERE,
+        checks="promptlib.attention.attend",
+        search="random layers, queries and points between two of them, logits of three sizes",
+    )
+
+
+def dilution(
+    n: int,
+    generator: torch.Generator,
+    attend: AttendFunction = library_attend,
+    limit: Callable[[Tensor, int, int], Tensor] = spread.diluted_share,
+) -> claims.Claim:
+    """Behind a LayerNorm the visible tokens stand against the number of prefix vectors.
+
+    Parameters
+    ----------
+    n : int
+        Random layers, and as many with the worst prefix and content for a query.
+    limit : callable
+        In the place of :func:`promptlib.prefix_tuning.long.spread.diluted_share`.
+    """
+    shares, limits = [], []
+    for instance in range(2 * n):
+        width, head_width = 12, 4
+        n_tokens = int(torch.randint(1, 30, (), generator=generator))
+        length = int(torch.randint(1, 9, (), generator=generator))
+
+        def draw(*shape: int) -> Tensor:
+            return torch.randn(*shape, generator=generator, dtype=torch.float64)
+
+        queries, weight = draw(5, head_width), draw(head_width, width) / width**0.5
+        gain, shift, bias = 1 + 0.3 * draw(width), draw(width), draw(head_width)
+        content, prefix = draw(n_tokens, width), draw(length, width)
+        if instance % 2:  # prefix and content at opposite ends of what a LayerNorm lets through
+            best = best_normalised_vector(queries[:1], weight, gain)
+            content, prefix = -best.expand(n_tokens, -1), best.expand(length, -1)
+        keys, prefix_keys = (
+            (normalise(rows) * gain + shift) @ weight.mT + bias for rows in (content, prefix)
+        )
+        _, attention = attend(queries, keys, keys, prefix_keys, prefix_keys)
+        pull = (queries @ weight) * gain
+        reach = (width / head_width) ** 0.5 * (pull - pull.mean(-1, keepdim=True)).norm(dim=-1)
+        shares.append(split(attention, length)[0])
+        limits.append(limit(reach, length, n_tokens))
+    return claims.bound(
+        "prefix-tuning/long-dilution",
+        "If prefix and content pass through the same LayerNorm, a prefix of length $p$ takes at "
+        r"most $p/(p + |M_i| e^{-2 r_i})$ of a query that sees $|M_i|$ tokens.",
+        values=torch.cat(shares),
+        limits=torch.cat(limits),
+        tolerance=1e-12,
+        source=HERE,
+        checks=f"{LIBRARY}.spread.diluted_share",
+        search="random layers, and for one query the worst prefix and content, which reach it",
     )
 
 
@@ -221,6 +355,37 @@ def least_spread(
         checks=f"{LIBRARY}.spread.least_effective_number",
         search="random rows of all scales, and rows with one logit at one end and the others at "
         "the other",
+    )
+
+
+def use_and_information(
+    n: int,
+    generator: torch.Generator,
+    information: Callable[[Tensor], Tensor] = spread.mean_divergence,
+) -> claims.Claim:
+    """The number in use is the number that rows attend to, times the information.
+
+    Parameters
+    ----------
+    n : int
+        Random problems.
+    information : callable
+        In the place of :func:`promptlib.prefix_tuning.long.spread.mean_divergence`.
+    """
+    errors = []
+    for instance in range(n):
+        logits = torch.randn(20, 2 + instance % 31, generator=generator, dtype=torch.float64)
+        weights = (10 ** (instance % 4 - 2) * logits).softmax(-1)
+        rows = spread.effective_number(weights).log().mean()
+        errors.append(spread.number_in_use(weights).log() - rows - information(weights))
+    return claims.identity(
+        "prefix-tuning/long-use-and-information",
+        "The log of the number of prefix vectors in use is the mean log of the number that a row "
+        "attends to, plus the mutual information between query and prefix position.",
+        errors=torch.stack(errors),
+        tolerance=TOLERANCE,
+        source=HERE,
+        checks=f"{LIBRARY}.spread.number_in_use",
     )
 
 
