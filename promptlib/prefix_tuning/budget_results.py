@@ -360,19 +360,6 @@ def _accuracy_claim(
     )
 
 
-def lora_below_prefix(measured: Measured) -> claims.Claim:
-    """At the budget, LoRA ends at a lower loss."""
-    return _loss_claim(
-        "lora-below-prefix",
-        "At the published budget and after the same steps, the best LoRA of rank 1 on MLPs and "
-        "output projections has a lower test loss than the best prefix of either "
-        "parametrisation; the difference is above zero.",
-        _least_of(measured.at_budget("prefix")),
-        measured.published_lora.lowest_loss(),
-        "experiment_training.tune_lora",
-    )
-
-
 def attention_below_prefix(measured: Measured) -> claims.Claim:
     """LoRA on the attention, with two thirds of the budget, ends lower than a prefix."""
     return _loss_claim(
@@ -420,7 +407,6 @@ def claims_at_published_size(plan: BudgetPlan, get: Get) -> list[claims.Claim]:
         prefix_accuracy(measured),
         lora_accuracy(measured),
         ceiling_accuracy(measured),
-        lora_below_prefix(measured),
         attention_below_prefix(measured),
         ceiling_below_lora(measured),
         prefix_worse_than_blind(measured, blind_histogram_loss()),

@@ -351,23 +351,6 @@ def prefixes_travel_farther(found: Sequence[Distance]) -> claims.Claim:
     )
 
 
-def tuning_decides(measured: Measured) -> claims.Claim:
-    """A prefix that can do a task fails at it when it is badly tuned."""
-    lost = lost_by_tuning(measured)
-    return claims.outcome(
-        "prefix-tuning/expressivity-tuning-decides",
-        f"On tasks that a prefix does ({DOES:g} % of sequences or more, every seed), the worst "
-        "setting of the same sweep loses more than a quarter of the sequences; best minus worst, "
-        "mean over tasks.",
-        values=list(lost.values()) or [0.0],
-        limit=25.0,
-        side="above",
-        unit="points",
-        source=HERE,
-        checks="promptlib.prefix_tuning.synthesis_results.lost_by_tuning",
-    )
-
-
 def planted_is_near(measured: Measured) -> claims.Claim:
     """By the divergence of the answers, training comes near a planted prefix."""
     return claims.outcome(

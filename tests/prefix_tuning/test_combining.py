@@ -291,7 +291,10 @@ def measured_as(prefixes: Mapping[str, Sequence[float]], **tuned: Sequence[float
     return Measured(
         pretrained=[{"accuracy": {**dict.fromkeys(MIXED, 0.24), "ascending_add_one": 0.0}}] * 2,
         published={task: cells(task, *shares[task]) for task in combine.PUBLISHED},
-        prefixes={task: cells(task, *shares[task], loss=0.1) for task in combine.NEW},
+        prefixes={
+            task: cells(task, *shares[task], loss=1.5 if task == "descending_add_one" else 0.1)
+            for task in combine.NEW
+        },
         finetuned={
             task: cells(task, *tuned.get(task, (0.99, 0.98))) for task in combine.CONTROLLED
         },
@@ -326,13 +329,11 @@ def test_an_untrained_model_refutes_the_control_and_silences_what_needs_it() -> 
 @pytest.mark.claim("prefix-tuning/combining-known-add-one")
 @pytest.mark.claim("prefix-tuning/combining-known-add-two")
 @pytest.mark.claim("prefix-tuning/combining-ascending-add-one")
-@pytest.mark.claim("prefix-tuning/combining-running-maximum")
 @pytest.mark.parametrize(
     ("name", "task", "failing", "between"),
     [
         *((f"known-{task.replace('_', '-')}", task, (0.3, 0.301), (0.3, 0.7)) for task in MIXED),
         ("ascending-add-one", "ascending_add_one", (0.0, 0.0), (0.01, 0.01)),
-        ("running-maximum", "running_maximum", (0.4, 0.401), (0.2, 0.8)),
     ],
 )
 def test_prefixes_that_do_not_learn_refute_what_they_reach(
@@ -358,12 +359,30 @@ def test_prefixes_that_learn_everything_refute_what_they_cannot() -> None:
     assert verdict("moving-fails", able) == "contradicted"
 
 
+def losing(**losses: Sequence[float]) -> Measured:
+    """What the chapter says, but for the test losses of some tasks, by seed; 2.0 is gain 0."""
+    told = {
+        task: [cells(task, 0.0, loss=loss)[0] for loss in by_seed]
+        for task, by_seed in losses.items()
+    }
+    return dataclasses.replace(AS_SAID, prefixes={**AS_SAID.prefixes, **told})
+
+
 @pytest.mark.claim("prefix-tuning/combining-lists-overlap")
 def test_lists_that_separate_refute_that_they_overlap() -> None:
-    separate = measured_as({"running_maximum": (0.0, 0.0), "ascending_add_one": (0.6, 0.61)})
+    separate = losing(running_maximum=(1.9, 1.91), descending_add_one=(0.6, 0.61))
     assert verdict("lists-overlap", separate) == "contradicted"
-    same = measured_as({"running_maximum": (0.601, 0.601), "ascending_add_one": (0.6, 0.6)})
+    same = losing(running_maximum=(0.6, 0.61), descending_add_one=(0.61, 0.6))
     assert verdict("lists-overlap", same) == "undecided"
+
+
+@pytest.mark.claim("prefix-tuning/combining-add-three")
+@pytest.mark.claim("prefix-tuning/combining-running-maximum")
+@pytest.mark.parametrize("task", ["add_three", "running_maximum"])
+def test_a_prefix_no_better_than_a_table_refutes_that_it_gains(task: str) -> None:
+    name = task.replace("_", "-")
+    assert verdict(name, losing(**{task: (2.1, 2.11)})) == "contradicted"
+    assert verdict(name, losing(**{task: (0.1, 2.1)})) == "undecided"
 
 
 @pytest.mark.claim("prefix-tuning/combining-fine-tuning-moves")
@@ -439,16 +458,6 @@ def test_other_insides_refute_what_is_carried(
 
     assert combine_reading.moves_and_fails(AS_SAID, moving(0.3)).verdict == "supported"
     assert combine_reading.moves_and_fails(AS_SAID, moving(0.01)).verdict == "contradicted"
-
-
-@pytest.mark.claim("prefix-tuning/combining-add-three")
-def test_a_prefix_no_better_than_a_table_refutes_that_it_adds_three() -> None:
-    def losing(*losses: float) -> Measured:
-        added = [cells("add_three", 0.0, loss=loss)[0] for loss in losses]
-        return dataclasses.replace(AS_SAID, prefixes={**AS_SAID.prefixes, "add_three": added})
-
-    assert verdict("add-three", losing(1.9, 1.9)) == "contradicted"
-    assert verdict("add-three", losing(0.1, 1.9)) == "undecided"
 
 
 @pytest.mark.claim("prefix-tuning/combining-fine-tuning-re-aims")

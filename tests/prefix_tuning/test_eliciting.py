@@ -114,7 +114,7 @@ def test_claims_are_as_published_when_everything_is() -> None:
     for task in MIXED:
         assert found[task.replace("_", "-")].replication == "reproduced"
     assert found["mixture-learned"].replication == "reproduced"
-    assert found["layer-norm-costs"].replication is None
+    assert found["free-escapes"].replication is None
 
 
 def test_at_another_size_nothing_is_called_reproduced() -> None:
@@ -159,7 +159,9 @@ def test_a_prefix_that_is_not_trained_elicits_nothing(
 ) -> None:
     plan, runs, measured = tiny
     name = task.replace("_", "-")
-    assert verdict(name, ALL_ALIKE) == "contradicted"
+    assert verdict(name, ALL_ALIKE) == "undecided"
+    weak = measured_as(lambda arm, task, std, other: 0.1)
+    assert verdict(name, weak) == "contradicted"
     assert verdict(name, NOTHING_KNOWN) == "uninformative"
     monkeypatch.setattr(experiment_training, "train", train_nothing)
     sweeps = [
@@ -180,23 +182,21 @@ def test_an_accuracy_that_ignores_the_task_refutes_that_others_vanish() -> None:
     assert verdict("other-tasks", wrong) == "contradicted"
     leaky = measured_as(
         lambda arm, task, std, other: (
-            0.2 if (task, other) == ("add_one", "add_two") else as_published(arm, task, std, other)
+            0.4 if (task, other) == ("add_one", "add_two") else as_published(arm, task, std, other)
         )
     )
-    assert elicit_results.leaks(leaky, PUBLISHED_ARM) == [20.0, 20.0]
+    assert elicit_results.leaks(leaky, PUBLISHED_ARM) == [40.0, 40.0]
     assert verdict("other-tasks", leaky) == "contradicted"
     assert verdict("other-tasks", NOTHING_KNOWN) == "uninformative"
 
 
-@pytest.mark.claim("prefix-tuning/eliciting-layer-norm-costs")
 @pytest.mark.claim("prefix-tuning/eliciting-free-escapes")
 def test_a_prefix_that_passes_by_the_layer_norm_everywhere_refutes_that_it_costs() -> None:
     better = measured_as(lambda arm, task, std, other: 0.9 if arm == "with LayerNorm" else 0.8)
     found = elicit_results.claims_of(better)
-    assert found["layer-norm-costs"].verdict == "contradicted"
     assert found["free-escapes"].verdict == "contradicted"
-    assert found["layer-norm-costs"].value == pytest.approx(-10.0)
-    assert verdict("layer-norm-costs", ALL_ALIKE) == "undecided"
+    assert found["free-escapes"].value == pytest.approx(-10.0)
+    assert verdict("free-escapes", ALL_ALIKE) == "undecided"
 
 
 @pytest.mark.claim("prefix-tuning/eliciting-free-elicits")

@@ -225,13 +225,6 @@ def combined(measured: Measured, **changes: float) -> Measured:
     return replace(able, combined=[replace(one, **changes) for one in able.combined])
 
 
-@pytest.mark.claim("prefix-tuning/long-joined-short-ones")
-def test_short_ones_that_add_up_refute(measured: Measured) -> None:
-    for value, verdict in ((0.8, "supported"), (0.95, "contradicted")):
-        claim = results.joining_does_not_add_up(combined(measured, single=0.93, concatenated=value))
-        assert claim.verdict == verdict
-
-
 @pytest.mark.claim("prefix-tuning/long-against-ensemble")
 def test_a_long_one_that_is_better_refutes(measured: Measured) -> None:
     for value, verdict in ((0.93, "supported"), (0.99, "contradicted")):

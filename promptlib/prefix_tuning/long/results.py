@@ -125,24 +125,6 @@ def length_lowers_the_loss(measured: Measured) -> claims.Claim:
     )
 
 
-def joining_does_not_add_up(measured: Measured) -> claims.Claim:
-    """Short prefixes that each work are worse when put one after another."""
-    return claims.outcome(
-        "prefix-tuning/long-joined-short-ones",
-        "Short prefixes that each ask for a known task do so less well, by at least one percentage "
-        "point, when they are put one after another without further training; the difference from "
-        "their mean.",
-        values=[100 * (one.concatenated - one.single) for one in measured.combined],
-        limit=-1.0,
-        side="below",
-        unit=UNIT,
-        source=HERE,
-        checks=f"{LIBRARY}.evidence.joined",
-        resolution=100 / measured.trials,
-        requires=[one_vector_elicits(measured)],
-    )
-
-
 def long_against_short(measured: Measured) -> claims.Claim:
     """A trained prefix of that length is no better than the ensemble of the short ones."""
     return claims.outcome(
