@@ -72,10 +72,15 @@ def residual_streams(model: GPT, tokens: Tensor, prefix: Prefix | None = None) -
 
 @dataclass(frozen=True)
 class Probed:
-    """What a probe reads on test sequences: loss in nats a symbol, and share of right symbols."""
+    """What a probe reads: loss in nats a symbol, and share of right symbols.
+
+    Both on one half of the test sequences; `choice_loss` is the loss on the other half, for
+    choosing between probes.
+    """
 
     loss: float
     accuracy: float
+    choice_loss: float
 
 
 def answer_probe(
@@ -115,9 +120,14 @@ def answer_probe(
 
     optimiser.step(closure)
     with torch.no_grad():
-        logits, asked = head(test[0].flatten(0, -2)), test[1].flatten()
-        right = logits.argmax(dim=-1) == asked
-        return Probed(float(F.cross_entropy(logits, asked)), float(right.double().mean()))
+        logits, asked = head(test[0]), test[1]
+        half = len(asked) // 2
+        losses = [
+            float(F.cross_entropy(logits[part].flatten(0, -2), asked[part].flatten()))
+            for part in (slice(half), slice(half, None))
+        ]
+        right = logits[half:].argmax(dim=-1) == asked[half:]
+        return Probed(losses[1], float(right.double().mean()), choice_loss=losses[0])
 
 
 def answer_probes(model: GPT, task: Task, train: Tensor, test: Tensor) -> list[Probed]:

@@ -30,8 +30,8 @@ from promptlib.prefix_tuning.tasks import SEQUENCE_LENGTH
 
 
 def best_probe(levels: Sequence[Probed]) -> Probed:
-    """Return the probe with the lowest loss."""
-    return min(levels, key=lambda probed: probed.loss)
+    """Return the probe with the lowest loss on the sequences that are for choosing."""
+    return min(levels, key=lambda probed: probed.choice_loss)
 
 
 def probe_gains(measured: Measured, evidence: Evidence) -> dict[str, list[float]]:

@@ -1,8 +1,8 @@
 """What did the paper report?
 
-Percent of 3,200 test sequences with all ten outputs right, one seed. Source: the notebooks that
-Petrov, Torr and Bibi published with "When Do Prompting and Prefix-Tuning Work?", ICLR 2024,
-arXiv 2310.19698. Facts only; none of their code is used.
+Percent of 3,200 test sequences with all ten outputs right; each experiment is shown with one run.
+Source: the notebooks that Petrov, Torr and Bibi published with "When Do Prompting and Prefix-Tuning
+Work?", ICLR 2024, arXiv 2310.19698. Facts only; none of their code is used.
 """
 
 from __future__ import annotations

@@ -435,7 +435,7 @@ def test_other_insides_refute_what_is_carried(
 
     def probing(order: Sequence[str]) -> Evidence:
         probes = {
-            task: [[Probed(9.0, 0.0), Probed(0.1 + 0.1 * place, 0.5)]] * 2
+            task: [[Probed(0.01, 0.0, 9.0), Probed(0.1 + 0.1 * place, 0.5, 0.1)]] * 2
             for place, task in enumerate(order)
         }
         return dataclasses.replace(evidence, probes=probes)

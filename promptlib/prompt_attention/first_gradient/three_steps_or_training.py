@@ -118,7 +118,7 @@ def training_uses_fewer_bags(ratios: Tensor, bags: int) -> Claim:
         checks=f"{LIBRARY}.full_training.train_model",
         unit="times",
         note="a ratio, because in some rounds the steps fail altogether: their difference of up to "
-        "40 points would decide alone",
+        "40 points would decide alone; the difference was claimed until these rounds had been seen",
     )
 
 
