@@ -70,7 +70,8 @@ class Measured:
     steps : array, ``(seeds, prompt lengths, kinds, string lengths, strings)``
         Updates until a string was said, -1 if it never was.
     forced : sequence of mapping of list of Said
-        By prompt length; what was said, one entry for each string length.
+        By prompt length; what was said, in parts of one string length each. The strings that are
+        counted with are among them.
     counted : sequence of mapping of metrics
         By prompt length.
     """
@@ -103,6 +104,7 @@ def collect(plan: LanguagePlan, get: Get) -> Measured:
     surveyed = [get(run) for run in plan.surveyed]
     first = next(iter(plan.forced[0].values()))
     forced = [{n: get(run) for n, run in runs.items()} for runs in plan.forced]
+    counted = [{n: get(run) for n, run in runs.items()} for runs in plan.counted]
     return Measured(
         models=[
             load_model(run.config, result)
@@ -119,11 +121,18 @@ def collect(plan: LanguagePlan, get: Get) -> Measured:
             [[result.metrics["steps"] for result in by_length.values()] for by_length in forced]
         ),
         forced=[
-            {n: said_strings(result) for n, result in by_length.items()} for by_length in forced
+            {
+                n: [
+                    said
+                    for found in (result, counts.get(n))
+                    if found is not None
+                    for said in said_strings(found)
+                ]
+                for n, result in by_length.items()
+            }
+            for by_length, counts in zip(forced, counted, strict=True)
         ],
-        counted=[
-            {n: get(run).metrics for n, run in by_length.items()} for by_length in plan.counted
-        ],
+        counted=[{n: result.metrics for n, result in counts.items()} for counts in counted],
     )
 
 
@@ -145,9 +154,18 @@ def at_the_ends(measured: Measured) -> list[str]:
 
 
 def said_strings(result: Result) -> list[Said]:
-    """Return what the prompts of a run say, one entry for each length of which any was said."""
+    """Return what the prompts of a run say, one entry for each length of which any was said.
+
+    Parameters
+    ----------
+    result : Result
+        Of `force_strings` or of `count_strings`.
+    """
     vectors, strings = result.tensors["vectors"], result.tensors["strings"]
-    said = torch.tensor(result.metrics["steps"]).flatten() >= 0
+    if "success" in result.metrics:
+        said = torch.tensor(result.metrics["success"])
+    else:
+        said = torch.tensor(result.metrics["steps"]).flatten() >= 0
     lengths = (strings != PAD).sum(dim=1)
     return [
         Said(vectors[chosen], strings[chosen, :length])
