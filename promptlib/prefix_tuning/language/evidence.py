@@ -25,6 +25,7 @@ from promptlib.prefix_tuning.language.results import (
     Measured,
     Places,
     Said,
+    model_written_said,
     said_by_tokens,
 )
 
@@ -187,17 +188,18 @@ def random_vectors_differ_too(measured: Measured) -> claims.Claim:
 
 def one_vector_says_likely_strings(measured: Measured) -> claims.Claim:
     """The search with one vector works where the model helps it; a control for other claims."""
-    long = _long_enough(measured)
+    said = model_written_said(measured)
     return _outcome(
         "one-vector-says-likely-strings",
         f"One vector makes the trained model say more than one in ten of the strings of at least "
         f"{SHORTEST} symbols that the model wrote itself.",
-        measured.success("model")[:, 0][:, long].mean(axis=1),
+        [100 * float(one.mean()) for one in said],
         "experiments.force_strings",
         "% of strings",
         ("above", 10.0),
-        trials=int(long.sum()) * measured.steps.shape[-1],
-        note="limit, search and lengths are those for random strings",
+        trials=len(said[0]),
+        note="limit and search are those for random strings; the strings that are counted with are "
+        "among these, so that they are shorter on average than the random ones",
     )
 
 

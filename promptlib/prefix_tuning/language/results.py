@@ -73,7 +73,7 @@ class Measured:
         By prompt length; what was said, in parts of one string length each. The strings that are
         counted with are among them.
     counted : sequence of mapping of metrics
-        By prompt length.
+        By prompt length; "length" is how many symbols the strings have.
     """
 
     models: Sequence[GPT]
@@ -132,7 +132,13 @@ def collect(plan: LanguagePlan, get: Get) -> Measured:
             }
             for by_length, counts in zip(forced, counted, strict=True)
         ],
-        counted=[{n: result.metrics for n, result in counts.items()} for counts in counted],
+        counted=[
+            {
+                n: {**result.metrics, "length": result.tensors["strings"].shape[1]}
+                for n, result in counts.items()
+            }
+            for counts in counted
+        ],
     )
 
 
@@ -305,6 +311,27 @@ def survives_rounding(measured: Measured) -> list[dict[int, Kept]]:
                 together = torch.cat(kept)
                 by_length[n] = Kept(int(together.sum()), len(together))
         found.append(by_length)
+    return found
+
+
+def model_written_said(measured: Measured) -> list[np.ndarray]:
+    """Say which strings of the model's own a prompt of the first length was made to say.
+
+    Strings of at least `SHORTEST` symbols count, those that are counted with among them.
+
+    Returns
+    -------
+    list of array of bool
+        One entry for each string; as many for each seed.
+    """
+    long = np.array(measured.string_lengths) >= SHORTEST
+    found = []
+    for steps, counts in zip(measured.steps, measured.counted, strict=True):
+        said = [(steps[0, KINDS.index("model")][long] >= 0).ravel()]
+        counted = counts[measured.prompt_lengths[0]]
+        if counted["length"] >= SHORTEST:
+            said.append(np.array(counted["success"]))
+        found.append(np.concatenate(said))
     return found
 
 
