@@ -70,9 +70,10 @@ class Measured:
     steps : array, ``(seeds, prompt lengths, kinds, string lengths, strings)``
         Updates until a string was said, -1 if it never was.
     forced : sequence of mapping of list of Said
-        By prompt length; what was said, one entry for each string length.
+        By prompt length; what was said, in parts of one string length each. The strings that are
+        counted with are among them.
     counted : sequence of mapping of metrics
-        By prompt length.
+        By prompt length; "length" is how many symbols the strings have.
     """
 
     models: Sequence[GPT]
@@ -103,6 +104,7 @@ def collect(plan: LanguagePlan, get: Get) -> Measured:
     surveyed = [get(run) for run in plan.surveyed]
     first = next(iter(plan.forced[0].values()))
     forced = [{n: get(run) for n, run in runs.items()} for runs in plan.forced]
+    counted = [{n: get(run) for n, run in runs.items()} for runs in plan.counted]
     return Measured(
         models=[
             load_model(run.config, result)
@@ -119,10 +121,23 @@ def collect(plan: LanguagePlan, get: Get) -> Measured:
             [[result.metrics["steps"] for result in by_length.values()] for by_length in forced]
         ),
         forced=[
-            {n: said_strings(result) for n, result in by_length.items()} for by_length in forced
+            {
+                n: [
+                    said
+                    for found in (result, counts.get(n))
+                    if found is not None
+                    for said in said_strings(found)
+                ]
+                for n, result in by_length.items()
+            }
+            for by_length, counts in zip(forced, counted, strict=True)
         ],
         counted=[
-            {n: get(run).metrics for n, run in by_length.items()} for by_length in plan.counted
+            {
+                n: {**result.metrics, "length": result.tensors["strings"].shape[1]}
+                for n, result in counts.items()
+            }
+            for counts in counted
         ],
     )
 
@@ -145,9 +160,18 @@ def at_the_ends(measured: Measured) -> list[str]:
 
 
 def said_strings(result: Result) -> list[Said]:
-    """Return what the prompts of a run say, one entry for each length of which any was said."""
+    """Return what the prompts of a run say, one entry for each length of which any was said.
+
+    Parameters
+    ----------
+    result : Result
+        Of `force_strings` or of `count_strings`.
+    """
     vectors, strings = result.tensors["vectors"], result.tensors["strings"]
-    said = torch.tensor(result.metrics["steps"]).flatten() >= 0
+    if "success" in result.metrics:
+        said = torch.tensor(result.metrics["success"])
+    else:
+        said = torch.tensor(result.metrics["steps"]).flatten() >= 0
     lengths = (strings != PAD).sum(dim=1)
     return [
         Said(vectors[chosen], strings[chosen, :length])
@@ -287,6 +311,27 @@ def survives_rounding(measured: Measured) -> list[dict[int, Kept]]:
                 together = torch.cat(kept)
                 by_length[n] = Kept(int(together.sum()), len(together))
         found.append(by_length)
+    return found
+
+
+def model_written_said(measured: Measured) -> list[np.ndarray]:
+    """Say which strings of the model's own a prompt of the first length was made to say.
+
+    Strings of at least `SHORTEST` symbols count, those that are counted with among them.
+
+    Returns
+    -------
+    list of array of bool
+        One entry for each string; as many for each seed.
+    """
+    long = np.array(measured.string_lengths) >= SHORTEST
+    found = []
+    for steps, counts in zip(measured.steps, measured.counted, strict=True):
+        said = [(steps[0, KINDS.index("model")][long] >= 0).ravel()]
+        counted = counts[measured.prompt_lengths[0]]
+        if counted["length"] >= SHORTEST:
+            said.append(np.array(counted["success"]))
+        found.append(np.concatenate(said))
     return found
 
 
