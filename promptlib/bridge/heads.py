@@ -148,7 +148,9 @@ def heads_score(tokens: Tensor, u: Tensor, A: Tensor) -> Tensor:
 
 
 def linear_prompts(tokens: Tensor, w: Tensor, q: Tensor) -> Tensor:
-    r"""Linear prompt-attention with several prompts, :math:`\sum_j \frac1T\langle w_j, X^\top Xq_j\rangle`.
+    r"""Linear prompt-attention with several prompts.
+
+    .. math:: f(X) = \sum_j \tfrac1T\langle w_j, X^\top X q_j\rangle
 
     Parameters
     ----------
@@ -185,8 +187,8 @@ def box_margins(sparsity: float, limit: float, points: int = 41, few: int = 41) 
 
     A margin is linear in :math:`\delta_w`, so its ends :math:`\pm B` are enough; :math:`\delta_q`
     runs over a grid, and what is found is measured on one ten times as fine. One and two heads are
-    searched over pairs of arguments and a grid of weights with :math:`\sum|\beta_h| = 1`; for many a
-    linear program is solved.
+    searched over pairs of arguments and a grid of weights with :math:`\sum|\beta_h| = 1`; for many
+    a linear program is solved.
 
     Parameters
     ----------

@@ -28,8 +28,8 @@ from promptlib.bridge.readings import needed_logit, opposed_pair
 from promptlib.prompt_attention.mixture import ContextualMixture
 
 __all__ = [
-    "Layer",
     "PLACES",
+    "Layer",
     "Place",
     "Reading",
     "Step",
@@ -284,7 +284,9 @@ def read(
     labels = torch.tensor([1.0, -1.0], dtype=mixture.dtype).repeat_interleave(count // 2)
     order = torch.randperm(mixture.tokens, generator=torch.Generator().manual_seed(0))
     bags = mixture.compose(
-        labels, (order < mixture.relevant_tokens).expand(count, -1), mixture.deviation_table.repeat(2, 1)
+        labels,
+        (order < mixture.relevant_tokens).expand(count, -1),
+        mixture.deviation_table.repeat(2, 1),
     )
     vectors = learned.to(mixture.dtype).expand(count, size, WIDTH)
     reader = asking_vector(strength, mixture.dtype).expand(count, 1, WIDTH)

@@ -190,8 +190,8 @@ def vector_behind_asks(
     return claims.identity(
         "bridge/vector-behind-asks",
         "Behind a bag, in a causal head, a vector $p$ reads "
-        "$(1-\\gamma)\\,W_V^\\top X^\\top\\phi(Xq) + \\gamma\\,W_V^\\top p$ with $q = W_K W_Q^\\top p$, "
-        "and no content row changes.",
+        "$(1-\\gamma)\\,W_V^\\top X^\\top\\phi(Xq) + \\gamma\\,W_V^\\top p$ with "
+        "$q = W_K W_Q^\\top p$, and no content row changes.",
         errors=torch.stack(errors),
         tolerance=TOLERANCE,
         source=BOOK,
@@ -211,9 +211,7 @@ def causal_prompt_is_a_cache(
         width, depth, size = 5 + number % 3, 1 + number % 4, 1 + number % 3
         layers = streams.random_layers(width, depth, generator)
         prompt = normal(generator, size, width)
-        first, second = (
-            torch.cat((prompt, normal(generator, 7, width))) for _ in range(2)
-        )
+        first, second = (torch.cat((prompt, normal(generator, 7, width))) for _ in range(2))
         recorded = run(first, layers, True)
         cache = [(step.keys[:size], step.values[:size]) for step in recorded]
         whole = run(second, layers, True)
@@ -313,7 +311,7 @@ def opposed_pair_in_front(
         bags, _ = every_case(mixture, generator, copies=1)
         u = mixture.signal_only / (mixture.signal_only @ mixture.signal_only)
         scale = readings.pair_scale(mixture, A)
-        value = least(mixture, A, scale)
+        value = max(least(mixture, A, scale), 0.0)  # at (0, 0) no negative value would do
 
         def score(factor: float) -> tuple[Tensor, Tensor]:
             keys, vectors = readings.opposed_pair(mixture, scale, factor * value)  # noqa: B023
@@ -334,8 +332,8 @@ def opposed_pair_in_front(
     return claims.bound(
         "bridge/opposed-pair-in-front",
         "Where self-attention averaged over all rows is right in at most 2 of 4 cases of "
-        "$(0,0), (\\Delta,\\Delta)$, an opposed pair in front is right in all 4 as soon as its value "
-        "exceeds $V_0 \\le 4\\Delta/\\zeta$, not below, and moves no relative attention.",
+        "$(0,0), (\\Delta,\\Delta)$, an opposed pair in front is right in all 4 as soon as its "
+        "value exceeds $V_0 \\le 4\\Delta/\\zeta$, not below, and moves no relative attention.",
         values=values,
         limits=limits,
         tolerance=1e-9,
@@ -371,9 +369,9 @@ def as_many_heads_as_deviations(
         values.append(-share_right(heads.heads_score(bags.tokens, *build(mixture)), bags.labels))
     return claims.bound(
         "bridge/as-many-heads-as-deviations",
-        "Two self-attention heads are right in all cases of $(0,0), (\\Delta,\\Delta)$ with $\\Delta$ "
-        "from 1.001 to 10 times $\\Delta^\\star$, where one is right in half; three are right on "
-        "three random deviations.",
+        "Two self-attention heads are right in all cases of $(0,0), (\\Delta,\\Delta)$ with "
+        "$\\Delta$ from 1.001 to 10 times $\\Delta^\\star$, where one is right in half; three are "
+        "right on three random deviations.",
         values=values,
         limits=-1.0,
         source=BOOK,
@@ -398,8 +396,9 @@ def zero_for_any_heads(
         errors.append((score(-tokens, u, A) + score(tokens, u, A)).abs().max() / u.norm())
     return claims.identity(
         "bridge/zero-for-any-heads",
-        "Self-attention with any number of heads is odd, $f(-X) = -f(X)$; so at $\\zeta = \\frac12$ "
-        "and $\\delta = (1,1)$, where the bag is its own negative, every score is zero.",
+        "Self-attention with any number of heads is odd, $f(-X) = -f(X)$; so at "
+        "$\\zeta = \\frac12$ and $\\delta = (1,1)$, where the bag is its own negative, every score "
+        "is zero.",
         errors=torch.stack(errors),
         tolerance=TOLERANCE,
         source=BOOK,
