@@ -134,9 +134,11 @@ def random_layers(width: int, depth: int, generator: torch.Generator) -> list[La
 
     return [
         Layer(
-            *(normal(width, width) for _ in range(3)),
-            normal(width, 2 * width),
-            normal(2 * width, width),
+            W_Q=normal(width, width),
+            W_K=normal(width, width),
+            W_V=normal(width, width),
+            W_in=normal(width, 2 * width),
+            W_out=normal(2 * width, width),
         )
         for _ in range(depth)
     ]

@@ -128,7 +128,8 @@ def sensitive_reader_leaks(
 ) -> Claim:
     """A reader that feels the label a little: no head alone, but one prefix vector and a head."""
     generator = torch.Generator().manual_seed(seed)
-    values, limits = [], []
+    values: list[float] = []
+    limits: list[float] = []
     while len(values) < 2 * instances:
         (drawn,) = random_mixtures(generator, 1)
         size = float(1 + 5 * torch.rand((), generator=generator))
