@@ -210,7 +210,7 @@
     var table = make("table", { class: "places-table" }, sides);
     make("caption", {}, table, "Every case; the map shows y = 1, δ = (Δ, Δ)");
     var head = make("tr", {}, make("thead", {}, table));
-    ["y", "δ", "score", ""].forEach(function (name) { make("th", { scope: "col" }, head, name); });
+    ["y", "δ", "score", "sign"].forEach(function (name) { make("th", { scope: "col" }, head, name); });
     var body = make("tbody", {}, table);
 
     function choose(key, value) {
