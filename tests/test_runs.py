@@ -65,7 +65,7 @@ def test_the_name_depends_on_all_that_decides_the_result():
 def test_the_name_is_the_same_under_every_hash_seed_locale_time_zone_and_folder(tmp_path):
     command = (
         "from promptlib.runs import Run;"
-        "print(Run('promptlib.claims:f', {'b': 1, 'a': {'d': [1, 2], 'c': 0.1, 'ä': 'ö'}}).key)"
+        "print(Run('promptlib.claims:f', {'b': 1, 'a': {'d': [1, 2], 'c': 0.1, '\\xe4': 1}}).key)"
     )
     path = os.pathsep.join([str(Path(runs.__file__).parents[1]), os.environ.get("PYTHONPATH", "")])
     keys = {
