@@ -21,8 +21,6 @@ keys and queries, ``e`` the width of values. Leading dimensions (batch, heads) b
 
 from __future__ import annotations
 
-from functools import lru_cache
-
 import torch
 from torch import Tensor
 
@@ -108,14 +106,13 @@ def attend(
     return torch.matmul(attention, values), attention
 
 
-@lru_cache(maxsize=256)
 def causal_mask(
     n_queries: int,
     n_keys: int,
     prefix_length: int = 0,
     device: torch.device | None = None,
 ) -> Tensor:
-    """Which positions a query must not see. The returned tensor is shared: do not write to it.
+    """Which positions a query must not see.
 
     Parameters
     ----------
@@ -128,10 +125,10 @@ def causal_mask(
     Tensor of bool, shape (n_queries, prefix_length + n_keys)
         True where attention is forbidden; never in the first `prefix_length` columns.
     """
-    with torch.inference_mode(False):  # a cached inference tensor would break later training
-        offset = prefix_length + n_keys - n_queries
-        everything = torch.ones(n_queries, prefix_length + n_keys, dtype=torch.bool, device=device)
-        return everything.triu(diagonal=offset + 1)
+    # Made anew each time: a kept tensor would carry the mode it was made in (tracing, inference,
+    # fake or meta tensors) into later calls, and making it takes microseconds.
+    everything = torch.ones(n_queries, prefix_length + n_keys, dtype=torch.bool, device=device)
+    return everything.triu_(diagonal=prefix_length + n_keys - n_queries + 1)
 
 
 def _prepend(prefix: Tensor, content: Tensor) -> Tensor:

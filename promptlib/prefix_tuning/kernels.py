@@ -113,7 +113,8 @@ def _attend_with(rows: Callable[[Tensor, Tensor, Tensor | None], Tensor]) -> Att
             keys = torch.cat((prefix_keys, keys), -2)
             values = torch.cat((prefix_values, values), -2)
         n_keys = keys.shape[-2] - prefix_length
-        hidden = causal_mask(queries.shape[-2], n_keys, prefix_length) if causal else None
+        size = (queries.shape[-2], n_keys, prefix_length)
+        hidden = causal_mask(*size, queries.device) if causal else None
         attention = rows(queries, keys, hidden)
         return attention @ values, attention
 

@@ -26,7 +26,6 @@ Shapes in comments: ``...`` cells of a diagram, ``M`` draws.
 
 from __future__ import annotations
 
-from functools import lru_cache
 from typing import NamedTuple
 
 import torch
@@ -140,12 +139,6 @@ def standard_normals(draws: int, count: int, generator: torch.Generator | None =
             raise ValueError(f"{name} must be an integer of at least 1, got {value!r}")
     if generator is not None:
         return torch.randn(draws, count, generator=generator, dtype=torch.float64)
-    return _sobol_normals(draws, count)
-
-
-@lru_cache(maxsize=2)
-def _sobol_normals(draws: int, count: int) -> Tensor:
-    """Always the same table, so it is kept; nothing writes to it."""
     points = torch.quasirandom.SobolEngine(count, scramble=True, seed=1)
     uniform = points.draw(draws, dtype=torch.float64)
     half_step = 2.0**-31  # points are multiples of 2^-30: keep 0 and 1 out

@@ -211,6 +211,18 @@ def test_embeddings_stand_in_for_tokens(n: int) -> None:
         model(torch.zeros(1, 3, 5, dtype=torch.float64))
 
 
+@torch.no_grad()
+def test_models_stay_causal_after_one_of_them_was_exported() -> None:
+    model, other = make_model(), make_model(torch.float32, n_layer=1)
+    tokens, _ = make_batch(3)
+    program = torch.export.export(model, (tokens,))
+    torch.testing.assert_close(model(tokens), program.module()(tokens))
+    changed = tokens.clone()
+    changed[:, -1] = (changed[:, -1] + 1) % 11
+    for each in (model, other):
+        torch.testing.assert_close(each(changed)[:, :-1], each(tokens)[:, :-1])
+
+
 def test_bad_sizes_are_named() -> None:
     with pytest.raises(ValueError, match="n_head=5 does not divide n_embd=21"):
         GPTConfig(1, 5, 21, 11, 19)

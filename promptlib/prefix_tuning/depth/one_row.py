@@ -155,5 +155,5 @@ def row_errors(
     stream, _ = first_layer(aimed, attend)
     logits = second_logits(aimed, stream)
     if layers.causal:
-        logits = logits.masked_fill(causal_mask(*logits.shape), float("-inf"))
+        logits = logits.masked_fill(causal_mask(*logits.shape, device=logits.device), float("-inf"))
     return (logits[row].softmax(-1)[: len(wanted)] - wanted).abs()
