@@ -146,6 +146,15 @@ def test_denormals_are_flushed_only_inside() -> None:
     assert (tiny * 1.0).item() > 0.0
 
 
+def test_denormals_stay_flushed_after_a_use_inside_another() -> None:
+    small = torch.tensor([1e-39])
+    with flushed_denormals():
+        with pytest.raises(ZeroDivisionError), flushed_denormals():
+            raise ZeroDivisionError
+        assert float(small * 0.5) == 0.0
+    assert float(small * 0.5) > 0.0
+
+
 def test_products_in_bfloat16_round_their_factors_and_leave_parameters_alone() -> None:
     layer = nn.Linear(2, 1, bias=False)
     layer.weight.data = torch.tensor([[1.0 + 2.0**-12, 0.5]])
