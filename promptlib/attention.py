@@ -24,6 +24,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from promptlib.checks import check_public
+
 __all__ = ["attend", "causal_mask"]
 
 
@@ -189,3 +191,6 @@ def _check_prefix(keys: Tensor, values: Tensor, prefix_keys: Tensor, prefix_valu
                 raise ValueError(
                     f"the prefix {name} do not broadcast to the content; received {received}"
                 ) from None
+
+
+check_public(__name__)

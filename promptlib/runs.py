@@ -41,8 +41,8 @@ if TYPE_CHECKING:
 
 PACKAGE = Path(__file__).parent
 FILES = ("metrics.json", "weights.safetensors")
-BYSTANDERS = {"promptlib.runs", "promptlib.progress"}
-"""Modules that hand numbers over and decide none: editing them never retrains."""
+BYSTANDERS = {"promptlib.runs", "promptlib.progress", "promptlib.checks"}
+"""Modules that hand numbers over or refuse them and decide none: editing them never retrains."""
 
 
 class CorruptRunWarning(UserWarning):

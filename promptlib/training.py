@@ -21,6 +21,7 @@ from typing import Any, Literal, TypeVar
 import torch
 from torch import Tensor, nn
 
+from promptlib.checks import check_public
 from promptlib.progress import progress_bar
 
 Batch = TypeVar("Batch")
@@ -243,3 +244,6 @@ def _report_divergence(
         f"{recipe.steps}, with learning rate {rate:g} (now {rate * recipe.schedule(step):.3g}); "
         "lower the learning rate"
     )
+
+
+check_public(__name__)

@@ -33,6 +33,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from promptlib.attention import attend
+from promptlib.checks import check_public
 from promptlib.prefix_tuning.evaluation import sequence_loss
 from promptlib.prefix_tuning.experiment_training import (
     CURVE_POINTS,
@@ -274,3 +275,6 @@ def _training_batches(config: Mapping[str, Any]) -> Iterator[tuple[Tensor, Tenso
 def _thin(curve: Tensor) -> list[float]:
     pieces = min(CURVE_POINTS, len(curve))
     return [float(piece.mean()) for piece in curve.tensor_split(pieces)]
+
+
+check_public(__name__)

@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from promptlib import claims
+from promptlib.checks import check_public
 from promptlib.prefix_tuning.any_prefix import Table, Tabled, load_table
 from promptlib.prefix_tuning.any_prefix_theory import (
     log_convexity_excess,
@@ -258,3 +259,6 @@ def table_gap(trained_losses: Sequence[float], tables: Sequence[Metrics]) -> cla
         note="Also the control of the claim about the best table: its training works better than "
         "that of prefixes.",
     )
+
+
+check_public(__name__)

@@ -6,6 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from promptlib.checks import check_public
 from promptlib.prefix_tuning.gpt import GPT
 from promptlib.prefix_tuning.prefix import Prefix, PrefixBatch
 from promptlib.prefix_tuning.tasks import (
@@ -118,3 +119,6 @@ def greedy_decode(model: GPT, inputs: Tensor, prefix: Prefix | None = None) -> T
         answer = model(tokens, prefix, last=1).argmax(dim=-1)  # (B, 1)
         tokens = torch.cat([tokens, answer], dim=1)
     return tokens[:, inputs.shape[1] :]
+
+
+check_public(__name__)

@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from promptlib.checks import check_public
 from promptlib.prefix_tuning.evaluation import score, sequence_accuracy, sequence_loss
 from promptlib.prefix_tuning.gpt import GPT, GPTConfig
 from promptlib.prefix_tuning.lora import add_lora, remove_lora
@@ -335,3 +336,6 @@ def generator_for(config: Mapping[str, Any] | int, purpose: str) -> torch.Genera
 def _thin(curve: Tensor) -> list[float]:
     pieces = min(CURVE_POINTS, len(curve))
     return [float(piece.mean()) for piece in curve.tensor_split(pieces)]
+
+
+check_public(__name__)

@@ -24,7 +24,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from promptlib.attention import attend
+from promptlib.checks import check_public
 from promptlib.prefix_tuning.prefix import Prefix, PrefixBatch
+
+__all__ = ["GPT", "INIT_STD", "GPTConfig"]
 
 INIT_STD = 0.02
 """Standard deviation of the initial weights."""
@@ -329,3 +332,6 @@ class GPT(nn.Module):
                     f"make it with Prefix(n_layer={self.config.n_layer}, length=…, "
                     f"n_embd={self.config.n_embd})"
                 )
+
+
+check_public(__name__)

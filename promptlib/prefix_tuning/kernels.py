@@ -22,6 +22,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from promptlib.attention import causal_mask
+from promptlib.checks import check_public
 from promptlib.prefix_tuning.identities import AttendFunction
 
 __all__ = ["POSITIVE_KERNELS", "normalised", "sigmoid", "signed_linear", "sparsemax"]
@@ -119,3 +120,6 @@ def _attend_with(rows: Callable[[Tensor, Tensor, Tensor | None], Tensor]) -> Att
         return attention @ values, attention
 
     return attend
+
+
+check_public(__name__)

@@ -16,6 +16,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from promptlib.checks import check_public
 from promptlib.prefix_tuning.gpt import GPT
 
 INIT_STD = 0.02
@@ -176,3 +177,6 @@ def _check_size(layer: nn.Linear, rank: int) -> None:
 def _replace(model: nn.Module, name: str, module: nn.Module) -> None:
     parent, _, child = name.rpartition(".")
     setattr(model.get_submodule(parent), child, module)
+
+
+check_public(__name__)

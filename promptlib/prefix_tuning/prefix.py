@@ -15,6 +15,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from promptlib.checks import check_public
+
 
 class Prefix(nn.Module):
     """Learned vectors for each layer of a `GPT`; nothing else of the model changes.
@@ -109,3 +111,6 @@ class PrefixBatch:
         if all(k is v for k, v in zip(keys, values, strict=True)):
             return for_keys, for_keys
         return for_keys, torch.stack(values).unsqueeze(1)
+
+
+check_public(__name__)

@@ -21,6 +21,8 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor
 
+from promptlib.checks import check_public
+
 Split = Literal["train", "validation", "test"]
 
 SEQUENCE_LENGTH = 10
@@ -313,3 +315,6 @@ def batches(
         inputs, targets = task.sample(in_this_draw * batch_size, "train", generator)
         tokens = read_and_answer(inputs, targets)
         yield from zip(tokens.split(batch_size), targets.split(batch_size), strict=True)
+
+
+check_public(__name__)

@@ -23,6 +23,7 @@ import torch
 from torch import Tensor
 
 from promptlib.attention import attend
+from promptlib.checks import check_public
 
 __all__ = ["LayerWeights", "containing_layer", "layer_scores", "random_layer"]
 
@@ -111,3 +112,6 @@ def random_layer(shape: tuple[int, ...], generator: torch.Generator) -> LayerWei
 
     W_Q, W_K, W_V = matrix(dim**-0.25), matrix(dim**-0.25), matrix(1.0)
     return LayerWeights(W_Q, W_K, W_V, torch.zeros(shape), torch.zeros(shape))
+
+
+check_public(__name__)

@@ -35,6 +35,7 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor
 
+from promptlib.checks import check_public
 from promptlib.prompt_attention.bag_moments import cases
 from promptlib.prompt_attention.mass import attention_moments, limiting_masses
 from promptlib.prompt_attention.mixture import Bags, ContextualMixture
@@ -567,3 +568,6 @@ def _tensor(
     if below is not None and not (tensor < below).all():
         raise ValueError(f"{name} must be < {below:g}, got {float(tensor.max())}")
     return tensor
+
+
+check_public(__name__)

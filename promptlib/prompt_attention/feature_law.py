@@ -31,6 +31,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from promptlib.checks import check_public
 from promptlib.prompt_attention.core_model import as_parameters, relevant_counts, require_core
 from promptlib.prompt_attention.mixture import ContextualMixture
 
@@ -231,3 +232,6 @@ def _log_sums(normals: Tensor, spread: Tensor, irrelevant: Tensor) -> tuple[Tens
         table.view(-1, draws).index_select(0, cell.flatten()).view(*cell.shape, draws)
         for table in (first, second)
     )  # type: ignore[return-value]
+
+
+check_public(__name__)

@@ -23,6 +23,7 @@ import torch
 from torch import Tensor
 
 from promptlib.attention import attend
+from promptlib.checks import check_public
 
 __all__ = [
     "linear_attention",
@@ -183,3 +184,6 @@ def _described(value: object) -> str:
     if torch.is_tensor(value):
         return f"shape {tuple(value.shape)}"
     return f"a {type(value).__name__}"
+
+
+check_public(__name__)

@@ -23,6 +23,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from promptlib.checks import check_public
 from promptlib.prompt_attention.expressivity import aligned_reading
 
 __all__ = [
@@ -195,3 +196,6 @@ def escaping_heads(tokens: int) -> Tensor:
     readouts = torch.ones(tokens, dtype=torch.float64)
     readouts[-1] = 1.0 - tokens
     return readouts
+
+
+check_public(__name__)

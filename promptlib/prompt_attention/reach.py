@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from promptlib.attention import attend
+from promptlib.checks import check_public
 
 __all__ = ["Reach", "cumulant", "prompt_for_query", "query_readout"]
 
@@ -110,3 +111,6 @@ def query_readout(tokens: Tensor, q: Tensor) -> Tensor:
     queries = q if q.dim() == 2 else q[None]
     outputs, _ = attend(queries, tokens, tokens, scale=1.0)  # (..., K, d)
     return outputs if q.dim() == 2 else outputs.squeeze(-2)
+
+
+check_public(__name__)

@@ -27,6 +27,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from promptlib.checks import check_public
 from promptlib.prefix_tuning.constructions import bounds
 from promptlib.prefix_tuning.constructions.pieces import (
     Reader,
@@ -254,3 +255,6 @@ def conditional_generator(
     beta = bounds.check_temperature(inverse_temperature, vocab_size, length, inputs, beyond_bounds)
     least = bounds.least_in_float64(vocab_size, length, inputs)
     return ConditionalGenerator(vocab_size, responses, inputs, beta, least)
+
+
+check_public(__name__)

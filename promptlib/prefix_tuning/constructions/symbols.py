@@ -14,6 +14,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from promptlib.checks import check_public
+
 __all__ = ["PRINTABLE", "as_symbols", "as_table", "decode", "encode"]
 
 PRINTABLE = "".join(map(chr, range(32, 127)))
@@ -208,3 +210,6 @@ def _short(value: Any) -> str:
     """What was given, in not more than a line."""
     whole = repr(value)
     return whole if len(whole) <= 60 else whole[:57] + "..."
+
+
+check_public(__name__)

@@ -22,6 +22,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from promptlib.checks import check_public
 from promptlib.prefix_tuning.constructions import bounds
 from promptlib.prefix_tuning.constructions.pieces import (
     Reader,
@@ -187,3 +188,6 @@ def checked_vectors(vectors: Tensor, shape: tuple[int, ...]) -> Tensor:
         bad = vectors[~torch.isfinite(vectors)][0]
         raise ValueError(f"the virtual token has an entry {float(bad)}; all must be finite")
     return vectors
+
+
+check_public(__name__)

@@ -28,6 +28,7 @@ from torch import Tensor
 
 from promptlib.attention import attend as library_attend
 from promptlib.attention import causal_mask
+from promptlib.checks import check_public
 from promptlib.prefix_tuning.depth.two_layers import (
     TwoLayers,
     first_layer,
@@ -157,3 +158,6 @@ def row_errors(
     if layers.causal:
         logits = logits.masked_fill(causal_mask(*logits.shape, device=logits.device), float("-inf"))
     return (logits[row].softmax(-1)[: len(wanted)] - wanted).abs()
+
+
+check_public(__name__)
