@@ -15,6 +15,7 @@ import pkgutil
 import re
 import types
 import typing
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -70,6 +71,16 @@ class Nothing:
     """No function of the book wants one."""
 
 
+SOME: dict[type, Any] = {
+    torch.Tensor: torch.zeros(2, 2),
+    torch.dtype: torch.float32,
+    torch.device: torch.device("cpu"),
+    torch.Generator: torch.Generator(),
+    np.ndarray: np.zeros(2),
+    Path: Path("somewhere"),
+}
+
+
 def options(annotation: Any) -> tuple[Any, ...]:
     is_union = typing.get_origin(annotation) in (typing.Union, types.UnionType)
     return typing.get_args(annotation) if is_union else (annotation,)
@@ -94,11 +105,9 @@ def good(annotation: Any) -> Any:
         return {}
     if issubclass(kind, collections.abc.Iterable) and inspect.isabstract(kind):
         return []
-    if kind is torch.Tensor:
-        return torch.zeros(2, 2)
-    if kind in (torch.dtype, torch.device):
-        return {torch.dtype: torch.float32, torch.device: torch.device("cpu")}[kind]
-    return kind.__new__(kind)
+    if kind in SOME:
+        return SOME[kind]
+    return tuple.__new__(kind) if issubclass(kind, tuple) else object.__new__(kind)
 
 
 def bad(annotation: Any) -> list[Any]:
@@ -112,13 +121,15 @@ def bad(annotation: Any) -> list[Any]:
     if {int, float} & set(parts):
         values += [math.nan, np.float64("nan"), "1" if str not in parts else Nothing()]
         values += [] if bool in parts else [True, np.True_]
-        values += [] if float in parts else [1.5, 2.0, np.float32(2.0), torch.tensor(2.0)]
+        values += [] if float in parts else [1.5, 2.0, np.float32(2.0)]
+        values += [] if {float, torch.Tensor} & set(parts) else [torch.tensor(2.0)]
     for part in parts:
         origin = typing.get_origin(part)
         if part is bool:
             values += [2, "yes", np.zeros(2, dtype=bool)]
         elif part is torch.Tensor:
-            values += [[1.0], "text", np.ones(2)]
+            values += ["text"]
+            values += [[1.0], np.ones(2)] if len(parts) == 1 else []
         elif origin is typing.Literal:
             values += ["nonsense", 0.5]
         elif origin in (collections.abc.Sequence, collections.abc.Iterable, list, tuple):
