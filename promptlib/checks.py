@@ -1,10 +1,10 @@
 """Is an argument what a function means by it? If not, say which argument, and what to pass.
 
 A module that ends in ``check_public(__name__)`` lets its public functions and classes refuse,
-before their bodies run, what their annotations do not say: no ``True`` for a number, no ``3.0`` for a
-count, no string for a tensor, no NaN. Whole numbers of every type (Python, NumPy, a tensor without
-dimensions) become `int`, and are not negative. What annotations cannot say (shapes, ranges) a
-function checks itself, with the other functions of this module where they fit.
+before their bodies run, what their annotations do not say: no ``True`` for a number, no ``3.0`` for
+a count, no string for a tensor, no NaN. Whole numbers of every type (Python, NumPy, a tensor
+without dimensions) become `int`, and are not negative. What annotations cannot say (shapes, ranges)
+a function checks itself, with the other functions of this module where they fit.
 
 Checks look at types and shapes only and never read a tensor, so a training step may call them.
 This module decides no number and loads neither torch nor numpy.
@@ -15,6 +15,7 @@ from __future__ import annotations
 import collections.abc
 import functools
 import inspect
+import itertools
 import math
 import numbers
 import operator
@@ -25,6 +26,7 @@ from collections.abc import Callable, Collection, Iterator
 from typing import Any, Literal, TypeVar, Union
 
 __all__ = [
+    "WrongKind",
     "check_public",
     "checked",
     "one_of",
@@ -36,29 +38,34 @@ __all__ = [
 
 Check = Callable[[str, Any], Any]
 """``check(name, value)`` returns the value to go on with, or raises with the name in its message:
-a TypeError if the value is of another kind, a ValueError if it is out of range."""
+a `WrongKind` if the value is of another kind, a ValueError if it is out of range."""
+
+
+class WrongKind(TypeError, ValueError):
+    """An argument is of another kind; a ValueError, too, as functions say of all bad arguments."""
 
 
 def whole_number(name: str, value: Any, *, at_least: int = 0, at_most: int | None = None) -> int:
-    """Return `value` as an int; TypeError unless whole, ValueError outside the range."""
+    """Return `value` as an int; WrongKind unless whole, ValueError outside the range."""
     wanted = f"a whole number of at least {at_least}"
     if at_most is not None:
         wanted = f"a whole number from {at_least} to {at_most}"
     number = value
     if type(value) is not int:
-        if isinstance(value, bool) or getattr(value, "ndim", 0) or "bool" in _dtype(value):
-            raise _wrong(name, value, wanted)
+        kind = wanted if at_least else "a whole number"
+        if isinstance(value, bool) or "bool" in _dtype(value) or _has_dimensions(value):
+            raise _wrong(name, value, kind)
         try:
             number = operator.index(value)
         except TypeError:
-            raise _wrong(name, value, wanted) from None
+            raise _wrong(name, value, kind) from None
     if number < at_least or (at_most is not None and number > at_most):
         raise ValueError(f"{name} must be {wanted}, got {value!r}")
     return number
 
 
 def real_number(name: str, value: Any, *, above: float | None = None) -> Any:
-    """Return `value`; TypeError unless one number, ValueError if NaN or not above the bound."""
+    """Return `value`; WrongKind unless one number, ValueError if NaN or not above the bound."""
     wanted = "a number" if above is None else f"a number above {above}"
     if type(value) is not float:
         is_number = isinstance(value, numbers.Real) and not isinstance(value, bool)
@@ -156,10 +163,11 @@ def checked(function: F) -> F:
     ...     return f"{share:.0%} of {n}"
     >>> draw(3)
     '50% of 3'
-    >>> draw(True)
-    Traceback (most recent call last):
-        ...
-    TypeError: draw: n must be a whole number of at least 0, got True (bool)
+    >>> try:
+    ...     draw(True)
+    ... except TypeError as error:
+    ...     print(error)
+    draw: n must be a whole number, got True (bool)
     """
     if not isinstance(function, type):
         return _checked_function(function, method=False)
@@ -233,6 +241,8 @@ def _anything(_: str, value: Any) -> Any:
 def _check_of(annotation: Any) -> Check:
     """The check that an annotation stands for; `_anything` if it stands for none."""
     origin, inner = typing.get_origin(annotation), typing.get_args(annotation)
+    if annotation is Any:  # a class, from Python 3.11 on
+        return _anything
     if annotation is int:
         return whole_number
     if annotation is float:
@@ -260,7 +270,9 @@ def _check_of(annotation: Any) -> Check:
         if check is not None:
             return check
     if _is_protocol(kind):
-        return functools.partial(_such_that, holds=callable, wanted=_named(annotation))
+        members = [*vars(kind).get("__annotations__", {}), *kind.__dict__.keys() & {"__call__"}]
+        fits = functools.partial(_has_all, members=members)
+        return functools.partial(_such_that, holds=fits, wanted=_named(annotation))
     return functools.partial(_instance, kind=kind)
 
 
@@ -315,7 +327,7 @@ def _any_of(
     for option in options:
         try:
             return option(name, value)
-        except TypeError:
+        except WrongKind:
             continue
     raise _wrong(name, value, wanted)
 
@@ -331,7 +343,7 @@ def _sequence(name: str, value: Any, each: Check | list[Check]) -> Any:
             raise ValueError(f"{name} must have {len(each)} entries, got {value!r}")
         checks: Iterator[Check] = iter(each)
     else:
-        checks = iter(lambda: each, None)  # type: ignore[assignment, arg-type]
+        checks = itertools.repeat(each)
     for place, (part, check) in enumerate(zip(value, checks, strict=False)):
         check(f"{name}[{place}]", part)
     return value
@@ -341,12 +353,20 @@ def _is_protocol(kind: Any) -> bool:
     return bool(vars(kind).get("_is_protocol", False))
 
 
+def _has_all(value: Any, members: Collection[str]) -> bool:
+    return all(hasattr(value, member) for member in members)
+
+
 def _is_iterable(value: Any) -> bool:
     return hasattr(value, "__iter__") and not isinstance(value, str | bytes)
 
 
 def _is_scalar_tensor(value: Any) -> bool:
     return hasattr(value, "requires_grad") and value.ndim == 0 and "float" in _dtype(value)
+
+
+def _has_dimensions(value: Any) -> bool:
+    return bool(getattr(value, "ndim", 0))
 
 
 def _dtype(value: Any) -> str:
@@ -376,9 +396,9 @@ def _an(noun: str) -> str:
     return f"{'an' if noun[0] in 'AEIOaeio' else 'a'} {noun}"
 
 
-def _wrong(name: str, value: Any, wanted: str) -> TypeError:
+def _wrong(name: str, value: Any, wanted: str) -> WrongKind:
     shape = getattr(value, "shape", None)
     shown = repr(value) if shape is None else f"shape {tuple(shape)}"
     if len(shown) > 60 or "\n" in shown:
         shown = "an object"
-    return TypeError(f"{name} must be {wanted}, got {shown} ({type(value).__name__})")
+    return WrongKind(f"{name} must be {wanted}, got {shown} ({type(value).__name__})")

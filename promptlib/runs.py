@@ -387,7 +387,7 @@ def _joined(string: ast.JoinedStr) -> list[ast.expr]:
             if not isinstance(piece, ast.Constant):
                 pieces.append(piece)
             elif isinstance(last, ast.Constant):
-                pieces[-1] = ast.Constant(last.value + piece.value)
+                pieces[-1] = ast.Constant(str(last.value) + str(piece.value))
             elif piece.value:
                 pieces.append(piece)
     return pieces

@@ -21,7 +21,7 @@ from typing import Any, Literal, TypeVar
 import torch
 from torch import Tensor, nn
 
-from promptlib.checks import check_public
+from promptlib.checks import check_public, whole_number
 from promptlib.progress import progress_bar
 
 Batch = TypeVar("Batch")
@@ -58,9 +58,22 @@ class Recipe:
             raise ValueError(f"expected steps >= 1, got {self.steps}")
         if not 0 <= self.warmup < self.steps:
             raise ValueError(f"expected 0 <= warmup < steps={self.steps}, got {self.warmup}")
+        if not 0 <= self.weight_decay < math.inf:
+            raise ValueError(f"expected weight_decay >= 0 and finite, got {self.weight_decay}")
+        if not all(0 <= beta < 1 for beta in self.betas):
+            raise ValueError(f"expected betas in [0, 1), got {self.betas}")
+        if not self.clip_norm > 0:
+            raise ValueError(f"expected clip_norm > 0, got {self.clip_norm}")
 
     def schedule(self, step: int) -> float:
-        """Return the factor of the learning rate at `step`, counted from 0: in (0, 1]."""
+        """Return the factor of the learning rate at `step`, counted from 0: in (0, 1].
+
+        Raises
+        ------
+        ValueError
+            If there is no such step.
+        """
+        whole_number("step", step, at_most=self.steps - 1)
         if step < self.warmup:
             return (step + 1) / (self.warmup + 1)
         done = (step - self.warmup) / (self.steps - self.warmup)
@@ -88,7 +101,7 @@ class Learner:
 
     def __post_init__(self) -> None:
         if not 0 < self.learning_rate < math.inf:
-            raise ValueError(f"expected learning_rate > 0, got {self.learning_rate}")
+            raise ValueError(f"expected learning_rate > 0 and finite, got {self.learning_rate}")
         if not self.parameters:
             raise ValueError(f"learner {self.name!r} has no parameters")
 

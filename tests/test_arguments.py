@@ -15,6 +15,7 @@ import pkgutil
 import re
 import types
 import typing
+from collections import OrderedDict
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,6 @@ import pytest
 import torch
 
 import promptlib
-from promptlib import checks
 
 ELSEWHERE = ("claims", "language", "real", "runs", "checks", "progress", "plotting")
 """Parts of the package with refusals, and tests of them, of their own."""
@@ -32,6 +32,14 @@ ELSEWHERE = ("claims", "language", "real", "runs", "checks", "progress", "plotti
 def modules() -> list[str]:
     found = pkgutil.walk_packages(promptlib.__path__, "promptlib.")
     return [module.name for module in found if not set(module.name.split(".")) & set(ELSEWHERE)]
+
+
+def is_result(part: type) -> bool:
+    return issubclass(part, tuple | BaseException)
+
+
+def is_protocol(annotation: Any) -> bool:
+    return isinstance(annotation, type) and bool(vars(annotation).get("_is_protocol"))
 
 
 def public(module: str) -> list[tuple[str, Any, bool]]:
@@ -45,14 +53,13 @@ def public(module: str) -> list[tuple[str, Any, bool]]:
             continue
         if inspect.isfunction(part):
             found.append((name, part, False))
-        elif isinstance(part, type) and not issubclass(part, tuple | BaseException):
-            if not vars(part).get("_is_protocol"):
-                found.append((name, part, False))
-                found += [
-                    (f"{name}.{method}", function, True)
-                    for method, function in vars(part).items()
-                    if inspect.isfunction(function) and not method.startswith("_")
-                ]
+        elif isinstance(part, type) and not is_result(part) and not is_protocol(part):
+            found.append((name, part, False))
+            found += [
+                (f"{name}.{method}", function, True)
+                for method, function in vars(part).items()
+                if inspect.isfunction(function) and not method.startswith("_")
+            ]
     return found
 
 
@@ -96,8 +103,10 @@ def good(annotation: Any) -> Any:
         return inner[0]
     if origin is tuple and inner[-1] is not ...:
         return tuple(good(part) for part in inner)
-    if origin is collections.abc.Callable or vars(annotation).get("_is_protocol"):
+    if origin is collections.abc.Callable:
         return lambda *_: None
+    if is_protocol(annotation):
+        return type("Double", (), dict.fromkeys([*annotation.__annotations__, "__call__"]))()
     kind = origin or annotation
     if not isinstance(kind, type):
         return Nothing()
@@ -153,18 +162,18 @@ def test_arguments_of_another_kind_are_refused_by_name(module: str) -> None:
             if isinstance(meanings[parameter.name], typing.TypeVar):
                 continue
             for value in bad(meanings[parameter.name]):
-                positional, named = [None] * is_method, {}
+                passed = {
+                    one.name: value if one is parameter else good(meanings[one.name])
+                    for one in parameters
+                    if one.kind is not one.VAR_KEYWORD
+                }
                 for one in parameters:
-                    this = value if one is parameter else good(meanings[one.name])
-                    if one.kind in (one.POSITIONAL_ONLY, one.VAR_POSITIONAL):
-                        positional.append(this)
-                    elif any(other.kind is other.VAR_POSITIONAL for other in parameters) and (
-                        one.kind is one.POSITIONAL_OR_KEYWORD
-                    ):
-                        positional.append(this)
-                    elif one.kind is not one.VAR_KEYWORD:
-                        named[one.name] = this
+                    if one.kind is one.VAR_POSITIONAL:
+                        passed[one.name] = (passed[one.name],)
+                if is_method:  # refused before `self` is looked at
+                    passed = {next(iter(signature.parameters)): None, **passed}
+                call = inspect.BoundArguments(signature, OrderedDict(passed))
                 with pytest.raises((TypeError, ValueError)) as refusal:
-                    function(*positional, **named)
+                    function(*call.args, **call.kwargs)
                 message = str(refusal.value)
                 assert re.search(rf": {parameter.name}\b.* must ", message), (title, message)

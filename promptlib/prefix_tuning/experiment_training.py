@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from promptlib.checks import check_public
-from promptlib.prefix_tuning.evaluation import score, sequence_accuracy, sequence_loss
+from promptlib.prefix_tuning.evaluation import Answering, score, sequence_accuracy, sequence_loss
 from promptlib.prefix_tuning.gpt import GPT, GPTConfig
 from promptlib.prefix_tuning.lora import add_lora, remove_lora
 from promptlib.prefix_tuning.prefix import Prefix, PrefixBatch
@@ -180,7 +180,7 @@ def load_lora(config: Mapping[str, Any], base: Result, result: Result, cell: int
 @torch.no_grad()
 @flushed_denormals()
 def measure(
-    model: GPT, config: Mapping[str, Any], prefix: Prefix | None = None
+    model: Answering, config: Mapping[str, Any], prefix: Prefix | None = None
 ) -> dict[str, dict[str, float]]:
     """Measure accuracy, in [0, 1], and loss, in nats a symbol.
 

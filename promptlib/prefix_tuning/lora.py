@@ -10,6 +10,7 @@ for it.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -45,8 +46,8 @@ class LoRALinear(nn.Module):
     ) -> None:
         super().__init__()
         _check_size(base, rank)
-        if not init_std > 0:
-            raise ValueError(f"expected init_std > 0, got {init_std}")
+        if not 0 < init_std < math.inf:
+            raise ValueError(f"expected init_std > 0 and finite, got {init_std}")
         noise = torch.randn(rank, base.in_features, generator=generator)
         self.down = nn.Parameter((init_std * noise).to(base.weight))
         self.up = nn.Parameter(torch.zeros(base.out_features, rank).to(base.weight))

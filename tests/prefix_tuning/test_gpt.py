@@ -208,7 +208,7 @@ def test_embeddings_stand_in_for_tokens(n: int) -> None:
     model = make_model()
     tokens = torch.randint(11, (n, 7), generator=torch.Generator().manual_seed(1))
     torch.testing.assert_close(model(model.token(tokens)), model(tokens), rtol=0, atol=1e-10)
-    with pytest.raises(ValueError, match=r"expected embeddings \(B, T, 21\), got \(1, 3, 5\)"):
+    with pytest.raises(ValueError, match=r"tokens.* must have shape \(B, T, 21\), got \(1, 3"):
         model(torch.zeros(1, 3, 5, dtype=torch.float64))
 
 
@@ -238,7 +238,7 @@ def test_bad_sizes_are_named() -> None:
         model(torch.zeros(1, 3, dtype=torch.long), Prefix(1, 1, 21))
     with pytest.raises(ValueError, match="length >= 1, got 0"):
         Prefix(1, 0, 21)
-    with pytest.raises(ValueError, match="init_std > 0, got 0"):
+    with pytest.raises(ValueError, match="init_std > 0 and finite, got 0"):
         Prefix(1, 1, 21, 0.0)
     with pytest.raises(ValueError, match="different shapes"):
         PrefixBatch([Prefix(1, 1, 21), Prefix(1, 2, 21)])

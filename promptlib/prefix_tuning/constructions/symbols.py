@@ -52,7 +52,7 @@ def encode(text: str) -> Tensor:
     return torch.tensor([ord(character) - 32 for character in text])
 
 
-def decode(symbols: Tensor | Sequence[int]) -> str:
+def decode(symbols: Tensor | Sequence[Any]) -> str:
     """Symbols 0..94 as printable ASCII; the inverse of :func:`encode`.
 
     Raises

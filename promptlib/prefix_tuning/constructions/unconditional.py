@@ -18,6 +18,7 @@ hard attention; finite temperature, causal mask, scale and bounds are this book'
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -71,7 +72,7 @@ class UnconditionalGenerator(Transformer):
         self.vocab_size, self.length = vocab_size, length
         self.inverse_temperature, self.least_inverse_temperature = inverse_temperature, least
 
-    def virtual_token(self, symbols: Tensor | Sequence[int]) -> Tensor:
+    def virtual_token(self, symbols: Tensor | Sequence[Any]) -> Tensor:
         """The vector that makes the transformer say a sequence.
 
         Parameters

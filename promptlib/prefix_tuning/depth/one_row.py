@@ -156,7 +156,9 @@ def row_errors(
     stream, _ = first_layer(aimed, attend)
     logits = second_logits(aimed, stream)
     if layers.causal:
-        logits = logits.masked_fill(causal_mask(*logits.shape, device=logits.device), float("-inf"))
+        n_queries, n_keys = logits.shape
+        hidden = causal_mask(n_queries, n_keys, device=logits.device)
+        logits = logits.masked_fill(hidden, float("-inf"))
     return (logits[row].softmax(-1)[: len(wanted)] - wanted).abs()
 
 
