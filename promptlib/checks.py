@@ -47,7 +47,7 @@ class WrongKind(TypeError, ValueError):
 
 def whole_number(name: str, value: Any, *, at_least: int = 0, at_most: int | None = None) -> int:
     """Return `value` as an int; WrongKind unless whole, ValueError outside the range."""
-    wanted = f"a whole number of at least {at_least}"
+    wanted = f"a whole number of at least {at_least}" if at_least else "whole and not negative"
     if at_most is not None:
         wanted = f"a whole number from {at_least} to {at_most}"
     number = value
