@@ -16,6 +16,7 @@ import re
 import types
 import typing
 from collections import OrderedDict
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,14 @@ import pytest
 import torch
 
 import promptlib
+from promptlib.attention import attend, causal_mask
+from promptlib.prefix_tuning import tasks
+from promptlib.prefix_tuning.evaluation import greedy_decode, sequence_accuracy, sequence_loss
+from promptlib.prefix_tuning.gpt import GPT, GPTConfig
+from promptlib.prefix_tuning.lora import add_lora
+from promptlib.prefix_tuning.prefix import Prefix, PrefixBatch
+from promptlib.prefix_tuning.tasks import SORT_ASCENDING
+from promptlib.training import Recipe, weights_of
 
 ELSEWHERE = ("claims", "language", "real", "runs", "checks", "progress", "plotting")
 """Parts of the package with refusals, and tests of them, of their own."""
@@ -177,3 +186,123 @@ def test_arguments_of_another_kind_are_refused_by_name(module: str) -> None:
                     function(*call.args, **call.kwargs)
                 message = str(refusal.value)
                 assert re.search(rf": {parameter.name}\b.* must ", message), (title, message)
+
+
+# What annotations cannot say.
+
+CONFIG = GPTConfig(n_layer=2, n_head=2, n_embd=8, vocab_size=11, block_size=19)
+SIZES = ("n_layer", "n_head", "n_embd", "vocab_size", "block_size")
+TOKENS = torch.arange(16).reshape(2, 8) % 11
+HEADS = torch.ones(2, 3, 5)
+
+
+def model() -> GPT:
+    return GPT(CONFIG, torch.Generator().manual_seed(0))
+
+
+def prefix(n_layer: int = 2, **options: Any) -> Prefix:
+    return Prefix(n_layer, 3, 8, **options)
+
+
+def inputs(*shape: int, dtype: torch.dtype = torch.int64) -> torch.Tensor:
+    return torch.zeros(shape, dtype=dtype)
+
+
+REFUSED: list[tuple[str, Callable[[], Any]]] = [
+    *[("last", lambda k=k: model()(TOKENS, last=k)) for k in (0, -1, -3, 20, True, 1.5, math.nan)],
+    ("tokens", lambda: model()(TOKENS[0])),
+    ("tokens", lambda: model()(TOKENS[None])),
+    ("tokens", lambda: model()(TOKENS[:0])),
+    ("tokens", lambda: model()(TOKENS[:, :0])),
+    ("tokens", lambda: model()(inputs(1, 20))),
+    ("tokens", lambda: model()(TOKENS.bool())),
+    ("tokens", lambda: model()(TOKENS.to(torch.uint8))),
+    ("tokens", lambda: model()(TOKENS.float())),
+    ("tokens", lambda: model()(torch.zeros(2, 8, 9))),
+    ("tokens", lambda: model()(torch.zeros(2, 8, 8).double())),
+    *[("tokens", lambda n=n: model()(inputs(n, 8) - 1)) for n in (1, 12)],
+    *[("tokens", lambda n=n: model()(inputs(n, 8) + 11)) for n in (1, 12)],
+    ("prefix", lambda: model()(TOKENS, prefix(3))),
+    ("prefix", lambda: model()(TOKENS, Prefix(2, 3, 4))),
+    ("prefix", lambda: model().to(torch.bfloat16)(TOKENS, prefix())),
+    ("prefix", lambda: model()(TOKENS, PrefixBatch([prefix().double()]))),
+    ("prefix", lambda: model().to("meta")(TOKENS.to("meta"), prefix())),
+    ("tokens", lambda: model().to("meta")(TOKENS)),
+    ("n_head", lambda: GPTConfig(1, 3, 8, 11, 19)),
+    *[(name, lambda name=name: GPTConfig(**{**vars(CONFIG), name: 0})) for name in SIZES],
+    ("length", lambda: Prefix(1, 0, 8)),
+    *[("init_std", lambda std=std: prefix(init_std=std)) for std in (0.0, -1.0, math.inf)],
+    *[("index", lambda index=index: prefix().layer(index)) for index in (-1, 2)],
+    ("prefix", lambda: PrefixBatch([])),
+    ("prefixes", lambda: PrefixBatch([prefix(), prefix().double()])),
+    ("queries", lambda: attend(HEADS.long(), HEADS.long(), HEADS.long())),
+    ("queries", lambda: attend(HEADS[:, :0], HEADS, HEADS)),
+    ("queries", lambda: attend(HEADS[0, 0], HEADS, HEADS)),
+    ("queries", lambda: attend(HEADS[..., :0], HEADS[..., :0], HEADS)),
+    ("keys", lambda: attend(HEADS, HEADS.double(), HEADS)),
+    ("values", lambda: attend(HEADS, HEADS, HEADS.bfloat16())),
+    ("prefix_keys", lambda: attend(HEADS, HEADS, HEADS, HEADS.half(), HEADS.half())),
+    ("n_queries", lambda: causal_mask(3, 2)),
+    ("n_queries", lambda: causal_mask(0, 2)),
+    ("rank", lambda: add_lora(model(), 0, ["mlp.expand"])),
+    ("rank", lambda: add_lora(model(), 9, ["mlp.expand"])),
+    ("modules", lambda: add_lora(model(), 1, "mlp.expand")),
+    ("init_std", lambda: add_lora(model(), 1, ["mlp.expand"], init_std=math.inf)),
+    ("steps", lambda: Recipe(0, 0)),
+    ("warmup", lambda: Recipe(5, 5)),
+    ("weight_decay", lambda: Recipe(5, 1, weight_decay=-0.1)),
+    ("betas", lambda: Recipe(5, 1, betas=(0.9, 1.0))),
+    ("betas", lambda: Recipe(5, 1, betas=(0.9,))),
+    ("clip_norm", lambda: Recipe(5, 1, clip_norm=0.0)),
+    *[("step", lambda step=step: Recipe(5, 1).schedule(step)) for step in (-1, 5)],
+    ("learning_rate", lambda: weights_of(model(), math.inf)),
+    ("learning_rate", lambda: weights_of(model(), -1.0)),
+    ("n=0", lambda: SORT_ASCENDING.sample(0, "train")),
+    ("split", lambda: SORT_ASCENDING.sample(1, "dev")),
+    ("inputs", lambda: SORT_ASCENDING.solve(inputs(10))),
+    ("inputs", lambda: SORT_ASCENDING.solve(inputs(2, 10, dtype=torch.float32))),
+    ("digits", lambda: tasks.in_split(inputs(2, 9), "train")),
+    ("steps", lambda: tasks.batches(SORT_ASCENDING, 0, 3, torch.Generator())),
+    ("batch_size", lambda: tasks.batches(SORT_ASCENDING, 3, 0, torch.Generator())),
+    ("inputs", lambda: tasks.read_and_answer(inputs(10), inputs(10))),
+    ("targets", lambda: tasks.read_and_answer(inputs(2, 10), inputs(3, 10))),
+    ("symbols", lambda: tasks.Task("nothing", lambda x: x, 0)),
+    ("tasks", lambda: tasks.Mixture("nothing", ())),
+    ("tokens", lambda: sequence_loss(model(), inputs(19), inputs(1, 10))),
+    ("targets", lambda: sequence_loss(model(), inputs(2, 19), inputs(3, 10))),
+    ("targets", lambda: sequence_loss(model(), inputs(2, 19), inputs(2, 20))),
+    ("targets", lambda: sequence_loss(model(), inputs(2, 19), inputs(2, 10).float())),
+    ("inputs", lambda: greedy_decode(model(), inputs(10))),
+    ("inputs", lambda: greedy_decode(model(), inputs(2, 11))),
+    ("n=0", lambda: sequence_accuracy(model(), SORT_ASCENDING, 0)),
+]
+
+
+@pytest.mark.parametrize(("name", "call"), REFUSED)
+def test_shapes_ranges_and_dtypes_are_refused_by_name(name: str, call: Callable[[], Any]) -> None:
+    with pytest.raises((TypeError, ValueError), match=rf"\b{name}"):
+        call()
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [int, np.int8, np.uint8, np.int16, np.int32, np.uint32, np.int64, np.uint64, torch.tensor],
+)
+def test_whole_numbers_of_every_type_are_the_same_number(kind: Callable[[int], Any]) -> None:
+    config = GPTConfig(**{**vars(CONFIG), "n_embd": kind(8)})
+    assert config == CONFIG
+    assert type(config.n_embd) is int
+    torch.testing.assert_close(model()(TOKENS, last=kind(3)), model()(TOKENS)[:, -3:])
+    assert SORT_ASCENDING.sample(kind(3), "train")[0].shape == (3, 10)
+
+
+def test_numbers_of_numpy_become_those_of_python() -> None:
+    recipe = Recipe(np.int64(5), np.int64(1), weight_decay=np.float32(0.5))
+    assert [type(part) for part in (recipe.steps, recipe.weight_decay)] == [int, float]
+
+
+def test_methods_say_of_which_class_they_are() -> None:
+    with pytest.raises(TypeError, match=r"^GPT\.forward: tokens must be a Tensor, got 3 \(int\)$"):
+        model()(3)
+    with pytest.raises(TypeError, match=r"^Prefix: length must be a whole number, got 1\.5"):
+        Prefix(1, 1.5, 8)
