@@ -47,7 +47,9 @@ class WrongKind(TypeError, ValueError):
 
 def whole_number(name: str, value: Any, *, at_least: int = 0, at_most: int | None = None) -> int:
     """Return `value` as an int; WrongKind unless whole, ValueError outside the range."""
-    wanted = f"a whole number of at least {at_least}" if at_least else "whole and not negative"
+    wanted = (
+        f"a whole number of at least {at_least}" if at_least else "a whole number and not negative"
+    )
     if at_most is not None:
         wanted = f"a whole number from {at_least} to {at_most}"
     number = value
@@ -89,25 +91,31 @@ def one_of(name: str, value: Any, allowed: Collection[Any]) -> Any:
     return value
 
 
-def shape_of(name: str, tensor: Any, *sizes: int | str | None, integer: bool | None = None) -> None:
+def shape_of(name: str, tensor: Any, *sizes: Any, integer: bool | None = None) -> None:
     """Raise a ValueError unless a tensor has these sizes.
 
     Parameters
     ----------
     name : str
     tensor : Tensor
-    sizes : int or str
+    sizes : int, str or Ellipsis
         One for each dimension: the number it has to be, or a letter for any number of at least 1.
+        An Ellipsis before the others stands for any leading dimensions.
     integer : bool, optional
         Whether its entries have to be int64, or have to be floating.
     """
     shape = tuple(tensor.shape)
-    fits = len(shape) == len(sizes) and all(
+    leading = len(shape) - len(sizes) + 1 if sizes[0] is ... else 0
+    last = sizes[1:] if sizes[0] is ... else sizes
+    fits = leading >= 0 and len(shape) - leading == len(last)
+    fits = fits and all(
         size >= 1 if isinstance(wanted, str) else size == wanted
-        for size, wanted in zip(shape, sizes, strict=True)
+        for size, wanted in zip(shape[leading:], last, strict=True)
     )
     if not fits:
-        raise ValueError(f"{name} must have shape ({', '.join(map(str, sizes))}), got {shape}")
+        named = ", ".join("..." if size is ... else str(size) for size in sizes)
+        comma = "," if len(sizes) == 1 else ""
+        raise ValueError(f"{name} must have shape ({named}{comma}), got {shape}")
     if integer is not None:
         of_kind = str(tensor.dtype) == "torch.int64" if integer else tensor.is_floating_point()
         if not of_kind:
@@ -252,8 +260,18 @@ def _check_of(annotation: Any) -> Check:
     if origin is Literal:
         return functools.partial(_literal, allowed=inner)
     if origin is Union or origin is types.UnionType:
-        plain = tuple(part for part in inner if type(part) is type and part not in (int, float))
-        options = [_check_of(part) for part in inner]
+        plain = tuple(
+            part
+            for part in inner
+            if type(part) is type and part not in (int, float) and not _is_tensor(part)
+        )
+        numbers_too = bool({int, float} & set(inner))
+        options = [
+            functools.partial(_tensor, kind=part, of_numbers=numbers_too)
+            if _is_tensor(part)
+            else _check_of(part)
+            for part in sorted(inner, key=_is_tensor, reverse=True)
+        ]
         wanted = _named(annotation)
         return functools.partial(_any_of, plain=plain, options=options, wanted=wanted)
     if annotation in (collections.abc.Callable, typing.Callable) or origin is (
@@ -269,6 +287,8 @@ def _check_of(annotation: Any) -> Check:
         check = _collection_check(kind, inner)
         if check is not None:
             return check
+    if _is_tensor(kind):
+        return functools.partial(_tensor, kind=kind)
     if _is_protocol(kind):
         members = [*vars(kind).get("__annotations__", {}), *kind.__dict__.keys() & {"__call__"}]
         fits = functools.partial(_has_all, members=members)
@@ -305,6 +325,22 @@ def _instance(name: str, value: Any, kind: type) -> Any:
     if isinstance(value, kind):
         return value
     raise _wrong(name, value, _an(kind.__name__))
+
+
+def _tensor(name: str, value: Any, kind: type, of_numbers: bool = False) -> Any:
+    """A tensor, not complex; in the place of a number not empty and not of truth values."""
+    if not isinstance(value, kind):
+        raise _wrong(name, value, "a Tensor")
+    dtype = _dtype(value)
+    if "complex" in dtype or (of_numbers and "bool" in dtype):
+        raise ValueError(f"{name} must hold real numbers, got {dtype}; use .double()")
+    if of_numbers and 0 in value.shape:
+        raise ValueError(f"{name} must hold at least 1 number, got an empty tensor")
+    return value
+
+
+def _is_tensor(kind: Any) -> bool:
+    return getattr(kind, "__name__", "") == "Tensor" and kind.__module__.startswith("torch")
 
 
 def _such_that(name: str, value: Any, holds: Callable[[Any], bool], wanted: str) -> Any:

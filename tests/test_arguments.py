@@ -25,6 +25,7 @@ import pytest
 import torch
 
 import promptlib
+import promptlib.prompt_attention as wing
 from promptlib.attention import attend, causal_mask
 from promptlib.prefix_tuning import tasks
 from promptlib.prefix_tuning.evaluation import greedy_decode, sequence_accuracy, sequence_loss
@@ -32,6 +33,8 @@ from promptlib.prefix_tuning.gpt import GPT, GPTConfig
 from promptlib.prefix_tuning.lora import add_lora
 from promptlib.prefix_tuning.prefix import Prefix, PrefixBatch
 from promptlib.prefix_tuning.tasks import SORT_ASCENDING
+from promptlib.prompt_attention.feature_law import feature_law
+from promptlib.prompt_attention.mixture import ContextualMixture as Mixture
 from promptlib.training import Recipe, weights_of
 
 ELSEWHERE = ("claims", "language", "real", "runs", "checks", "progress", "plotting")
@@ -306,3 +309,100 @@ def test_methods_say_of_which_class_they_are() -> None:
         model()(3)
     with pytest.raises(TypeError, match=r"^Prefix: length must be a whole number, got 1\.5"):
         Prefix(1, 1.5, 8)
+
+
+# The mathematical functions of Part I, each with good arguments, of which one is spoilt.
+
+MIXTURE = Mixture(6, 8, 0.25, noise_std=0.5)
+NUMBERS = {
+    "tokens": 8,
+    "sparsity": 0.25,
+    "context_norm": 1.0,
+    "signal_norm": 1.0,
+    "noise_std": 0.5,
+    "scale": 0.5,
+    "samples_per_dim": 2.0,
+    "ridge": 0.1,
+    "deviation": 0.5,
+    "alignment": 1.0,
+    "eta": 1.0,
+    "gamma": 1.0,
+    "gap": 0.5,
+    "spread": 0.5,
+    "gap_in_spreads": 0.5,
+    "ratio": 1.0,
+    "n": 4,
+    "resolution": 2,
+    "restarts": 1,
+    "steps": 1,
+    "batch": 2,
+    "memory_limit": 2**20,
+    "learning_rate": 0.1,
+    "draws": 16,
+}
+"""Values that every function takes for a parameter of this name."""
+
+WEIGHTS = {
+    "W_Q": torch.eye(6).double(),
+    "W_K": torch.eye(6).double(),
+    "W_V": torch.eye(6).double(),
+    "A": torch.eye(6).double(),
+    "prompts": torch.ones(2, 6).double(),
+    **{name: torch.ones(6).double() for name in ("w", "q", "u", "query")},
+}
+SPECIAL: dict[tuple[str, str], Any] = {
+    ("layer_scores", "weights"): wing.containing_layer(WEIGHTS["w"], WEIGHTS["q"]),
+    ("self_attention_weights", "c"): 1.0,
+    ("aligned_gain", "c"): WEIGHTS["q"],
+    ("sign_function", "x"): WEIGHTS["q"],
+    ("informed_error", "law"): feature_law(MIXTURE, 0.5),
+    ("map_model", "challenge"): wing.CHALLENGES["mean-pooling"],
+    ("search_accuracy", "population"): wing.Population.stack([Mixture(6, 8, 0.25)]),
+    ("prompt_scale_bound", "mixture"): Mixture(6, 8, 0.25),
+}
+ANY_SHAPE = {("aligned_gain", "c"), ("sign_function", "x")}
+
+
+def arguments_of(name: str) -> dict[str, Any]:
+    """Good arguments of a public function, by name."""
+    found: dict[str, Any] = {"mixture": MIXTURE, "mixtures": [Mixture(6, 8, 0.25)], "seed": 0}
+    found |= {"model": wing.PLANE_MODELS["mean-pooling"], "generator": torch.Generator()}
+    found |= {"bags": torch.ones(3, 8, 6).double()}
+    passed = {}
+    for parameter in inspect.signature(getattr(wing, name)).parameters.values():
+        of_bags = parameter.name == "tokens" and parameter.annotation == "Tensor"
+        everything = {**found, **NUMBERS, **WEIGHTS}
+        if (name, parameter.name) in SPECIAL:
+            passed[parameter.name] = SPECIAL[name, parameter.name]
+        elif of_bags:
+            passed["tokens"] = found["bags"]
+        elif parameter.name in everything:
+            passed[parameter.name] = everything[parameter.name]
+        else:
+            has_default = parameter.default is not parameter.empty
+            assert has_default, f"say what a good {parameter.name} of {name} is"
+    return passed
+
+
+def spoilt(annotation: str, value: Any, any_shape: bool) -> list[Any]:
+    """Values of the right kind that mean nothing."""
+    if isinstance(value, torch.Tensor):
+        shapes = [] if any_shape else [value[..., :0], torch.ones(()).double()]
+        return [value + 0j, *shapes]
+    if isinstance(value, float | int) and "Tensor" in annotation:
+        kinds = [torch.tensor([0.5 + 0j]), torch.tensor([True]), torch.zeros(0)]
+        return [*kinds, torch.tensor([0.5, math.nan])]
+    return []
+
+
+@pytest.mark.parametrize(
+    "name", [name for name in wing.__all__ if inspect.isfunction(getattr(wing, name))]
+)
+def test_mathematical_functions_name_the_argument_that_means_nothing(name: str) -> None:
+    function, passed = getattr(wing, name), arguments_of(name)
+    function(**passed)
+    for parameter, value in passed.items():
+        annotation = str(inspect.signature(function).parameters[parameter].annotation)
+        for wrong in spoilt(annotation, value, (name, parameter) in ANY_SHAPE):
+            with pytest.raises((TypeError, ValueError), match=rf"\b{parameter}\b"):
+                function(**{**passed, parameter: wrong})

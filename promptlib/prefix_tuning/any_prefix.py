@@ -33,7 +33,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from promptlib.attention import attend
-from promptlib.checks import check_public
+from promptlib.checks import check_public, whole_number
 from promptlib.prefix_tuning.evaluation import sequence_loss
 from promptlib.prefix_tuning.experiment_training import (
     CURVE_POINTS,
@@ -267,9 +267,16 @@ def combine(model: GPT, tables: Sequence[Table], task_name: str, seed: int) -> T
     )
 
 
-def load_table(result: Result, cell: int) -> Table:
-    """Rebuild the table of one cell of a run; -1 is the combined one."""
-    index = cell % (len(result.metrics["cells"]) + 1)
+def load_table(result: Result, cell: int | None = None) -> Table:
+    """Rebuild the table of one cell of a run, or the combined one.
+
+    Raises
+    ------
+    ValueError
+        If there is no such cell.
+    """
+    combined = len(result.metrics["cells"])
+    index = combined if cell is None else whole_number("cell", cell, at_most=combined - 1)
     return Table(result.tensors[f"{index}.logits"], result.tensors[f"{index}.vectors"])
 
 

@@ -68,7 +68,7 @@ class Built:
 def build(run: Run, get: Get) -> Built:
     """Build the prefix of a run's combined table, and measure it as trained prefixes are."""
     model = load_model(run.config, get(run.needs[0])).double()
-    table = load_table(get(run), -1).double()
+    table = load_table(get(run)).double()
     prefix = prefix_of(model, table, OUTPUTS, DIGITS)
     return Built(model, table, prefix, measure(model, run.config, prefix))
 
