@@ -47,9 +47,7 @@ class WrongKind(TypeError, ValueError):
 
 def whole_number(name: str, value: Any, *, at_least: int = 0, at_most: int | None = None) -> int:
     """Return `value` as an int; WrongKind unless whole, ValueError outside the range."""
-    wanted = (
-        f"a whole number of at least {at_least}" if at_least else "a whole number and not negative"
-    )
+    wanted = f"a whole number of at least {at_least}"
     if at_most is not None:
         wanted = f"a whole number from {at_least} to {at_most}"
     number = value
@@ -331,10 +329,10 @@ def _tensor(name: str, value: Any, kind: type, of_numbers: bool = False) -> Any:
     """A tensor, not complex; in the place of a number not empty and not of truth values."""
     if not isinstance(value, kind):
         raise _wrong(name, value, "a Tensor")
-    dtype = _dtype(value)
+    dtype, shape = _dtype(value), getattr(value, "shape", ())
     if "complex" in dtype or (of_numbers and "bool" in dtype):
         raise ValueError(f"{name} must hold real numbers, got {dtype}; use .double()")
-    if of_numbers and 0 in value.shape:
+    if of_numbers and 0 in shape:
         raise ValueError(f"{name} must hold at least 1 number, got an empty tensor")
     return value
 

@@ -101,7 +101,7 @@ def test_no_two_seeds_or_purposes_share_a_stream() -> None:
     assert generator_for({"seed": 3}, "test").initial_seed() == first[3, "test"]
     with pytest.raises(ValueError, match="no stream is for 'tests'; there are weights, data"):
         generator_for(0, "tests")
-    with pytest.raises(ValueError, match="a whole number and not negative, got -1"):
+    with pytest.raises(ValueError, match="a whole number of at least 0, got -1"):
         generator_for(-1, "test")
 
 

@@ -199,7 +199,7 @@ def test_biased_adds_the_bias_to_the_logits():
 def test_positions_refuse_what_they_cannot_use():
     with pytest.raises(ValueError, match="width 5 is odd"):
         positions.rotate(torch.zeros(3, 5), torch.arange(3))
-    with pytest.raises(ValueError, match="start must be a whole number and not negative, got -1"):
+    with pytest.raises(ValueError, match="start must be a whole number of at least 0, got -1"):
         positions.shift_errors(random_case(seeded(), head_width=6), positions.RELATIVE["ALiBi"], -1)
 
 

@@ -107,7 +107,7 @@ class TestPlan:
         ("changed", "message"),
         [
             ({"seeds": 0}, "seeds must be at least 1, got 0"),
-            ({"first_seed": -1}, "first_seed must be a whole number and not negative, got -1"),
+            ({"first_seed": -1}, "first_seed must be a whole number of at least 0, got -1"),
             ({"first_seed": 0.5}, r"first_seed must be .* got 0.5"),
             ({"sizes": [64, 4]}, "at least 8 bags, got"),
             ({"sizes": []}, "at least 8 bags, got"),
