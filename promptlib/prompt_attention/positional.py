@@ -24,6 +24,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from promptlib.checks import check_public, whole_number
 from promptlib.prompt_attention.expressivity import aligned_reading
 
 __all__ = [
@@ -194,10 +195,8 @@ def escaping_heads(tokens: int, raised: int) -> Tensor:
     -------
     Tensor, shape (T,)
     """
-    if tokens < 2:
-        raise ValueError(f"tokens must be at least 2, got {tokens}")
-    if not 1 <= raised < tokens:
-        raise ValueError(f"raised must be from 1 to {tokens - 1}, got {raised}")
+    whole_number("tokens", tokens, at_least=2)
+    whole_number("raised", raised, at_least=1, at_most=tokens - 1)
     readouts = torch.full((tokens,), -float(raised), dtype=torch.float64)
     readouts[:raised] = tokens - raised
     return readouts
@@ -223,9 +222,15 @@ def escaping_accuracy(tokens: int, relevant_tokens: int, raised: int) -> float:
     float
         In [0, 1].
     """
+    whole_number("tokens", tokens, at_least=2)
+    whole_number("relevant_tokens", relevant_tokens, at_least=1, at_most=tokens)
+    whole_number("raised", raised, at_least=1, at_most=tokens - 1)
     right = sum(
         comb(raised, found) * comb(tokens - raised, relevant_tokens - found)
         for found in range(min(raised, relevant_tokens) + 1)
         if found * tokens > raised * relevant_tokens
     )
     return right / comb(tokens, relevant_tokens)
+
+
+check_public(__name__)

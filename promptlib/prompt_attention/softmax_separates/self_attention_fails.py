@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from promptlib import claims
+from promptlib.checks import check_public
 from promptlib.claims import Claim
 from promptlib.prompt_attention import constructions, expressivity, models, positional
 from promptlib.prompt_attention.population import PLANE_MODELS, PlaneModel, aligned
@@ -229,3 +230,6 @@ def escape_by_position(
         source=BOOK,
         checks=f"{LIBRARY}.positional.escaping_heads",
     )
+
+
+check_public(__name__)
