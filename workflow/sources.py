@@ -22,13 +22,10 @@ import jupytext
 import nbformat
 
 from promptlib.runs import import_closure, imported_modules, source_path
+from workflow.command import BuildError
 
 ROOT = Path(__file__).resolve().parent.parent
 NOTEBOOKS = ROOT / "notebooks"
-
-
-class BuildError(Exception):
-    """Something the person at the keyboard can mend; shown without a traceback."""
 
 
 @dataclass(frozen=True)
