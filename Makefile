@@ -42,11 +42,11 @@ help:  ## list the commands
 	@echo "  PYTHON=…              the Python (3.11 or newer) that makes .venv (now: $(PYTHON))"
 
 book: $(VENV)/.book-$(TORCH) $(EXTRA_STAMPS)  ## execute every notebook and build the site to _build/html
-	@$(RUN) -m workflow.build --profile $(call word,PROFILE) --cores $(call word,CORES) --gate $(call word,GATE)
+	@$(RUN) -m workflow.build --profile $(call literal,$(PROFILE)) --cores $(call literal,$(CORES)) --gate $(call literal,$(GATE))
 
 test: lint  ## everything that proves the project: style, types, library, notebooks, workflow, site
-	@$(RUN) -m workflow.build --profile quick --cores $(call word,CORES) --gate $(call word,GATE)
-	@$(RUN) -m workflow.clean pytest -n $(call word,CORES) --dist loadfile $(PYTEST)
+	@$(RUN) -m workflow.build --profile quick --cores $(call literal,$(CORES)) --gate $(call literal,$(GATE))
+	@$(RUN) -m workflow.clean pytest -n $(call literal,$(CORES)) --dist loadfile $(PYTEST)
 
 lint: $(VENV)/.test-$(TORCH) $(EXTRA_STAMPS)  ## style and types
 	@$(RUN) -m ruff check .
@@ -54,11 +54,11 @@ lint: $(VENV)/.test-$(TORCH) $(EXTRA_STAMPS)  ## style and types
 	@$(RUN) -m workflow.clean mypy
 
 serve:  ## serve the built site on localhost
-	@"$(PYTHON)" -E -m workflow.serve --port $(call word,PORT)
+	@"$(PYTHON)" -E -m workflow.serve --port $(call literal,$(PORT))
 
 notebook: $(VENV)/.book-$(TORCH) $(EXTRA_STAMPS)  ## run one notebook: NOTEBOOK=prefix_tuning/new_task SET="seeds=5"
-	@test -n $(call word,NOTEBOOK) || { echo 'error: say which: make notebook NOTEBOOK=prefix_tuning/new_task SET="seeds=5"' >&2; exit 1; }
-	@$(RUN) -m workflow.execute $(call word,NOTEBOOK) --profile $(call word,PROFILE) $(if $(value SET),--set $(call word,SET))
+	@test -n $(call literal,$(NOTEBOOK)) || { echo 'error: say which: make notebook NOTEBOOK=prefix_tuning/new_task SET="seeds=5"' >&2; exit 1; }
+	@$(RUN) -m workflow.execute $(call literal,$(NOTEBOOK)) --profile $(call literal,$(PROFILE)) $(if $(value SET),--set $(call literal,$(value SET)))
 
 lab: $(VENV)/.lab-$(TORCH) $(EXTRA_STAMPS)  ## open the notebooks in JupyterLab
 	@$(RUN) -m jupyterlab notebooks
@@ -67,14 +67,14 @@ bench: $(VENV)/.test-$(TORCH) $(EXTRA_STAMPS)  ## time training steps against th
 	@$(RUN) -m workflow.clean benchmarks.bench
 
 robust: $(VENV)/.book-$(TORCH) $(EXTRA_STAMPS)  ## the quick profile from other SEEDS and on other processor PATHS; how often which verdict
-	@$(RUN) -m workflow.robust --cores $(call word,CORES) --seeds $(SEEDS) --paths $(PATHS) $(if $(NOTEBOOK),--notebooks $(NOTEBOOK))
+	@$(RUN) -m workflow.robust --cores $(call literal,$(CORES)) --seeds $(SEEDS) --paths $(PATHS) $(if $(NOTEBOOK),--notebooks $(NOTEBOOK))
 
 record: $(VENV)/.book-$(TORCH) $(EXTRA_STAMPS)  ## accept the verdicts of the last build into config/verdicts.yml, and what it took
-	@$(RUN) -m workflow.collect --profile $(call word,PROFILE) --record
+	@$(RUN) -m workflow.collect --profile $(call literal,$(PROFILE)) --record
 
 archive: PROFILE = paper# unless another is asked for
 archive: $(VENV)/.book-$(TORCH) $(EXTRA_STAMPS)  ## keep what a finished PROFILE=paper build measured in archive/, or run and keep one NOTEBOOK=… SET=…
-	@$(RUN) -m workflow.archive $(if $(NOTEBOOK),$(call word,NOTEBOOK)) --profile $(call word,PROFILE) $(if $(value SET),--set $(call word,SET))
+	@$(RUN) -m workflow.archive $(if $(NOTEBOOK),$(call literal,$(NOTEBOOK))) --profile $(call literal,$(PROFILE)) $(if $(value SET),--set $(call literal,$(value SET)))
 
 clean:  ## remove what was built; training runs stay
 	@rm -rf _build .snakemake
@@ -113,8 +113,8 @@ ifeq ($(filter $(TORCH),pip cpu gpu),)
 $(error TORCH must be pip, cpu or gpu, got '$(TORCH)')
 endif
 
-# One word for the shell, whatever is in it: make expands nothing in it, nor does the shell.
-word = '$(subst ','\'',$(value $(1)))'
+# One word for the shell, whatever is in it.
+literal = '$(subst ','\'',$(1))'
 
 pip = $(RUN) -m pip install --quiet
 uv = $(pip) $(UV_PIN) && $(RUN) -m uv pip install --quiet --python $(VENV)/bin/python --reinstall-package torch
