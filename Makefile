@@ -54,7 +54,7 @@ lint: $(VENV)/.test-$(TORCH) $(EXTRA_STAMPS)  ## style and types
 	@$(RUN) -m workflow.clean mypy
 
 serve:  ## serve the built site on localhost
-	@"$(PYTHON)" -E -m workflow.serve --port $(call literal,$(PORT))
+	@$(if $(wildcard $(VENV)/bin/python),$(RUN),"$(PYTHON)" -E) -m workflow.serve --port $(call literal,$(PORT))
 
 notebook: $(VENV)/.book-$(TORCH) $(EXTRA_STAMPS)  ## run one notebook: NOTEBOOK=prefix_tuning/new_task SET="seeds=5"
 	@test -n $(call literal,$(NOTEBOOK)) || { echo 'error: say which: make notebook NOTEBOOK=prefix_tuning/new_task SET="seeds=5"' >&2; exit 1; }
@@ -64,7 +64,7 @@ lab: $(VENV)/.lab-$(TORCH) $(EXTRA_STAMPS)  ## open the notebooks in JupyterLab
 	@$(RUN) -m jupyterlab notebooks
 
 bench: $(VENV)/.test-$(TORCH) $(EXTRA_STAMPS)  ## time training steps against the plain baseline
-	@$(RUN) -m workflow.clean benchmarks.bench
+	@$(RUN) -m benchmarks.bench
 
 robust: $(VENV)/.book-$(TORCH) $(EXTRA_STAMPS)  ## the quick profile from other SEEDS and on other processor PATHS; how often which verdict
 	@$(RUN) -m workflow.robust --cores $(call literal,$(CORES)) --seeds $(SEEDS) --paths $(PATHS) $(if $(NOTEBOOK),--notebooks $(NOTEBOOK))

@@ -1,6 +1,6 @@
 """``python -m workflow.clean MODULE …`` runs ``python -m MODULE …`` in the clean environment.
 
-For what is not of this package: tests, style, types, measurements.
+For what is not of this package: tests and types.
 """
 
 from __future__ import annotations
