@@ -22,7 +22,7 @@ use_theme()
 figure, axes = plt.subplots()
 axes.plot([0, 1])
 axes.set_title("A title")
-show(figure, "A line that rises from 0 to 1.")
+show(figure, "A line that rises from 0 at the left to 1 at the right.")
 ```
 """
 

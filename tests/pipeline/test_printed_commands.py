@@ -78,17 +78,17 @@ def book(tmp_path_factory):
     chapter.parent.mkdir()
     text = (root / "notebooks" / "small" / "first.md").read_text()
     parameters = "seeds = 3  # seeds, >= 1\nlearning_rates = [0.1]  # all > 0\nrate = 0.5"
-    text = text.replace("rate = 0.5", parameters).replace("/first", "/new_task")
+    text = text.replace("rate = 0.5", parameters).replace("/first", "/new-task")
     chapter.write_text(text + "\n```{code-cell} ipython3\nprint(seeds, learning_rates)\n```\n")
     entry = "  prefix_tuning/new_task: {runs: 'promptlib.small.training:plan'}\n"
     quick = root / "config" / "quick.yml"
     quick.write_text(quick.read_text() + entry)
     shutil.copy(quick, root / "config" / "paper.yml")
     with (root / "config" / "verdicts.yml").open("a") as file:
-        file.write("small/new_task: {kind: identity}\n")
+        file.write("small/new-task: {kind: identity}\n")
     ledger, mark = "      - file: ledger", '@pytest.mark.claim("small/first")'
     book.edit("book/_toc.yml", ledger, f"      - file: prefix_tuning/new_task\n{ledger}")
-    book.edit("tests/test_small.py", mark, f"{mark}\n{mark.replace('first', 'new_task')}")
+    book.edit("tests/test_small.py", mark, f"{mark}\n{mark.replace('first', 'new-task')}")
     shutil.copy(root / "tests" / "test_small.py", root / "tests" / "test_claims.py")
     book.edit("tests/test_claims.py", "@pytest.mark.claim", "# ")
     (root / ".gitignore").write_text((PROJECT / ".gitignore").read_text() + "*.log\n")
@@ -99,7 +99,8 @@ def book(tmp_path_factory):
     tools.mkdir(parents=True)
     refuse = 'case "$word" in pip|uv|venv) echo "nothing is installed" >&2; exit 97; esac'
     (tools / "python").write_text(
-        f"#!/bin/sh\nfor word; do {refuse}; done\nexec '{sys.executable}' \"$@\"\n"
+        f"#!/bin/sh\nfor word; do {refuse}; done\n"
+        f"PYTHONPATH='{root}' exec '{sys.executable}' \"$@\"\n"  # as if it were installed
     )
     (tools / "python").chmod(0o755)
     for name in ("book", "test", "lab"):
