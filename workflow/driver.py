@@ -185,11 +185,13 @@ def run_workflow(
     ]
     environment = clean() | {"TQDM_DISABLE": "1", "PYTHONUNBUFFERED": "1", **(more or {})}
     said: list[str] = []
+    stopping = threading.Event()
 
     def pass_on(lines: Iterable[str]) -> None:
         for line in lines:
             said.append(line)
-            progress.aside(line)
+            if not stopping.is_set():  # what the rules say of being stopped is not news
+                progress.aside(line)
 
     progress.start()
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
@@ -198,9 +200,13 @@ def run_workflow(
         assert engine.stderr is not None
         errors = threading.Thread(target=pass_on, args=(engine.stderr,), daemon=True)
         errors.start()
-        for line in engine.stdout:
-            progress.line(line)
-        errors.join()
+        try:
+            for line in engine.stdout:
+                progress.line(line)
+            errors.join()
+        except BaseException:
+            stopping.set()
+            raise
     progress.finish()
     if engine.returncode == 0:
         return True
