@@ -82,7 +82,9 @@ clean:  ## remove what was built; training runs stay
 clean-runs:  ## remove the training runs too
 	@rm -rf runs
 
-# One stamp for each set of packages and kind of torch; a change of pins installs again.
+# One stamp for each set of packages and kind of torch; a change of pins installs again, and so does
+# an upgrade of the system that takes the Python of .venv away.
+$(shell test -x $(VENV)/bin/python || rm -f $(VENV)/.*-pip $(VENV)/.*-cpu $(VENV)/.*-gpu)
 $(VENV)/.book-$(TORCH): pyproject.toml constraints.txt
 	@$(call check-python)
 	@$(RUN) -m pip --version >/dev/null 2>&1 || "$(PYTHON)" -I -m venv --clear $(VENV) || { rm -rf $(VENV); \

@@ -13,6 +13,7 @@ import contextlib
 import errno
 import functools
 import os
+import re
 import signal
 import sys
 import tempfile
@@ -106,12 +107,17 @@ def explained(error: BaseException) -> str | None:
     if isinstance(error, MemoryError):
         return "the memory is full; fewer processes at a time need less: CORES=1"
     if isinstance(error, OSError):
-        place = _shown(error.filename)
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        place, number = _shown(error.filename), error.errno
+        if number is None:  # of several files, as shutil tells it
+            found = re.search(r"\[Errno (\d+)\]", str(error))
+            number = int(found[1]) if found else None
+        if number in (errno.ENOSPC, errno.EDQUOT):
             return f"the disk is full{place}; make room and run it again, what is complete stays"
-        if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+        if number in (errno.ENOTDIR, errno.EEXIST):
+            return f"a file is in the way of a folder{place}; move the file away"
+        if number in (errno.EACCES, errno.EPERM, errno.EROFS):
             return (
-                f"{error.strerror}{place}; the project needs a folder that you may write to, "
+                f"{os.strerror(number)}{place}; the project needs a folder that you may write to, "
                 "such as a copy of it in your home folder"
             )
     return None

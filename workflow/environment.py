@@ -12,6 +12,7 @@ This module loads the standard library only.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
 from collections.abc import Mapping
@@ -80,11 +81,15 @@ def enter(module: str, arguments: list[str]) -> None:
     OSError
         If the book's home folder cannot be made.
     """
+    for stream in range(3):  # one that is closed would give its number to the next file opened
+        with contextlib.suppress(OSError):
+            os.fstat(stream)
+            continue
+        os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)
     HOME.mkdir(parents=True, exist_ok=True)
     # Some systems add variables to whatever is given, so the mark decides, for this process only.
     wanted = clean()
     if os.environ.pop(_ENTERED, None) is None and dict(os.environ) != wanted:
-        sys.stdout.flush()
         os.execve(
             sys.executable,
             [sys.executable, "-m", module, *arguments],

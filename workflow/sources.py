@@ -48,8 +48,11 @@ class Source:
     def notebook(self) -> nbformat.NotebookNode:
         """The source as a notebook without outputs, cell ids numbered."""
         if not self.path.is_file():
-            known = ", ".join(names())
-            raise BuildError(f"there is no notebook {self.name!r}; there are: {known}")
+            known = names()
+            raise BuildError(
+                f"there is no notebook {self.name!r}{suggestion(self.name, known)}; "
+                f"there are: {', '.join(known)}"
+            )
         notebook = jupytext.read(self.path)
         for number, cell in enumerate(notebook.cells):
             cell["id"] = f"cell-{number}"

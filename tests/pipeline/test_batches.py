@@ -118,7 +118,7 @@ def test_as_many_receipts_as_runs():
         capture_output=True,
         text=True,
     )
-    assert done.returncode == 2
+    assert done.returncode == 1
     assert "2 runs and 1 receipts" in done.stderr
 
 
@@ -157,7 +157,7 @@ def test_runs_share_processes_and_each_has_its_receipt(pristine):
     assert sorted(together.values(), key=min) == [{"a", "f", "train"}, {"b", "c", "d"}, {"e"}]
     assert receipts(book) == book.stored
     assert len(book.stored) == 7
-    assert all(f"trained {name}: " in output for name in book.stored)
+    assert "[7/7 runs, " in output
 
 
 @pytest.mark.pipeline

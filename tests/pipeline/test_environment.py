@@ -68,6 +68,12 @@ def test_every_command_enters_the_clean_environment():
     assert optimized == 0
 
 
+def test_closed_streams_are_no_trouble():
+    code = "import sys; sys.exit(None in (sys.stdin, sys.stdout, sys.stderr))"
+    call = f"'{sys.executable}' -m workflow.clean timeit -n1 -r1 '{code}' <&- >&- 2>&-"
+    assert subprocess.run(["sh", "-c", call], cwd=environment.ROOT, check=False).returncode == 0
+
+
 def test_a_folder_for_sockets_is_short(tmp_path, monkeypatch):
     deep = tmp_path / ("d" * 80)
     deep.mkdir()

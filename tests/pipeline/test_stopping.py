@@ -2,6 +2,7 @@
 
 import errno
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -38,6 +39,16 @@ def raising(error):
             OSError(errno.EROFS, "Read-only file system", "/x"),
             1,
             "error: Read-only file system: /x",
+        ),
+        (
+            shutil.Error([("a", "b", "[Errno 28] No space")]),
+            1,
+            "error: the disk is full; make room",
+        ),
+        (
+            NotADirectoryError(errno.ENOTDIR, "no", "/x"),
+            1,
+            "error: a file is in the way of a folder",
         ),
         (MemoryError(), 1, "error: the memory is full; fewer processes"),
         (ModuleNotFoundError("no", name="torch"), 1, "error: the package torch is not installed"),
