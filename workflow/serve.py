@@ -5,12 +5,13 @@ It needs the standard library only, so that any Python serves a site that was bu
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import http.server
 import sys
 from pathlib import Path
 
-from workflow.command import BuildError, Parser, command
+from workflow.command import BuildError, Parser, Stopped, command
 
 SITE = Path(__file__).resolve().parent.parent / "_build" / "html"
 
@@ -34,7 +35,8 @@ def main(arguments: list[str] | None = None) -> int:
         ) from None
     with server:
         print(f"http://localhost:{server.server_address[1]}/ (stop with Ctrl-C)", flush=True)
-        server.serve_forever()
+        with contextlib.suppress(Stopped):
+            server.serve_forever()
     return 0
 
 
