@@ -184,6 +184,7 @@ def run_workflow(
         *(["--", *targets] if targets else []),
     ]
     environment = clean() | {"TQDM_DISABLE": "1", "PYTHONUNBUFFERED": "1", **(more or {})}
+    log.write_text("")  # what is read in the end is of this call
     said: list[str] = []
     stopping = threading.Event()
 

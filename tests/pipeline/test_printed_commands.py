@@ -134,6 +134,7 @@ def test_a_printed_command_is_one_that_there_is(command, book):
     if command.startswith("make "):
         status, output = typed(book, command.replace("make ", "make --dry-run ", 1))
         assert status == 0, output
+        assert not re.search(r"/bin/(?!python\b|bash\b)", output), "a script that names its Python"
     elif command in MODULES:
         assert importlib.util.find_spec(MODULES[command])
     else:
