@@ -64,7 +64,7 @@ lab: $(VENV)/.lab-$(TORCH) $(EXTRA_STAMPS)  ## open the notebooks in JupyterLab
 	@$(RUN) -m jupyterlab notebooks
 
 bench: $(VENV)/.test-$(TORCH) $(EXTRA_STAMPS)  ## time training steps against the plain baseline
-	@$(RUN) -m benchmarks.bench
+	@$(RUN) -m workflow.clean benchmarks.bench
 
 robust: $(VENV)/.book-$(TORCH) $(EXTRA_STAMPS)  ## the quick profile from other SEEDS and on other processor PATHS; how often which verdict
 	@$(RUN) -m workflow.robust --cores $(call literal,$(CORES)) --seeds $(SEEDS) --paths $(PATHS) $(if $(NOTEBOOK),--notebooks $(NOTEBOOK))

@@ -104,8 +104,11 @@ def collect(profile: Profile) -> dict[str, Any]:
 
 
 def recorded_verdicts() -> dict[str, dict[str, Any]]:
-    """``config/verdicts.yml``: kind, extra and verdicts by claim id."""
-    return yaml.safe_load(VERDICTS.read_text(encoding="utf-8")) or {}
+    """``config/verdicts.yml``: kind, extra and verdicts by claim id; BuildError if it is no YAML."""
+    try:
+        return yaml.safe_load(VERDICTS.read_text(encoding="utf-8")) or {}
+    except yaml.YAMLError as error:
+        raise BuildError(f"config/{VERDICTS.name} is not valid YAML: {error}") from None
 
 
 def notebook_records(

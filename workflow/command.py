@@ -104,6 +104,11 @@ def explained(error: BaseException) -> str | None:
             f"the package {error.name} is not installed for {sys.executable}; "
             "make book installs what is needed into .venv"
         )
+    if isinstance(error, SyntaxError):
+        name = error.filename or ""
+        place = "" if name.startswith("<") else _shown(name)
+        text = (error.text or "").strip()
+        return f"this is not Python{place}, line {error.lineno}: {text} ({error.msg})"
     if isinstance(error, MemoryError):
         return "the memory is full; fewer processes at a time need less: CORES=1"
     if isinstance(error, OSError):

@@ -20,6 +20,7 @@ from typing import Any
 
 import jupytext
 import nbformat
+import yaml
 
 from promptlib.runs import import_closure, imported_modules, source_path
 from workflow.command import BuildError
@@ -53,7 +54,10 @@ class Source:
                 f"there is no notebook {self.name!r}{suggestion(self.name, known)}; "
                 f"there are: {', '.join(known)}"
             )
-        notebook = jupytext.read(self.path)
+        try:
+            notebook = jupytext.read(self.path)
+        except (yaml.YAMLError, ValueError) as error:
+            raise BuildError(f"{self.path} is no notebook in MyST: {error}") from None
         for number, cell in enumerate(notebook.cells):
             cell["id"] = f"cell-{number}"
         return notebook

@@ -51,6 +51,11 @@ def raising(error):
             1,
             "error: a file is in the way of a folder",
         ),
+        (
+            SyntaxError("bad", ("<unknown>", 4, 1, "def (\n")),
+            1,
+            "error: this is not Python, line 4: d",
+        ),
         (MemoryError(), 1, "error: the memory is full; fewer processes"),
         (ModuleNotFoundError("no", name="torch"), 1, "error: the package torch is not installed"),
     ],
