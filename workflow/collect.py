@@ -104,7 +104,7 @@ def collect(profile: Profile) -> dict[str, Any]:
 
 
 def recorded_verdicts() -> dict[str, dict[str, Any]]:
-    """``config/verdicts.yml``: kind, extra and verdicts by claim id; BuildError if it is no YAML."""
+    """``config/verdicts.yml``: kind, extra, verdicts by claim id; BuildError if it is no YAML."""
     try:
         return yaml.safe_load(VERDICTS.read_text(encoding="utf-8")) or {}
     except yaml.YAMLError as error:

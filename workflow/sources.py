@@ -79,7 +79,7 @@ class Source:
                 f"{self.path}: one cell must be tagged 'parameters', found {len(tagged)}"
             )
         values: dict[str, Any] = {}
-        for statement in ast.parse(tagged[0]).body:
+        for statement in ast.parse(tagged[0], str(self.path)).body:
             match statement:
                 case ast.Assign(targets=[ast.Name(id=name)], value=value):
                     try:
@@ -99,7 +99,13 @@ class Source:
         code = "\n".join(
             line for cell in self.code_cells for line in cell.splitlines() if line[:1] not in "%!"
         )
-        return import_closure(*imported_modules(code))
+        try:
+            return import_closure(*imported_modules(code))
+        except SyntaxError as error:
+            raise BuildError(
+                f"{self.path}, or a library file that it reaches, is not Python: "
+                f"{(error.text or '').strip()} ({error.msg})"
+            ) from None
 
     @property
     def dependencies(self) -> list[Path]:
