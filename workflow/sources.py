@@ -79,7 +79,14 @@ class Source:
                 f"{self.path}: one cell must be tagged 'parameters', found {len(tagged)}"
             )
         values: dict[str, Any] = {}
-        for statement in ast.parse(tagged[0], str(self.path)).body:
+        try:
+            statements = ast.parse(tagged[0]).body
+        except SyntaxError as error:
+            raise BuildError(
+                f"{self.path}: the parameters cell is not Python, line {error.lineno}: "
+                f"{(error.text or '').strip()}"
+            ) from None
+        for statement in statements:
             match statement:
                 case ast.Assign(targets=[ast.Name(id=name)], value=value):
                     try:
@@ -104,7 +111,7 @@ class Source:
         except SyntaxError as error:
             raise BuildError(
                 f"{self.path}, or a library file that it reaches, is not Python: "
-                f"{(error.text or '').strip()} ({error.msg})"
+                f"{(error.text or '').strip()}"
             ) from None
 
     @property
