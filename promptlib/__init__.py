@@ -1,7 +1,8 @@
 """Models, data, training and claims of the book.
 
-The two wings have a package each, ``prompt_attention`` and ``prefix_tuning``; what both use
-lies beside them: ``attention``, ``training``, ``runs``, ``claims``, ``plotting``, ``progress``.
+The two wings have a package each, ``prompt_attention`` and ``prefix_tuning``, and so has the
+``bridge`` between them; what they use together lies beside them: ``attention``, ``training``,
+``runs``, ``claims``, ``plotting``, ``progress``.
 Importing ``promptlib`` loads none of them, so that the workflow can read experiment plans
 without loading torch.
 """

@@ -150,5 +150,6 @@ def test_commands_that_readers_are_told_to_type_are_right(page):
 def test_notebooks_lie_where_readers_look():
     assert {path.parent.name for path in NOTEBOOKS.rglob("*.md")} == {
         "prompt_attention",
+        "bridge",
         "prefix_tuning",
     }
