@@ -12,16 +12,19 @@ SEEDS ?= 0 100 200 300 400 500
 PATHS ?= native avx2 default
 
 SHELL := /bin/bash
+unexport BASH_ENV
 VENV := .venv
-BIN := $(VENV)/bin
+RUN := $(VENV)/bin/python -E# tools are modules: scripts in bin name their Python by an absolute path
 EXTRAS ?= $(if $(wildcard $(VENV)/.real-*),real)# what was once asked for stays up to date
 TORCH_PIN := $(shell sed -n 's/^ *"\(torch==[^"]*\)".*/\1/p' pyproject.toml)
 UV_PIN := uv==0.13.9
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
-export PYTHONHASHSEED := 0
+export PIP_USER := 0
+unexport PIP_TARGET PIP_PREFIX PIP_ROOT PIP_CONSTRAINT PIP_REQUIREMENT
 
 EXTRA_STAMPS := $(EXTRAS:%=$(VENV)/.%-$(TORCH))
 
+.NOTPARALLEL:
 .PHONY: help book test lint serve bench robust notebook lab record archive clean clean-runs
 .DEFAULT_GOAL := help
 
@@ -39,41 +42,39 @@ help:  ## list the commands
 	@echo "  PYTHON=…              the Python (3.11 or newer) that makes .venv (now: $(PYTHON))"
 
 book: $(VENV)/.book-$(TORCH) $(EXTRA_STAMPS)  ## execute every notebook and build the site to _build/html
-	@$(BIN)/python -m workflow.build --profile $(PROFILE) --cores $(CORES) --gate $(GATE)
+	@$(RUN) -m workflow.build --profile $(call literal,$(PROFILE)) --cores $(call literal,$(CORES)) --gate $(call literal,$(GATE))
 
 test: lint  ## everything that proves the project: style, types, library, notebooks, workflow, site
-	@$(BIN)/python -m workflow.build --profile quick --cores $(CORES) --gate $(GATE)
-	@$(BIN)/python -m pytest -n $(CORES) --dist loadfile $(PYTEST)
+	@$(RUN) -m workflow.build --profile quick --cores $(call literal,$(CORES)) --gate $(call literal,$(GATE))
+	@$(RUN) -m workflow.clean pytest -n $(call literal,$(CORES)) --dist loadfile $(PYTEST)
 
 lint: $(VENV)/.test-$(TORCH) $(EXTRA_STAMPS)  ## style and types
-	@$(BIN)/ruff check .
-	@$(BIN)/ruff format --check .
-	@$(BIN)/mypy
+	@$(RUN) -m ruff check .
+	@$(RUN) -m ruff format --check .
+	@$(RUN) -m workflow.clean mypy
 
 serve:  ## serve the built site on localhost
-	@test -e _build/html/index.html || { echo "error: there is no site yet; run: make book" >&2; exit 1; }
-	@echo "http://localhost:$(PORT)/ (stop with Ctrl-C)"
-	@$(PYTHON) -m http.server --bind 127.0.0.1 --directory _build/html $(PORT)
+	@$(if $(wildcard $(VENV)/bin/python),$(RUN),"$(PYTHON)" -E) -m workflow.serve --port $(call literal,$(PORT))
 
 notebook: $(VENV)/.book-$(TORCH) $(EXTRA_STAMPS)  ## run one notebook: NOTEBOOK=prefix_tuning/new_task SET="seeds=5"
-	@test -n "$(NOTEBOOK)" || { echo 'error: say which: make notebook NOTEBOOK=prefix_tuning/new_task SET="seeds=5"' >&2; exit 1; }
-	@$(BIN)/python -m workflow.execute $(NOTEBOOK) --profile $(PROFILE) $(if $(SET),--set $(SET))
+	@test -n $(call literal,$(NOTEBOOK)) || { echo 'error: say which: make notebook NOTEBOOK=prefix_tuning/new_task SET="seeds=5"' >&2; exit 1; }
+	@$(RUN) -m workflow.execute $(call literal,$(NOTEBOOK)) --profile $(call literal,$(PROFILE)) $(if $(value SET),--set $(call literal,$(value SET)))
 
 lab: $(VENV)/.lab-$(TORCH) $(EXTRA_STAMPS)  ## open the notebooks in JupyterLab
-	@$(BIN)/jupyter lab notebooks
+	@$(RUN) -m jupyterlab notebooks
 
 bench: $(VENV)/.test-$(TORCH) $(EXTRA_STAMPS)  ## time training steps against the plain baseline
-	@$(BIN)/python -m benchmarks.bench
+	@$(RUN) -m workflow.clean benchmarks.bench
 
 robust: $(VENV)/.book-$(TORCH) $(EXTRA_STAMPS)  ## the quick profile from other SEEDS and on other processor PATHS; how often which verdict
-	@$(BIN)/python -m workflow.robust --cores $(CORES) --seeds $(SEEDS) --paths $(PATHS) $(if $(NOTEBOOK),--notebooks $(NOTEBOOK))
+	@$(RUN) -m workflow.robust --cores $(call literal,$(CORES)) --seeds $(SEEDS) --paths $(PATHS) $(if $(NOTEBOOK),--notebooks $(NOTEBOOK))
 
 record: $(VENV)/.book-$(TORCH) $(EXTRA_STAMPS)  ## accept the verdicts of the last build into config/verdicts.yml, and what it took
-	@$(BIN)/python -m workflow.collect --profile $(PROFILE) --record
+	@$(RUN) -m workflow.collect --profile $(call literal,$(PROFILE)) --record
 
 archive: PROFILE = paper# unless another is asked for
 archive: $(VENV)/.book-$(TORCH) $(EXTRA_STAMPS)  ## keep what a finished PROFILE=paper build measured in archive/, or run and keep one NOTEBOOK=… SET=…
-	@$(BIN)/python -m workflow.archive $(NOTEBOOK) --profile $(PROFILE) $(if $(SET),--set $(SET))
+	@$(RUN) -m workflow.archive $(if $(NOTEBOOK),$(call literal,$(NOTEBOOK))) --profile $(call literal,$(PROFILE)) $(if $(value SET),--set $(call literal,$(value SET)))
 
 clean:  ## remove what was built; training runs stay
 	@rm -rf _build .snakemake
@@ -81,10 +82,13 @@ clean:  ## remove what was built; training runs stay
 clean-runs:  ## remove the training runs too
 	@rm -rf runs
 
-# One stamp for each set of packages and kind of torch; a change of pins installs again.
+# One stamp for each set of packages and kind of torch; a change of pins installs again, and so does
+# an upgrade of the system that takes the Python of .venv away.
+$(shell test -x $(VENV)/bin/python || rm -f $(VENV)/.*-pip $(VENV)/.*-cpu $(VENV)/.*-gpu)
 $(VENV)/.book-$(TORCH): pyproject.toml constraints.txt
 	@$(call check-python)
-	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@$(RUN) -m pip --version >/dev/null 2>&1 || "$(PYTHON)" -I -m venv --clear $(VENV) || { rm -rf $(VENV); \
+		echo "error: $(PYTHON) made no virtual environment, it says why above (Debian needs its package python3-venv)" >&2; exit 1; }
 	@echo "Installing the pinned packages into $(VENV) …"
 	@$(call install-torch-$(TORCH))
 	@$(call install,.)
@@ -111,12 +115,16 @@ ifeq ($(filter $(TORCH),pip cpu gpu),)
 $(error TORCH must be pip, cpu or gpu, got '$(TORCH)')
 endif
 
-install = $(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '$(1)'
-install-torch-pip = $(BIN)/python -m pip install --quiet $(TORCH_PIN)
+# One word for the shell, whatever is in it.
+literal = '$(subst ','\'',$(1))'
+
+pip = $(RUN) -m pip install --quiet
+uv = $(pip) $(UV_PIN) && $(RUN) -m uv pip install --quiet --python $(VENV)/bin/python --reinstall-package torch
+failed = || { echo "error: not installed; the lines above say why, and the next call tries again" >&2; exit 1; }
+install = $(pip) --constraint constraints.txt --editable '$(1)' $(failed)
+install-torch-pip = $(pip) $(TORCH_PIN) $(failed)
 # uv knows where torch keeps its builds, by name.
-install-torch-cpu = $(BIN)/python -m pip install --quiet $(UV_PIN) && \
-	$(BIN)/uv pip install --quiet --python $(BIN)/python --torch-backend cpu --reinstall-package torch $(TORCH_PIN)
-install-torch-gpu = $(BIN)/python -m pip install --quiet $(UV_PIN) && \
-	$(BIN)/uv pip install --quiet --python $(BIN)/python --torch-backend auto --reinstall-package torch $(TORCH_PIN)
-check-python = $(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
-	{ echo "error: Python 3.11 or newer is needed, $(PYTHON) is $$($(PYTHON) --version 2>&1); try PYTHON=python3.11" >&2; exit 1; }
+install-torch-cpu = $(uv) --torch-backend cpu $(TORCH_PIN) $(failed)
+install-torch-gpu = $(uv) --torch-backend auto $(TORCH_PIN) $(failed)
+check-python = "$(PYTHON)" -E -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || \
+	{ echo "error: Python 3.11 or newer is needed, $(PYTHON) is $$("$(PYTHON)" --version 2>&1 | tail -n 1); try PYTHON=python3.11" >&2; exit 1; }

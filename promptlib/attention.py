@@ -21,10 +21,10 @@ keys and queries, ``e`` the width of values. Leading dimensions (batch, heads) b
 
 from __future__ import annotations
 
-from functools import lru_cache
-
 import torch
 from torch import Tensor
+
+from promptlib.checks import check_public
 
 __all__ = ["attend", "causal_mask"]
 
@@ -108,14 +108,13 @@ def attend(
     return torch.matmul(attention, values), attention
 
 
-@lru_cache(maxsize=256)
 def causal_mask(
     n_queries: int,
     n_keys: int,
     prefix_length: int = 0,
     device: torch.device | None = None,
 ) -> Tensor:
-    """Which positions a query must not see. The returned tensor is shared: do not write to it.
+    """Which positions a query must not see.
 
     Parameters
     ----------
@@ -127,11 +126,18 @@ def causal_mask(
     -------
     Tensor of bool, shape (n_queries, prefix_length + n_keys)
         True where attention is forbidden; never in the first `prefix_length` columns.
+
+    Raises
+    ------
+    ValueError
+        If there are more queries than keys: the first ones would see nothing.
     """
-    with torch.inference_mode(False):  # a cached inference tensor would break later training
-        offset = prefix_length + n_keys - n_queries
-        everything = torch.ones(n_queries, prefix_length + n_keys, dtype=torch.bool, device=device)
-        return everything.triu(diagonal=offset + 1)
+    if not 1 <= n_queries <= n_keys:
+        raise ValueError(f"n_queries must be from 1 to n_keys={n_keys}, got {n_queries}")
+    # Made anew each time: a kept tensor would carry the mode it was made in (tracing, inference,
+    # fake or meta tensors) into later calls, and making it takes microseconds.
+    everything = torch.ones(n_queries, prefix_length + n_keys, dtype=torch.bool, device=device)
+    return everything.triu_(diagonal=prefix_length + n_keys - n_queries + 1)
 
 
 def _prepend(prefix: Tensor, content: Tensor) -> Tensor:
@@ -151,6 +157,9 @@ def _check_content(queries: Tensor, keys: Tensor, values: Tensor, causal: bool) 
     received = f"queries {_shape(queries)}, keys {_shape(keys)}, values {_shape(values)}"
     if min(queries.dim(), keys.dim(), values.dim()) < 2:
         raise ValueError(f"attention needs (..., positions, width) tensors; received {received}")
+    _check_kinds(queries=queries, keys=keys, values=values)
+    if queries.shape[-1] == 0 or queries.shape[-2] == 0:
+        raise ValueError(f"queries must be at least 1, of width at least 1; received {received}")
     if queries.shape[-1] != keys.shape[-1]:
         raise ValueError(f"queries and keys must have one width; received {received}")
     if keys.shape[-2] != values.shape[-2]:
@@ -167,6 +176,19 @@ def _check_content(queries: Tensor, keys: Tensor, values: Tensor, causal: bool) 
             raise ValueError(f"leading dimensions do not broadcast; received {received}") from None
 
 
+def _check_kinds(**tensors: Tensor) -> None:
+    first = next(iter(tensors.values()))
+    for name, tensor in tensors.items():
+        if not tensor.is_floating_point():
+            raise ValueError(f"{name} must be floating, got {tensor.dtype}; use .float()")
+        # Under autocast matrix products convert what they read.
+        if tensor.dtype != first.dtype and torch.is_autocast_enabled(tensor.device.type):
+            continue
+        if tensor.dtype != first.dtype or tensor.device != first.device:
+            found = ", ".join(f"{key} {one.dtype} on {one.device}" for key, one in tensors.items())
+            raise ValueError(f"{name} must have the dtype and device of the others; got {found}")
+
+
 def _check_prefix(keys: Tensor, values: Tensor, prefix_keys: Tensor, prefix_values: Tensor) -> None:
     received = (
         f"prefix_keys {_shape(prefix_keys)}, prefix_values {_shape(prefix_values)} "
@@ -174,6 +196,7 @@ def _check_prefix(keys: Tensor, values: Tensor, prefix_keys: Tensor, prefix_valu
     )
     if min(prefix_keys.dim(), prefix_values.dim()) < 2:
         raise ValueError(f"a prefix needs (..., positions, width) tensors; received {received}")
+    _check_kinds(keys=keys, prefix_keys=prefix_keys, prefix_values=prefix_values)
     if prefix_keys.shape[-2] != prefix_values.shape[-2]:
         raise ValueError(f"every prefix key needs one prefix value; received {received}")
     for name, prefix, content in (
@@ -192,3 +215,6 @@ def _check_prefix(keys: Tensor, values: Tensor, prefix_keys: Tensor, prefix_valu
                 raise ValueError(
                     f"the prefix {name} do not broadcast to the content; received {received}"
                 ) from None
+
+
+check_public(__name__)

@@ -41,8 +41,8 @@ if TYPE_CHECKING:
 
 PACKAGE = Path(__file__).parent
 FILES = ("metrics.json", "weights.safetensors")
-BYSTANDERS = {"promptlib.runs", "promptlib.progress"}
-"""Modules that hand numbers over and decide none: editing them never retrains."""
+BYSTANDERS = {"promptlib.runs", "promptlib.progress", "promptlib.checks"}
+"""Modules that hand numbers over or refuse them and decide none: editing them never retrains."""
 
 
 class CorruptRunWarning(UserWarning):
@@ -92,7 +92,7 @@ class Run:
         if self.train.count(":") != 1:
             raise ValueError(f"train must read 'package.module:function', got {self.train!r}")
         try:
-            json.dumps(self.config, allow_nan=False)
+            _json_bytes(self.config)
         except (TypeError, ValueError) as error:
             raise ValueError(f"the config of {self.train} is not JSON-able: {error}") from error
 
@@ -266,7 +266,7 @@ def code_digest(module: str) -> str:
     """Digest of a module's source and of all ``promptlib`` sources that it imports, transitively.
 
     Docstrings, comments and layout do not count, nor do :data:`BYSTANDERS`: rewording never
-    retrains.
+    retrains. Nor does the version of Python count.
 
     Parameters
     ----------
@@ -325,7 +325,8 @@ def _is_ours(name: str) -> bool:
 def _path(module: str) -> Path | None:
     inside = PACKAGE.joinpath(*module.split(".")[1:])
     for candidate in (inside.with_suffix(".py"), inside / "__init__.py"):
-        if candidate.is_file():
+        # Some file systems would take Prefix.py, a name of a class, for prefix.py.
+        if candidate.is_file() and candidate.name in os.listdir(candidate.parent):
             return candidate
     return None
 
@@ -344,17 +345,57 @@ def _source(module: str) -> str:
 
 @lru_cache(maxsize=512)
 def _code(source: str) -> str:
-    """Source without docstrings, comments and layout."""
-    tree = ast.parse(source)
-    for node in ast.walk(tree):
-        body = getattr(node, "body", None)
-        if isinstance(body, list):
-            node.body = [part for part in body if not _is_bare_string(part)] or [ast.Pass()]  # type: ignore[attr-defined]
-    return ast.unparse(tree)
+    """Digest of source without docstrings, comments and layout, the same under every Python.
+
+    The syntax tree is written out here: the text of `ast.unparse` and of `ast.dump` changes from
+    one version of Python to the next.
+    """
+    return hashlib.sha256(_written(ast.parse(source)).encode()).hexdigest()
 
 
-def _is_bare_string(node: ast.AST) -> bool:
-    return (
+_LAYOUT = {"ctx", "kind", "type_comment"}
+"""Fields of syntax nodes that decide nothing, or nothing that another field does not say."""
+
+
+def _written(part: Any) -> str:
+    """A part of a syntax tree as text: classes, and the fields that are not empty, by name."""
+    if isinstance(part, list):
+        return f"[{','.join(_written(item) for item in part if not _does_nothing(item))}]"
+    if not isinstance(part, ast.AST):  # a name, a number of the grammar, None in a list
+        return ascii(part)  # not repr: what it escapes depends on the version of Unicode
+    if isinstance(part, ast.Constant):
+        return f"{type(part.value).__name__}:{part.value!a}"
+    if isinstance(part, ast.JoinedStr):
+        return f"JoinedStr{_written(_joined(part))}"
+    fields = {
+        name: _written(value)
+        for name, value in ast.iter_fields(part)
+        if name not in _LAYOUT and value is not None
+    }
+    # Absent and empty are one: versions differ in what they leave out.
+    empty = {"format_spec": "JoinedStr[]"}
+    kept = sorted((name, text) for name, text in fields.items() if text != empty.get(name, "[]"))
+    return f"{type(part).__name__}({','.join(f'{name}={text}' for name, text in kept)})"
+
+
+def _joined(string: ast.JoinedStr) -> list[ast.expr]:
+    """The pieces of an f-string; versions differ in where they cut its text and nest it."""
+    pieces: list[ast.expr] = []
+    for value in string.values:
+        for piece in _joined(value) if isinstance(value, ast.JoinedStr) else [value]:
+            last = pieces[-1] if pieces else None
+            if not isinstance(piece, ast.Constant):
+                pieces.append(piece)
+            elif isinstance(last, ast.Constant):
+                pieces[-1] = ast.Constant(str(last.value) + str(piece.value))
+            elif piece.value:
+                pieces.append(piece)
+    return pieces
+
+
+def _does_nothing(node: Any) -> bool:
+    """Whether a statement is a docstring, another bare string, or `pass`."""
+    return isinstance(node, ast.Pass) or (
         isinstance(node, ast.Expr)
         and isinstance(node.value, ast.Constant)
         and isinstance(node.value.value, str)

@@ -12,6 +12,7 @@ as it would alone.
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -20,6 +21,7 @@ from typing import Any, Literal, TypeVar
 import torch
 from torch import Tensor, nn
 
+from promptlib.checks import check_public, whole_number
 from promptlib.progress import progress_bar
 
 Batch = TypeVar("Batch")
@@ -56,9 +58,22 @@ class Recipe:
             raise ValueError(f"expected steps >= 1, got {self.steps}")
         if not 0 <= self.warmup < self.steps:
             raise ValueError(f"expected 0 <= warmup < steps={self.steps}, got {self.warmup}")
+        if not 0 <= self.weight_decay < math.inf:
+            raise ValueError(f"expected weight_decay >= 0 and finite, got {self.weight_decay}")
+        if not all(0 <= beta < 1 for beta in self.betas):
+            raise ValueError(f"expected betas in [0, 1), got {self.betas}")
+        if not self.clip_norm > 0:
+            raise ValueError(f"expected clip_norm > 0, got {self.clip_norm}")
 
     def schedule(self, step: int) -> float:
-        """Return the factor of the learning rate at `step`, counted from 0: in (0, 1]."""
+        """Return the factor of the learning rate at `step`, counted from 0: in (0, 1].
+
+        Raises
+        ------
+        ValueError
+            If there is no such step.
+        """
+        whole_number("step", step, at_most=self.steps - 1)
         if step < self.warmup:
             return (step + 1) / (self.warmup + 1)
         done = (step - self.warmup) / (self.steps - self.warmup)
@@ -86,7 +101,7 @@ class Learner:
 
     def __post_init__(self) -> None:
         if not 0 < self.learning_rate < math.inf:
-            raise ValueError(f"expected learning_rate > 0, got {self.learning_rate}")
+            raise ValueError(f"expected learning_rate > 0 and finite, got {self.learning_rate}")
         if not self.parameters:
             raise ValueError(f"learner {self.name!r} has no parameters")
 
@@ -123,13 +138,15 @@ def flushed_denormals() -> Iterator[None]:
     """Round numbers below 1.2e-38 to zero for a while.
 
     The tanh of a large activation passes through such numbers, and processors take up to six
-    times as long for them. Nothing here depends on them.
+    times as long for them. Nothing here depends on them. Afterwards they are treated as before.
     """
+    smallest = sys.float_info.min
+    before = smallest / 2 == 0  # torch sets this mode of the processor, but does not tell it
     torch.set_flush_denormal(True)
     try:
         yield
     finally:
-        torch.set_flush_denormal(False)
+        torch.set_flush_denormal(before)
 
 
 @contextmanager
@@ -240,3 +257,6 @@ def _report_divergence(
         f"{recipe.steps}, with learning rate {rate:g} (now {rate * recipe.schedule(step):.3g}); "
         "lower the learning rate"
     )
+
+
+check_public(__name__)

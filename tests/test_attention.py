@@ -8,6 +8,7 @@ from __future__ import annotations
 import pytest
 import torch
 import torch.nn.functional as F
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 from promptlib.attention import attend, causal_mask
 
@@ -132,14 +133,67 @@ def test_gradients(causal):
     assert torch.autograd.gradcheck(both, leaves)
 
 
-def test_the_cached_mask_can_be_used_for_training_after_inference():
-    causal_mask.cache_clear()
+def exported():
+    class Attending(torch.nn.Module):
+        def forward(self, queries, keys, values):
+            return attend(queries, keys, values, causal=True)[0]
+
+    torch.export.export(Attending(), content(KEYS))
+
+
+def under(context):
+    def attended():
+        with context():
+            attend(*content(KEYS), causal=True)
+
+    return attended
+
+
+def on_the_meta_device():
+    tensors = [part.to("meta") for part in content(KEYS)]
+    with torch.device("meta"):
+        causal_mask(KEYS, KEYS)
+        attend(*tensors, causal=True)
+
+
+def with_fake_tensors():
+    with FakeTensorMode():
+        attend(*(torch.empty(KEYS, WIDTH) for _ in range(3)), causal=True)
+
+
+def with_another_default_dtype():
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float16)
+    try:
+        causal_mask(KEYS, KEYS)
+        attend(*(part.half() for part in content(KEYS)), causal=True)
+    finally:
+        torch.set_default_dtype(before)
+
+
+@pytest.mark.parametrize(
+    "earlier",
+    [
+        exported,
+        under(torch.inference_mode),
+        under(torch.no_grad),
+        on_the_meta_device,
+        with_fake_tensors,
+        with_another_default_dtype,
+    ],
+)
+def test_earlier_calls_of_the_same_size_leave_nothing_behind(earlier):
+    earlier()
     queries, keys, values = content(KEYS)
-    with torch.inference_mode():
-        attend(queries, keys, values, causal=True)
     queries.requires_grad_()
-    attend(queries, keys, values, causal=True)[0].sum().backward()
+    outputs, attention = attend(queries, keys, values, causal=True)
+    outputs.sum().backward()
     assert queries.grad is not None
+    assert type(attention) is torch.Tensor
+    assert not attention.triu(1).any()  # nobody reads from later positions
+    torch.testing.assert_close(
+        outputs.detach(), F.scaled_dot_product_attention(queries, keys, values, is_causal=True)
+    )
 
 
 @pytest.mark.parametrize(

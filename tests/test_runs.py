@@ -62,22 +62,28 @@ def test_the_name_depends_on_all_that_decides_the_result():
     assert base.name == Run(TRAIN, {"step": 1.0}).name
 
 
-def test_the_name_is_the_same_under_every_hash_seed():
+def test_the_name_is_the_same_under_every_hash_seed_locale_time_zone_and_folder(tmp_path):
     command = (
         "from promptlib.runs import Run;"
-        "print(Run('promptlib.claims:f', {'b': 1, 'a': {'d': [1, 2], 'c': 0.1}}).name)"
+        "print(Run('promptlib.claims:f', {'b': 1, 'a': {'d': [1, 2], 'c': 0.1, '\\xe4': 1}}).key)"
     )
-    names = {
+    path = os.pathsep.join([str(Path(runs.__file__).parents[1]), os.environ.get("PYTHONPATH", "")])
+    keys = {
         subprocess.run(
             [sys.executable, "-c", command],
-            env={**os.environ, "PYTHONHASHSEED": seed},
+            env={**os.environ, "PYTHONPATH": path, "PYTHONUTF8": "1", **changed},
+            cwd=folder,
             capture_output=True,
             text=True,
             check=True,
         ).stdout
-        for seed in ("0", "1", "2")
+        for changed, folder in (
+            ({"PYTHONHASHSEED": "0"}, None),
+            ({"PYTHONHASHSEED": "1", "TZ": "Asia/Tokyo", "HOME": "/nowhere"}, tmp_path),
+            ({"PYTHONHASHSEED": "2", "LC_ALL": "C", "PYTHONUTF8": "0"}, tmp_path),
+        )
     }
-    assert len(names) == 1
+    assert len(keys) == 1
 
 
 def test_code_counts_and_wording_does_not(tmp_path, monkeypatch):
@@ -105,6 +111,60 @@ def test_code_counts_and_wording_does_not(tmp_path, monkeypatch):
     assert plain == reworded
     assert len({plain, changed, deeper}) == 3
     assert runs.import_closure("promptlib.outer") == ("promptlib.inner", "promptlib.outer")
+
+
+def test_the_digest_of_code_is_the_same_under_every_python():
+    """Taken from Python 3.11, 3.12 and 3.13, which parse and print this sample differently."""
+    sample = (Path(__file__).parent / "every_syntax.txt").read_text(encoding="utf-8")
+    digest = runs._code(sample)
+    assert digest == "79a14222a4929cb86c858094a5fa312286e743a4b71463139d4ad60c68d53f6a"
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ("f'{a}{b}'", "f'{b}{a}'"),
+        ("f'{a!r}'", "f'{a!s}'"),
+        ("f'{a:>3}'", "f'{a:>4}'"),
+        ("f'{a}'", "'{a}'"),
+        ("f'ab'", "f'a b'"),
+        ("def f(): return f''", "def f(): return"),
+        ("x = 1", "x = 1.0"),
+        ("x = 1", "x = True"),
+        ("x = 'a'", "x = b'a'"),
+        ("x = []", "x = ()"),
+        ("x = -1", "x = 1"),
+        ("f(**a)", "f(a)"),
+        ("x = {**a, b: 1}", "x = {a: 1, **b}"),
+        ("def f(*, a, b=1): pass", "def f(*, a=1, b): pass"),
+        ("def f(a, /): pass", "def f(a): pass"),
+        ("a < b <= c", "a <= b < c"),
+        ("[x for x in y if z]", "{x for x in y if z}"),
+        ("if a: b", "while a: b"),
+        ("from a import b", "from a import b as c"),
+        ("from .a import b", "from ..a import b"),
+        ("match x:\n case None: y", "match x:\n case True: y"),
+        ("try: a\nexcept E: b", "try: a\nexcept* E: b"),
+        ("try: a\nfinally: b", "try: a\nexcept E: b"),
+    ],
+)
+def test_different_code_has_different_digests(one, other):
+    assert runs._code(one) != runs._code(other)
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ("x = f'a' 'b' f'{c}'", 'x = f"ab{c}"'),
+        ("x = f'{a:}'", "x = f'{a}'"),
+        ("def f():\n  'docstring'", "def f(): pass"),
+        ("x = 0x10", "x = 1_6  # sixteen"),
+        ("x = u'a'", "x = 'a'"),
+        ("x = (1, 2)", "x = 1, 2"),
+    ],
+)
+def test_spelling_does_not_count(one, other):
+    assert runs._code(one) == runs._code(other)
 
 
 @pytest.mark.parametrize("name", ["metrics.json", "weights.safetensors", "provenance.json"])

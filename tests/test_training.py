@@ -127,7 +127,7 @@ def test_bad_recipes_are_named() -> None:
         Recipe(0, warmup=0)
     with pytest.raises(ValueError, match="warmup < steps=5, got 5"):
         Recipe(5, warmup=5)
-    with pytest.raises(ValueError, match="learning_rate > 0, got -1"):
+    with pytest.raises(ValueError, match="learning_rate > 0 and finite, got -1"):
         Learner("point", [], [parameter], -1.0)
     with pytest.raises(ValueError, match="'nothing' has no parameters"):
         Learner("nothing", [], [], 1.0)
@@ -144,6 +144,15 @@ def test_denormals_are_flushed_only_inside() -> None:
     with flushed_denormals():
         assert (tiny * 1.0).item() == 0.0
     assert (tiny * 1.0).item() > 0.0
+
+
+def test_denormals_stay_flushed_after_a_use_inside_another() -> None:
+    small = torch.tensor([1e-39])
+    with flushed_denormals():
+        with pytest.raises(ZeroDivisionError), flushed_denormals():
+            raise ZeroDivisionError
+        assert float(small * 0.5) == 0.0
+    assert float(small * 0.5) > 0.0
 
 
 def test_products_in_bfloat16_round_their_factors_and_leave_parameters_alone() -> None:
@@ -165,7 +174,7 @@ def test_products_in_bfloat16_round_their_factors_and_leave_parameters_alone() -
 
 def test_products_in_refuses_other_precisions() -> None:
     with (
-        pytest.raises(ValueError, match="'float32' or 'bfloat16', got 'int8'"),
+        pytest.raises(ValueError, match="'float32', 'bfloat16'; got 'int8'"),
         products_in("int8"),  # type: ignore[arg-type]
     ):
         pass

@@ -15,10 +15,10 @@ they gave.
 
 from __future__ import annotations
 
-import argparse
 import dataclasses
 import hashlib
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
@@ -32,34 +32,34 @@ from promptlib.runs import RunStore, code_digest, machine
 from workflow import extras
 from workflow.archived import ARCHIVE, from_runs, measurement
 from workflow.collect import claim_tests, notebook_records
+from workflow.command import BuildError, Parser, command
 from workflow.execute import execute, parse_settings
 from workflow.profile_config import NotebookPlan, Profile, load_profile
-from workflow.sources import ROOT, BuildError, Source, write_if_changed
+from workflow.sources import ROOT, Source, write_if_changed
 from workflow.train import train
 
+NEEDS_A_CLONE = "an archive names the commit it was made from, so it needs a clone made with git"
 
+
+@command
 def main(arguments: list[str] | None = None) -> int:
     """Command line; see the module's docstring."""
-    parser = argparse.ArgumentParser(prog="python -m workflow.archive", description=__doc__)
+    parser = Parser(prog="python -m workflow.archive", description=__doc__)
     parser.add_argument("notebook", nargs="?", help="such as prefix_tuning/new_task; else all")
     parser.add_argument("--profile", default="paper")
     parser.add_argument("--set", nargs="*", default=[], metavar="NAME=VALUE", dest="settings")
     options = parser.parse_args(arguments)
-    try:
-        if options.profile == "quick":
-            raise BuildError("the quick profile is what every build runs; archive PROFILE=paper")
-        commit = committed()
-        profile = load_profile(options.profile)
-        if options.notebook is not None:
-            name = options.notebook.removeprefix("notebooks/").removesuffix(".md")
-            contents = [archive_notebook(profile, name, options.settings, commit)]
-        elif options.settings:
-            raise BuildError("say whose parameters change: NOTEBOOK=<wing>/<notebook>")
-        else:
-            contents = archive_build(profile, commit)
-    except BuildError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
+    if options.profile == "quick":
+        raise BuildError("the quick profile is what every build runs; archive PROFILE=paper")
+    commit = committed()
+    profile = load_profile(options.profile)
+    if options.notebook is not None:
+        name = options.notebook.removeprefix("notebooks/").removesuffix(".md")
+        contents = [archive_notebook(profile, name, options.settings, commit)]
+    elif options.settings:
+        raise BuildError("say whose parameters change: NOTEBOOK=<wing>/<notebook>")
+    else:
+        contents = archive_build(profile, commit)
     for content in contents:
         target = ARCHIVE / f"{content['provenance']['notebook']}.json"
         write_if_changed(target, f"{laid_out(content)}\n".encode())
@@ -232,8 +232,13 @@ def committed() -> str:
     Raises
     ------
     BuildError
-        If what decides results is not committed.
+        If what decides results is not committed, or git cannot tell.
     """
+    top = _git("rev-parse", "--show-toplevel")
+    if not os.path.samefile(top, ROOT):
+        raise BuildError(
+            f"{ROOT} is not a clone of its own but lies in that of {top}; {NEEDS_A_CLONE}"
+        )
     changed = _git("status", "--porcelain", "--", "promptlib", "notebooks", "config")
     if changed:
         raise BuildError(f"commit first, so that the archive can name its sources:\n{changed}")
@@ -266,8 +271,16 @@ def _sources_digest(plan: NotebookPlan) -> str:
 
 
 def _git(*arguments: str) -> str:
-    command = ["git", "-C", str(ROOT), *arguments]
-    return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+    try:
+        done = subprocess.run(
+            ["git", "-C", str(ROOT), *arguments], capture_output=True, text=True, check=False
+        )
+    except FileNotFoundError:
+        raise BuildError(f"git is not installed; {NEEDS_A_CLONE}") from None
+    if done.returncode != 0:
+        words = " ".join(done.stderr.split())
+        raise BuildError(f"git does not tell what the sources are: {words}; {NEEDS_A_CLONE}")
+    return done.stdout.strip()
 
 
 if __name__ == "__main__":

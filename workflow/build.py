@@ -5,7 +5,6 @@ This module loads nothing but the standard library until there is.
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 import sys
@@ -13,36 +12,29 @@ import time
 from collections import Counter
 from pathlib import Path
 
+from workflow.command import BuildError, Parser, command, cores
 from workflow.freshness import is_fresh
 
 ROOT = Path(__file__).resolve().parent.parent
 
 
+@command
 def main(arguments: list[str] | None = None) -> int:
     """Command line; see the module's docstring."""
-    parser = argparse.ArgumentParser(prog="python -m workflow.build", description=__doc__)
+    parser = Parser(prog="python -m workflow.build", description=__doc__)
     parser.add_argument("--profile", default="quick")
-    parser.add_argument("--cores", type=int, default=os.cpu_count() or 1)
+    parser.add_argument("--cores", type=cores, default=os.cpu_count() or 1)
     parser.add_argument("--gate", default="refuse", help="refuse, or warn on every page")
     options = parser.parse_args(arguments)
     started = time.perf_counter()
-    if options.cores < 1:
-        print(f"error: CORES must be a positive number, got {options.cores}", file=sys.stderr)
-        return 1
     if options.gate not in ("refuse", "warn"):
-        print(f"error: GATE must be refuse or warn, got {options.gate!r}", file=sys.stderr)
-        return 1
+        raise BuildError(f"GATE must be refuse or warn, got {options.gate!r}")
     folder = ROOT / "_build" / options.profile
     record = folder / "built.json"
     if not is_fresh(record, ROOT):
         from workflow.driver import update
-        from workflow.sources import BuildError
 
-        try:
-            update(options.profile, options.cores, record, options.gate)
-        except BuildError as error:
-            print(f"error: {error}", file=sys.stderr)
-            return 1
+        update(options.profile, options.cores, record, options.gate)
     report(folder, started)
     return 0
 

@@ -19,7 +19,6 @@ is installed the claim must be checked.
 
 from __future__ import annotations
 
-import argparse
 import ast
 import json
 import statistics
@@ -36,6 +35,7 @@ import yaml
 from promptlib.claims import MIME_TYPE, Claim, decide
 from promptlib.runs import RunStore
 from workflow import extras
+from workflow.command import Parser, command
 from workflow.profile_config import CONFIG, Profile, base_name, load_profile
 from workflow.progress import EFFORT
 from workflow.sources import ROOT, BuildError, write_if_changed
@@ -104,8 +104,11 @@ def collect(profile: Profile) -> dict[str, Any]:
 
 
 def recorded_verdicts() -> dict[str, dict[str, Any]]:
-    """``config/verdicts.yml``: kind, extra and verdicts by claim id."""
-    return yaml.safe_load(VERDICTS.read_text(encoding="utf-8")) or {}
+    """``config/verdicts.yml``: kind, extra, verdicts by claim id; BuildError if it is no YAML."""
+    try:
+        return yaml.safe_load(VERDICTS.read_text(encoding="utf-8")) or {}
+    except yaml.YAMLError as error:
+        raise BuildError(f"config/{VERDICTS.name} is not valid YAML: {error}") from None
 
 
 def notebook_records(
@@ -242,9 +245,10 @@ def measured_effort(profile: Profile) -> dict[str, Any]:
     }
 
 
+@command
 def main(arguments: list[str] | None = None) -> int:
     """Command line; see the module's docstring."""
-    parser = argparse.ArgumentParser(prog="python -m workflow.collect", description=__doc__)
+    parser = Parser(prog="python -m workflow.collect", description=__doc__)
     parser.add_argument("--profile", required=True)
     parser.add_argument("--gate", choices=("refuse", "warn"), help="compare with the record")
     parser.add_argument("--record", action="store_true", help="write config/verdicts.yml anew")
@@ -252,24 +256,23 @@ def main(arguments: list[str] | None = None) -> int:
     folder = ROOT / "_build" / options.profile
     target = folder / "claims.json"
     recorded = recorded_verdicts()
-    try:
-        if options.gate:
-            content = json.loads(target.read_text(encoding="utf-8"))
-        else:
+    if options.gate:
+        content = json.loads(target.read_text(encoding="utf-8"))
+    else:
+        try:
             content = collect(load_profile(options.profile))
-            text = json.dumps(content, indent=1, ensure_ascii=False) + "\n"
-            write_if_changed(target, text.encode())
-        if options.record:
-            write_if_changed(
-                VERDICTS, record(options.profile, content["claims"], recorded).encode()
-            )
-            if options.profile == "quick":
-                effort = json.dumps(measured_effort(load_profile("quick")), indent=1)
-                write_if_changed(EFFORT, f"{effort}\n".encode())
-            print(f"recorded {len(content['claims'])} claims; see: git diff config")
-    except (BuildError, FileNotFoundError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
+        except FileNotFoundError as error:
+            raise BuildError(
+                f"{error.filename} is missing; run: make book PROFILE={options.profile}"
+            ) from None
+        text = json.dumps(content, indent=1, ensure_ascii=False) + "\n"
+        write_if_changed(target, text.encode())
+    if options.record:
+        write_if_changed(VERDICTS, record(options.profile, content["claims"], recorded).encode())
+        if options.profile == "quick":
+            effort = json.dumps(measured_effort(load_profile("quick")), indent=1)
+            write_if_changed(EFFORT, f"{effort}\n".encode())
+        print(f"recorded {len(content['claims'])} claims; see: git diff config")
     if not options.gate:
         return 0
     problems = gate(base_name(options.profile), content["claims"], recorded)

@@ -6,13 +6,12 @@ complete.
 
 from __future__ import annotations
 
-import ctypes
 import json
 import os
 import re
-import signal
 import subprocess
 import sys
+import threading
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -23,12 +22,22 @@ from filelock import FileLock, Timeout
 from promptlib.runs import RunStore, import_closure, source_path
 from workflow.archived import archive_profile
 from workflow.batches import batches
+from workflow.environment import clean
 from workflow.freshness import record_build
+from workflow.processes import clear_abandoned, started
 from workflow.profile_config import Profile, load_profile
 from workflow.progress import Progress, expected_seconds
 from workflow.publish import publish
 from workflow.sources import ROOT, BuildError, write_if_changed
 from workflow.train import write_receipt
+
+ENGINE = (
+    "import sys; sys.stderr = open(sys.argv.pop(1), 'w', buffering=1); "
+    "from snakemake.cli import main; main()"
+)
+"""Snakemake's own words go to a log; standard error is for what the rules say."""
+KILLED = "if the memory was full, fewer processes at a time need less: CORES=1"
+_TROUBLE = re.compile(r"\b\w*(Error|Exception)\b", re.IGNORECASE)
 
 
 def update(profile_name: str, cores: int, record: Path, gate: str = "refuse") -> None:
@@ -50,6 +59,7 @@ def update(profile_name: str, cores: int, record: Path, gate: str = "refuse") ->
     try:
         with FileLock(build / ".lock", timeout=0):
             record.unlink(missing_ok=True)
+            clear_abandoned(build)
             progress = prepare(profile, cores)
             if not run_workflow(profile, cores, progress, gate):
                 site = build / "html"
@@ -140,7 +150,10 @@ def run_workflow(
     targets: Sequence[str] = (),
     more: Mapping[str, str] | None = None,
 ) -> bool:
-    """Run Snakemake; True when every rule succeeded, else what it complained about is printed.
+    """Run Snakemake; True when every rule succeeded.
+
+    What the rules say of failures is passed on. Where a rule or Snakemake itself failed without a
+    word, what Snakemake's log says of it is printed.
 
     Parameters
     ----------
@@ -153,63 +166,90 @@ def run_workflow(
     more
         Environment variables for the rules.
     """
+    log = ROOT / "_build" / profile.name / "engine.log"
     command = [
         sys.executable,
-        "-m",
-        "snakemake",
+        "-c",
+        ENGINE,
+        str(log),
         "--snakefile=workflow/Snakefile",
         f"--cores={cores}",
         "--keep-going",
         "--rerun-incomplete",  # after a kill, half-made outputs are made again
         "--nolock",  # ours dies with its process; Snakemake's would outlive a kill
-        "--quiet=all",  # the scripts speak for themselves
+        "--quiet=progress",
         "--config",
         f"profile={profile.name}",
         f"gate={gate}",
         *(["--", *targets] if targets else []),
     ]
-    environment = os.environ | {
-        "OMP_NUM_THREADS": "1",  # one process a core
-        "TQDM_DISABLE": "1",
-        "PYTHONHASHSEED": "0",
-        "PYTHONUNBUFFERED": "1",
-        **(more or {}),
-    }
+    environment = clean() | {"TQDM_DISABLE": "1", "PYTHONUNBUFFERED": "1", **(more or {})}
+    log.write_text("")  # what is read in the end is of this call
+    said: list[str] = []
+    stopping = threading.Event()
+
+    def pass_on(lines: Iterable[str]) -> None:
+        for line in lines:
+            said.append(line)
+            if not stopping.is_set():  # what the rules say of being stopped is not news
+                progress.aside(line)
+
     progress.start()
-    with subprocess.Popen(
-        command,
-        cwd=ROOT,
-        env=environment,
-        stdout=subprocess.PIPE,
-        text=True,
-        preexec_fn=_die_with_parent,
-    ) as engine:
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    with started(command, cwd=ROOT, env=environment, **pipes) as engine:
         assert engine.stdout is not None
-        for line in engine.stdout:
-            progress.line(line)
+        assert engine.stderr is not None
+        errors = threading.Thread(target=pass_on, args=(engine.stderr,), daemon=True)
+        errors.start()
+        try:
+            for line in engine.stdout:
+                progress.line(line)
+            errors.join()
+        except BaseException:
+            stopping.set()
+            raise
     progress.finish()
     if engine.returncode == 0:
         return True
-    logs = (ROOT / ".snakemake" / "log").glob("*.snakemake.log")
-    newest = max(logs, key=lambda path: path.stat().st_mtime, default=None)
-    if newest is not None:
-        for line in complaints(newest.read_text(encoding="utf-8")):
-            print(line, file=sys.stderr)
+    shown = log.relative_to(ROOT)
+    for line in complaints(log.read_text(encoding="utf-8"), "".join(said)):
+        print(f"error: {line}; the log is {shown}", file=sys.stderr)
+    if engine.returncode < 0:
+        print(f"error: the workflow was killed ({engine.returncode}); {KILLED}", file=sys.stderr)
     return False
 
 
-def _die_with_parent() -> None:
-    """Let the kernel end this process when the build is killed: no engine outlives its lock."""
-    if sys.platform == "linux":
-        set_parent_death_signal = 1
-        ctypes.CDLL(None).prctl(set_parent_death_signal, signal.SIGKILL)
+def complaints(log: str, said: str) -> list[str]:
+    """What Snakemake's log says of failures that nothing else was said of.
 
+    Parameters
+    ----------
+    log
+        Of Snakemake.
+    said
+        What the rules printed of failures.
 
-def complaints(log: str) -> list[str]:
-    """What Snakemake's log says of failures: commands with their exit status, and exceptions."""
-    found = re.findall(r"(workflow\.\w+ [^'\n]*)' returned non-zero exit status (\S+?)\.", log)
-    exceptions = re.findall(r"^(?!RuleException)(\w+Exception.*(?:\n.+)*)", log, re.MULTILINE)
-    return [f"{command} ended with status {status}" for command, status in found] + exceptions
+    Returns
+    -------
+    list of str
+        Sentences with remedies: one for each command that was killed, and what stopped Snakemake
+        itself if neither it nor a rule said so.
+    """
+    ends = re.findall(r"(workflow\.\w+ [^'\n]*)'? returned non-zero exit status (\d+)", log)
+    killed = [
+        f"{command} was killed (status {status}); {KILLED}"
+        for command, status in dict.fromkeys(ends)
+        if int(status) > 128
+    ]
+    if killed or said.strip():
+        return killed
+    lines = [line.strip() for line in log.splitlines() if line.strip()]
+    first = next((at for at, line in enumerate(lines) if _TROUBLE.search(line)), None)
+    cause = " ".join(lines[-1:] if first is None else lines[first : first + 3])
+    return [
+        f"the workflow engine stopped: {cause or 'it did not say why'}; run it again, and if it "
+        "stops again, report it"
+    ]
 
 
 def _show_warning(message: Warning | str, category: type[Warning], *_: Any, **__: Any) -> None:

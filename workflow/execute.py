@@ -8,16 +8,18 @@ result goes to ``_build/reruns``. A notebook that fails leaves its partial one u
 
 from __future__ import annotations
 
-import argparse
 import ast
+import functools
 import json
 import logging
 import os
+import re
 import resource
 import sys
 import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -27,8 +29,14 @@ import papermill
 from papermill.exceptions import PapermillExecutionError
 from traitlets.config import Config
 
+from workflow.command import Parser, command
+from workflow.processes import partial_folder, stop_children
 from workflow.profile_config import load_profile
 from workflow.sources import ROOT, BuildError, Source
+
+SOCKET_FOLDER_BYTES = 80
+"""So long may the path of a folder of sockets be, with room for the sockets' own names."""
+_NAME = re.compile(r"[^\W\d]\w*\s*=(?!=)")
 
 
 def execute(source: Source, parameters: Mapping[str, Any], target: Path, failed: Path) -> None:
@@ -39,10 +47,9 @@ def execute(source: Source, parameters: Mapping[str, Any], target: Path, failed:
     BuildError
         If a cell fails: the message holds the traceback and names the partial notebook.
     """
-    for path in (target, failed):
-        path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=".partial-", dir=failed.parent) as work:
-        _execute_in(Path(work), source, parameters, target, failed)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with partial_folder(failed.parent) as work:
+        _execute_in(work, source, parameters, target, failed)
 
 
 def _execute_in(
@@ -81,43 +88,72 @@ def stable(notebook: nbformat.NotebookNode) -> nbformat.NotebookNode:
     return notebook
 
 
-def parse_settings(settings: list[str]) -> dict[str, Any]:
-    """``["seeds=5", "rates=[1e-3, 0.2]", "label=x"]`` as parameters: Python literals, else text."""
-    parameters = {}
+def parse_settings(settings: Sequence[str]) -> dict[str, Any]:
+    """``["seeds=5 rates=[1e-3, 0.2]", "label=two words"]`` as parameters.
+
+    Values are Python literals, else text. A value ends where the next ``NAME=`` begins, outside
+    brackets and quotes.
+
+    Raises
+    ------
+    BuildError
+        If a setting does not begin with ``NAME=``, or a name is given twice.
+    """
+    parameters: dict[str, Any] = {}
     for setting in settings:
-        name, separator, text = setting.partition("=")
-        if not separator:
+        starts = _assignments(setting)
+        if not starts or setting[: starts[0]].strip():
             raise BuildError(f"expected NAME=VALUE, got {setting!r}")
-        try:
-            parameters[name.strip()] = ast.literal_eval(text)
-        except (SyntaxError, ValueError):
-            parameters[name.strip()] = text
+        for start, end in zip(starts, [*starts[1:], len(setting)], strict=True):
+            name, _, text = (part.strip() for part in setting[start:end].partition("="))
+            if name in parameters:
+                raise BuildError(f"{name} is given twice: {setting!r}")
+            try:
+                parameters[name] = ast.literal_eval(text)
+            except (SyntaxError, ValueError):
+                parameters[name] = text
     return parameters
 
 
+def _assignments(setting: str) -> list[int]:
+    """Where in a text a ``NAME=`` begins that is neither in brackets nor in quotes."""
+    found, depth, quote = [], 0, ""
+    for place, character in enumerate(setting):
+        before = setting[place - 1] if place else " "
+        if quote:
+            if character == quote and before != "\\":
+                quote = ""
+        elif character in "'\"" and not before.isalnum():  # else it is an apostrophe
+            quote = character
+        elif character in "([{":
+            depth += 1
+        elif character in ")]}":
+            depth -= 1
+        elif depth == 0 and before.isspace() and _NAME.match(setting, place):
+            found.append(place)
+    return found
+
+
+@command
 def main(arguments: list[str] | None = None) -> int:
     """Command line; see the module's docstring."""
-    parser = argparse.ArgumentParser(prog="python -m workflow.execute", description=__doc__)
+    parser = Parser(prog="python -m workflow.execute", description=__doc__)
     parser.add_argument("notebook", help="such as prefix_tuning/new_task")
     parser.add_argument("--profile", default="quick")
     parser.add_argument("--set", nargs="*", default=[], metavar="NAME=VALUE", dest="settings")
     options = parser.parse_args(arguments)
-    try:
-        profile = load_profile(options.profile)
-        source = Source(options.notebook.removeprefix("notebooks/").removesuffix(".md"))
-        source.notebook  # noqa: B018  an unknown name is refused here
-        parameters = dict(profile.notebook(source.name).parameters)
-        folder = ROOT / "_build" / options.profile
-        if options.settings:
-            given = parse_settings(options.settings)
-            source.check_parameters(given, "--set")
-            parameters |= given
-            folder = ROOT / "_build" / "reruns"
-        target = folder / "executed" / f"{source.name}.ipynb"
-        execute(source, parameters, target, folder / "failed" / f"{source.name}.ipynb")
-    except BuildError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
+    profile = load_profile(options.profile)
+    source = Source(options.notebook.removeprefix("notebooks/").removesuffix(".md"))
+    source.notebook  # noqa: B018  an unknown name is refused here
+    parameters = dict(profile.notebook(source.name).parameters)
+    folder = ROOT / "_build" / options.profile
+    if options.settings:
+        given = parse_settings(options.settings)
+        source.check_parameters(given, "--set")
+        parameters |= given
+        folder = ROOT / "_build" / "reruns"
+    target = folder / "executed" / f"{source.name}.ipynb"
+    execute(source, parameters, target, folder / "failed" / f"{source.name}.ipynb")
     measured = json.loads(target.with_suffix(".measured.json").read_text())
     print(
         f"executed {source.name}: {measured['seconds']:.1f} s, "
@@ -127,25 +163,47 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _run(prepared: Path, partial: Path, parameters: Mapping[str, Any]) -> None:
-    """Papermill with a kernel behind files of its own: no ports to race for, or to listen on."""
-    os.environ.setdefault("OMP_NUM_THREADS", "1")
+    """Papermill with a kernel behind files of its own: no ports to race for, or to listen on.
+
+    It runs in a thread: nbclient leaves signals alone only there, and would report a kernel that
+    died where this process was told to stop.
+    """
     os.environ["TQDM_DISABLE"] = "1"
     logging.getLogger("papermill").setLevel(logging.ERROR)  # parameters were checked by us
-    with tempfile.TemporaryDirectory(prefix="kernel-") as runtime:
-        os.environ["JUPYTER_RUNTIME_DIR"] = runtime  # paths of sockets must stay short
-        papermill.execute_notebook(
+    with tempfile.TemporaryDirectory(prefix="k-", dir=_short_folder(partial.parent)) as runtime:
+        os.environ["JUPYTER_RUNTIME_DIR"] = runtime
+        manager = {"transport": "ipc", "ip": f"{runtime}/kernel"}
+        call = functools.partial(
+            papermill.execute_notebook,
             str(prepared),
             str(partial),
             parameters=dict(parameters),
             kernel_name="python3",
             progress_bar=False,
-            cwd=str(ROOT),
+            cwd=str(partial.parent),  # a folder without settings of matplotlib
             start_timeout=120,
             config=Config(
-                KernelManager={"transport": "ipc", "ip": f"{runtime}/kernel"},
+                KernelManager=manager if _fits(runtime) else {},
                 NotebookClient={"extra_arguments": [f"--IPKernelApp.log_level={logging.CRITICAL}"]},
             ),
         )
+        with ThreadPoolExecutor(1) as thread:
+            try:
+                thread.submit(call).result()
+            except BaseException:
+                stop_children()  # without its kernel the thread ends
+                raise
+
+
+def _short_folder(usual: Path) -> str:
+    """A folder for sockets, whose paths may have about 100 bytes; the shortest, if none fits."""
+    folders = [str(usual), tempfile.gettempdir(), "/tmp"]
+    writable = [folder for folder in folders if os.access(folder, os.W_OK)]
+    return next(filter(_fits, writable), min(writable, key=len))
+
+
+def _fits(folder: str) -> bool:
+    return len(os.fsencode(folder)) <= SOCKET_FOLDER_BYTES
 
 
 def _shown(path: Path) -> str:

@@ -94,6 +94,13 @@ class Progress:
             self.reported = self.now()
             self._say(state)
 
+    def aside(self, text: str) -> None:
+        """Pass on a line about something that went wrong, to standard error."""
+        if self.rewrites:
+            self.finish()
+        sys.stderr.write(text)
+        sys.stderr.flush()
+
     def finish(self) -> None:
         """End the line that was written over."""
         if self.rewrites:

@@ -15,7 +15,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import subprocess
 import sys
 import time
 from collections import Counter
@@ -29,7 +28,10 @@ import nbformat
 from promptlib.runs import machine
 from workflow.archived import ARCHIVE
 from workflow.collect import claim_tests, gate, notebook_records, recorded_verdicts
+from workflow.command import Parser, command, cores
 from workflow.driver import prepare, run_workflow
+from workflow.environment import clean
+from workflow.processes import started
 from workflow.profile_config import load_profile
 from workflow.sources import ROOT, BuildError, write_if_changed
 
@@ -178,38 +180,36 @@ def lines(content: Mapping[str, Any]) -> list[str]:
     return shown
 
 
+@command
 def main(arguments: list[str] | None = None) -> int:
     """Command line; see the module's docstring."""
-    parser = argparse.ArgumentParser(prog="python -m workflow.robust", description=__doc__)
-    parser.add_argument("--cores", type=int, default=os.cpu_count() or 1)
+    parser = Parser(prog="python -m workflow.robust", description=__doc__)
+    parser.add_argument("--cores", type=cores, default=os.cpu_count() or 1)
     parser.add_argument("--seeds", type=int, nargs="+", default=list(SEEDS))
     parser.add_argument("--paths", nargs="+", default=list(PATHS))
     parser.add_argument("--notebooks", nargs="*", default=[], metavar="WING/CHAPTER")
     parser.add_argument("--case", nargs=2, metavar=("SEED", "PATH"), help=argparse.SUPPRESS)
     options = parser.parse_args(arguments)
-    try:
-        if options.case:
-            case = Case(int(options.case[0]), options.case[1])
-            result = compute(case, options.cores, options.notebooks)
-            target = ROOT / "_build" / case.profile / "case.json"
-            write_if_changed(target, json.dumps(result, indent=1).encode())
-            return 0
-        found = []
-        wanted = cases(options.seeds, options.paths)
-        for number, case in enumerate(wanted, 1):
-            print(f"Case {number} of {len(wanted)}: first seed {case.first_seed}, {case.path}")
-            again = [sys.executable, "-m", "workflow.robust", "--cores", str(options.cores)]
-            again += ["--case", str(case.first_seed), case.path, "--notebooks", *options.notebooks]
-            done = subprocess.run(again, cwd=ROOT, env=os.environ | case.environment, check=False)
-            if done.returncode != 0:
-                raise BuildError(f"case {case.profile} was not computed; what is done stays")
-            found.append(json.loads((ROOT / "_build" / case.profile / "case.json").read_bytes()))
-            if not options.notebooks:
-                text = json.dumps(table(found), indent=1, ensure_ascii=False) + "\n"
-                write_if_changed(TABLE, text.encode())
-    except BuildError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
+    if options.case:
+        case = Case(int(options.case[0]), options.case[1])
+        result = compute(case, options.cores, options.notebooks)
+        target = ROOT / "_build" / case.profile / "case.json"
+        write_if_changed(target, json.dumps(result, indent=1).encode())
+        return 0
+    found = []
+    wanted = cases(options.seeds, options.paths)
+    for number, case in enumerate(wanted, 1):
+        print(f"Case {number} of {len(wanted)}: first seed {case.first_seed}, {case.path}")
+        again = [sys.executable, "-m", "workflow.robust", "--cores", str(options.cores)]
+        again += ["--case", str(case.first_seed), case.path, "--notebooks", *options.notebooks]
+        with started(again, cwd=ROOT, env=clean() | case.environment) as process:
+            status = process.wait()
+        if status != 0:
+            raise BuildError(f"case {case.profile} was not computed; what is done stays")
+        found.append(json.loads((ROOT / "_build" / case.profile / "case.json").read_bytes()))
+        if not options.notebooks:
+            text = json.dumps(table(found), indent=1, ensure_ascii=False) + "\n"
+            write_if_changed(TABLE, text.encode())
     content = table(found)
     print("\n".join(lines(content)))
     return int(bool(content["gate"]))

@@ -10,17 +10,18 @@ site that is being read is never written to. With ``--receipt FILE`` the folder'
 
 from __future__ import annotations
 
-import argparse
 import hashlib
 import os
 import re
 import shutil
 import subprocess
 import sys
-import tempfile
 from pathlib import Path
 
 from workflow.archived import archive_profile
+from workflow.command import Parser, command
+from workflow.environment import clean
+from workflow.processes import partial_folder, started
 from workflow.site_html import finish
 from workflow.sources import ROOT, BuildError
 from workflow.stage import stage, trained_runs
@@ -50,16 +51,15 @@ def build(staged: Path, to: Path) -> None:
     """
     if not (staged / "book" / "_toc.yml").is_file():
         raise BuildError(f"{staged} holds no staged book; run python -m workflow.stage first")
-    to.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=f".{to.name}.partial-", dir=to.parent) as work:
-        command = [*JUPYTER_BOOK, str(staged / "book"), "--path-output", work, *OPTIONS]
-        environment = os.environ | {"PYTHONHASHSEED": "0", "NO_COLOR": "1"}
-        done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
-        if done.returncode != 0:
-            raise BuildError(
-                f"jupyter-book refused the book:\n{complaints(done.stdout + done.stderr)}"
-            )
-        site = Path(work) / "_build" / "html"
+    with partial_folder(to.parent, f"{to.name}.") as work:
+        call = [*JUPYTER_BOOK, str(staged / "book"), "--path-output", str(work), *OPTIONS]
+        environment = clean() | {"NO_COLOR": "1"}
+        output = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
+        with started(call, env=environment, **output) as process:
+            said, _ = process.communicate()
+        if process.returncode != 0:
+            raise BuildError(f"jupyter-book refused the book:\n{complaints(said)}")
+        site = work / "_build" / "html"
         finish(site)
         shutil.rmtree(to, ignore_errors=True)
         os.replace(site, to)
@@ -109,9 +109,10 @@ def build_profile(profile: str, root: Path = ROOT) -> Path:
     return site
 
 
+@command
 def main(arguments: list[str] | None = None) -> int:
     """Command line; see the module's docstring."""
-    parser = argparse.ArgumentParser(prog="python -m workflow.site", description="Build the site.")
+    parser = Parser(prog="python -m workflow.site", description="Build the site.")
     parser.add_argument("--profile", help="stage and build the notebooks of this profile")
     parser.add_argument("--receipt", type=Path, help="file to write the site's path to")
     parser.add_argument("--stage", type=Path, help="build this staged folder")
@@ -121,16 +122,12 @@ def main(arguments: list[str] | None = None) -> int:
         (options.stage is None) != (options.to is None)
     ):
         parser.error("give either --profile, or --stage together with --to")
-    try:
-        if options.stage is not None:
-            build(options.stage, options.to)
-        else:
-            site = build_profile(options.profile)
-            if options.receipt is not None:
-                options.receipt.write_text(f"{site.relative_to(ROOT / '_build').as_posix()}\n")
-    except BuildError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
+    if options.stage is not None:
+        build(options.stage, options.to)
+    else:
+        site = build_profile(options.profile)
+        if options.receipt is not None:
+            options.receipt.write_text(f"{site.relative_to(ROOT / '_build').as_posix()}\n")
     return 0
 
 

@@ -20,15 +20,13 @@ from typing import Any
 
 import jupytext
 import nbformat
+import yaml
 
 from promptlib.runs import import_closure, imported_modules, source_path
+from workflow.command import BuildError
 
 ROOT = Path(__file__).resolve().parent.parent
 NOTEBOOKS = ROOT / "notebooks"
-
-
-class BuildError(Exception):
-    """Something the person at the keyboard can mend; shown without a traceback."""
 
 
 @dataclass(frozen=True)
@@ -51,9 +49,15 @@ class Source:
     def notebook(self) -> nbformat.NotebookNode:
         """The source as a notebook without outputs, cell ids numbered."""
         if not self.path.is_file():
-            known = ", ".join(names())
-            raise BuildError(f"there is no notebook {self.name!r}; there are: {known}")
-        notebook = jupytext.read(self.path)
+            known = names()
+            raise BuildError(
+                f"there is no notebook {self.name!r}{suggestion(self.name, known)}; "
+                f"there are: {', '.join(known)}"
+            )
+        try:
+            notebook = jupytext.read(self.path)
+        except (yaml.YAMLError, ValueError) as error:
+            raise BuildError(f"{self.path} is no notebook in MyST: {error}") from None
         for number, cell in enumerate(notebook.cells):
             cell["id"] = f"cell-{number}"
         return notebook
@@ -75,7 +79,14 @@ class Source:
                 f"{self.path}: one cell must be tagged 'parameters', found {len(tagged)}"
             )
         values: dict[str, Any] = {}
-        for statement in ast.parse(tagged[0]).body:
+        try:
+            statements = ast.parse(tagged[0]).body
+        except SyntaxError as error:
+            raise BuildError(
+                f"{self.path}: the parameters cell is not Python, line {error.lineno}: "
+                f"{(error.text or '').strip()}"
+            ) from None
+        for statement in statements:
             match statement:
                 case ast.Assign(targets=[ast.Name(id=name)], value=value):
                     try:
@@ -95,7 +106,13 @@ class Source:
         code = "\n".join(
             line for cell in self.code_cells for line in cell.splitlines() if line[:1] not in "%!"
         )
-        return import_closure(*imported_modules(code))
+        try:
+            return import_closure(*imported_modules(code))
+        except SyntaxError as error:
+            raise BuildError(
+                f"{self.path}, or a library file that it reaches, is not Python: "
+                f"{(error.text or '').strip()}"
+            ) from None
 
     @property
     def dependencies(self) -> list[Path]:

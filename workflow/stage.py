@@ -16,7 +16,6 @@ file that the site depends on, and is built by ``workflow/site.py``:
 
 from __future__ import annotations
 
-import argparse
 import importlib.metadata
 import json
 import os
@@ -39,6 +38,7 @@ from promptlib.runs import RunStore
 from promptlib.runs import machine as runs_machine
 from workflow import archived as archives
 from workflow import extras
+from workflow.command import Parser, command
 from workflow.profile_config import Profile, load_profile
 from workflow.site_notebooks import Prepared, prepare
 from workflow.sources import ROOT, BuildError, Source, weave
@@ -348,9 +348,10 @@ def trained_runs(profile: str) -> list[dict[str, Any]]:
     return found
 
 
+@command
 def main(arguments: list[str] | None = None) -> int:
     """Command line of :func:`stage`; returns the exit status."""
-    parser = argparse.ArgumentParser(description="Gather everything that the site is built from.")
+    parser = Parser(description="Gather everything that the site is built from.")
     parser.add_argument("--profile", required=True, help="profile of the executed notebooks")
     parser.add_argument("--executed", required=True, type=Path, help="folder of executed notebooks")
     parser.add_argument("--claims", required=True, type=Path, help="the collected claims.json")
@@ -358,20 +359,16 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--gate", type=Path, help="gate.json: what the gate said")
     parser.add_argument("--to", required=True, type=Path, help="folder to write")
     options = parser.parse_args(arguments)
-    try:
-        remarks = stage(
-            profile=options.profile,
-            executed=options.executed,
-            claims_file=options.claims,
-            archive=options.archive,
-            archive_profile=archives.archive_profile(),
-            gate_file=options.gate,
-            runs=trained_runs(options.profile),
-            to=options.to,
-        )
-    except BuildError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
+    remarks = stage(
+        profile=options.profile,
+        executed=options.executed,
+        claims_file=options.claims,
+        archive=options.archive,
+        archive_profile=archives.archive_profile(),
+        gate_file=options.gate,
+        runs=trained_runs(options.profile),
+        to=options.to,
+    )
     for remark in remarks:
         print(remark, file=sys.stderr)
     return 0

@@ -7,7 +7,6 @@ that was trained again gave the same bytes.
 
 from __future__ import annotations
 
-import argparse
 import sys
 import time
 import traceback
@@ -15,6 +14,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from promptlib.runs import Run, RunStore
+from workflow.command import Parser, command, explained
 from workflow.profile_config import load_profile
 from workflow.sources import BuildError, write_if_changed
 
@@ -51,9 +51,12 @@ def train(
             if checksum is None:
                 store.get(run)
                 checksum = store.checksum(run)
-        except Exception:  # whatever it is, the other runs do not depend on it
-            traceback.print_exc()
-            print(f"error: {run.name} failed", file=sys.stderr)
+        except Exception as error:  # whatever it is, the other runs do not depend on it
+            cause = explained(error)
+            if cause is None:
+                traceback.print_exc()
+                cause = "if its code is as published, please report the lines above"
+            print(f"error: {run.name} failed: {cause}", file=sys.stderr)
             lost.append(run.name)
             continue
         assert checksum is not None
@@ -62,26 +65,23 @@ def train(
     return lost
 
 
+@command
 def main(arguments: list[str] | None = None) -> int:
     """Command line; see the module's docstring."""
-    parser = argparse.ArgumentParser(prog="python -m workflow.train", description=__doc__)
+    parser = Parser(prog="python -m workflow.train", description=__doc__)
     parser.add_argument("runs", nargs="+", metavar="RUN")
     parser.add_argument("--profile", required=True)
     parser.add_argument("--receipts", nargs="+", required=True, type=Path, metavar="FILE")
     options = parser.parse_args(arguments)
     if len(options.runs) != len(options.receipts):
         parser.error(f"{len(options.runs)} runs and {len(options.receipts)} receipts; give as many")
-    try:
-        runs = load_profile(options.profile).runs
-        for name in options.runs:
-            if name not in runs:
-                raise BuildError(
-                    f"{name} is not a run of profile {options.profile}: its code or config has "
-                    "changed since the build was planned; run make book again"
-                )
-    except BuildError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
+    runs = load_profile(options.profile).runs
+    for name in options.runs:
+        if name not in runs:
+            raise BuildError(
+                f"{name} is not a run of profile {options.profile}: its code or config has "
+                "changed since the build was planned; run make book again"
+            )
     receipts = dict(zip(options.runs, options.receipts, strict=True))
     lost = train(
         [runs[name] for name in options.runs],

@@ -26,13 +26,14 @@ positions, ``V`` symbols, ``m`` positions that are computed, ``d`` the width of 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, cast
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from promptlib.attention import attend
+from promptlib.checks import check_public, whole_number
 from promptlib.prefix_tuning.evaluation import sequence_loss
 from promptlib.prefix_tuning.experiment_training import (
     CURVE_POINTS,
@@ -41,6 +42,7 @@ from promptlib.prefix_tuning.experiment_training import (
     measure,
 )
 from promptlib.prefix_tuning.gpt import GPT
+from promptlib.prefix_tuning.prefix import Prefix, PrefixBatch
 from promptlib.prefix_tuning.tasks import (
     batches,
     check_vocabulary,
@@ -107,8 +109,15 @@ class Tabled:
         self.model, self.tables = model, tuple(tables)
         self.config, self.head = model.config, model.head
 
-    def __call__(self, tokens: Tensor, prefix: None = None, last: int | None = None) -> Tensor:
+    def __call__(
+        self,
+        tokens: Tensor,
+        prefix: Prefix | PrefixBatch | None = None,
+        last: int | None = None,
+    ) -> Tensor:
         """Return the logits of the last positions: ``(B, last, V)``, ``(C, B, …)`` if C > 1."""
+        if prefix is not None:
+            raise ValueError("prefix must be None: tables stand in the place of a prefix")
         block = self.model.blocks[0]
         x = self.stream(tokens, tokens.shape[1] if last is None else last)
         x = x + block.mlp(block.norm_mlp(x))
@@ -194,14 +203,14 @@ def train(config: Mapping[str, Any], needs: Sequence[Result], progress: Progress
     together = Tabled(model, tables)
     curve = minimise(
         learners,
-        lambda batch: sequence_loss(cast(GPT, together), *batch).reshape(-1),
+        lambda batch: sequence_loss(together, *batch).reshape(-1),
         _training_batches(config),
         Recipe(config["steps"], config["warmup"]),
         label=f"{len(tables)} tables, seed {config['seed']}",
         progress=progress,
     )
     tables.append(combine(model, tables, config["task"], config["seed"]))
-    measured = [measure(cast(GPT, Tabled(model, [table])), config) for table in tables]
+    measured = [measure(Tabled(model, [table]), config) for table in tables]
     cells = [
         {**cell, **of_cell, "curve": _thin(curve[:, index])}
         for index, (cell, of_cell) in enumerate(zip(config["cells"], measured, strict=False))
@@ -258,9 +267,16 @@ def combine(model: GPT, tables: Sequence[Table], task_name: str, seed: int) -> T
     )
 
 
-def load_table(result: Result, cell: int) -> Table:
-    """Rebuild the table of one cell of a run; -1 is the combined one."""
-    index = cell % (len(result.metrics["cells"]) + 1)
+def load_table(result: Result, cell: int | None = None) -> Table:
+    """Rebuild the table of one cell of a run, or the combined one.
+
+    Raises
+    ------
+    ValueError
+        If there is no such cell.
+    """
+    combined = len(result.metrics["cells"])
+    index = combined if cell is None else whole_number("cell", cell, at_most=combined - 1)
     return Table(result.tensors[f"{index}.logits"], result.tensors[f"{index}.vectors"])
 
 
@@ -274,3 +290,6 @@ def _training_batches(config: Mapping[str, Any]) -> Iterator[tuple[Tensor, Tenso
 def _thin(curve: Tensor) -> list[float]:
     pieces = min(CURVE_POINTS, len(curve))
     return [float(piece.mean()) for piece in curve.tensor_split(pieces)]
+
+
+check_public(__name__)

@@ -9,6 +9,7 @@ import numpy as np
 from torch import Tensor
 
 from promptlib import plotting
+from promptlib.checks import check_public
 from promptlib.plotting import PALETTE
 from promptlib.prefix_tuning.experiment_figures import Drawn
 
@@ -63,3 +64,6 @@ def outputs_right(curves: Mapping[str, Sequence[Tensor]]) -> Drawn:
         f"span the seeds. {'; '.join(seen)}."
     )
     return figure, alt
+
+
+check_public(__name__)

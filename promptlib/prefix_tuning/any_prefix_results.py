@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from promptlib import claims
+from promptlib.checks import check_public
 from promptlib.prefix_tuning.any_prefix import Table, Tabled, load_table
 from promptlib.prefix_tuning.any_prefix_theory import (
     log_convexity_excess,
@@ -67,7 +68,7 @@ class Built:
 def build(run: Run, get: Get) -> Built:
     """Build the prefix of a run's combined table, and measure it as trained prefixes are."""
     model = load_model(run.config, get(run.needs[0])).double()
-    table = load_table(get(run), -1).double()
+    table = load_table(get(run)).double()
     prefix = prefix_of(model, table, OUTPUTS, DIGITS)
     return Built(model, table, prefix, measure(model, run.config, prefix))
 
@@ -258,3 +259,6 @@ def table_gap(trained_losses: Sequence[float], tables: Sequence[Metrics]) -> cla
         note="Also the control of the claim about the best table: its training works better than "
         "that of prefixes.",
     )
+
+
+check_public(__name__)

@@ -30,6 +30,7 @@ from typing import cast
 import torch
 from torch import Tensor
 
+from promptlib.checks import check_public
 from promptlib.prefix_tuning.any_prefix import Table, check_one_layer
 from promptlib.prefix_tuning.gpt import GPT
 from promptlib.prefix_tuning.prefix import Prefix
@@ -199,3 +200,6 @@ def log_convexity_excess(queries: Tensor, keys: Tensor, weights: Tensor) -> Tens
 def _of_pairs(entries: Tensor, places: Sequence[int], symbols: Sequence[int]) -> Tensor:
     """Pick the pairs of a tensor ``(H, T, V, d)``: ``(H, n, d)``."""
     return entries[:, list(places)][:, :, list(symbols)].flatten(1, 2)
+
+
+check_public(__name__)

@@ -13,6 +13,7 @@ import itertools
 import torch
 from torch import Tensor
 
+from promptlib.checks import check_public
 from promptlib.prefix_tuning.tasks import MOST_DISTINCT, N_DIGITS, SEQUENCE_LENGTH
 
 
@@ -47,3 +48,6 @@ def blind_sorting_loss() -> float:
     """
     probabilities = count_probabilities()
     return float(-(probabilities * probabilities.log()).sum()) / SEQUENCE_LENGTH
+
+
+check_public(__name__)

@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from promptlib.attention import attend
+from promptlib.checks import check_public
 from promptlib.prefix_tuning import kernels, positions
 from promptlib.prefix_tuning.identities import (
     AttendFunction,
@@ -169,3 +170,6 @@ def movements(n: int, generator: torch.Generator) -> dict[str, Tensor]:
     if n < 1:
         raise ValueError(f"n must be at least 1, got {n}")
     return {name: torch.cat([draw(generator) for _ in range(n)]) for name, draw in BREAKERS.items()}
+
+
+check_public(__name__)

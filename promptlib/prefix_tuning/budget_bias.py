@@ -15,6 +15,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from promptlib.checks import check_public
 from promptlib.prefix_tuning.lora import LoRALinear
 
 
@@ -68,3 +69,6 @@ def bias_errors(instances: int, generator: torch.Generator, tokens: int = 7) -> 
         added = add_bias_by_lora(norm, layer, bias)(x) - layer(x)
         errors.append(((added - bias) / bias.norm()).abs().flatten())
     return torch.cat(errors)
+
+
+check_public(__name__)

@@ -12,6 +12,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from promptlib.checks import check_public
 from promptlib.prefix_tuning.blind import count_probabilities, digit_counts
 from promptlib.prefix_tuning.tasks import SEQUENCE_LENGTH
 
@@ -38,3 +39,6 @@ def marginal_histogram_loss() -> float:
     """Return the least loss without looking at anything, in nats a symbol."""
     shares = count_probabilities() @ (positions_by_count().double() / SEQUENCE_LENGTH)
     return float(-(shares * shares.log()).sum())
+
+
+check_public(__name__)

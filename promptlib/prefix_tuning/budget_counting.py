@@ -19,6 +19,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from promptlib.checks import check_public
 from promptlib.prefix_tuning.gpt import GPT, GPTConfig
 from promptlib.prefix_tuning.lora import LoRALinear, add_lora
 from promptlib.prefix_tuning.lora_budget import MODULES
@@ -197,3 +198,6 @@ def numbers_seen(
     sequences = 2 + named // 20  # ten positions with at most width - 1 free logits each: plenty
     tokens = torch.randint(8, (sequences, length), generator=generator)
     return formula, jacobian_rank(model, learned, tokens, **inputs)
+
+
+check_public(__name__)

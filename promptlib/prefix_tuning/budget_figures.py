@@ -9,6 +9,7 @@ import numpy as np
 from matplotlib.axes import Axes
 
 from promptlib import claims, plotting
+from promptlib.checks import check_public
 from promptlib.plotting import INK, MUTED, PALETTE
 from promptlib.prefix_tuning import experiment_figures, published
 from promptlib.prefix_tuning.budget_results import Inside, Measured, Way
@@ -274,3 +275,6 @@ def beside_published(measured: Measured) -> Drawn:
     rows.append((lora.label, published.LORA_BUDGET["lora"], lora.best_accuracy()))
     rows.append((measured.ceiling.label, None, measured.ceiling.best_accuracy()))
     return experiment_figures.beside_published(rows)
+
+
+check_public(__name__)

@@ -20,6 +20,7 @@ import numpy as np
 from torch import Tensor
 
 from promptlib import claims
+from promptlib.checks import check_public
 from promptlib.prefix_tuning import published
 from promptlib.prefix_tuning.budget_blind import blind_histogram_loss
 from promptlib.prefix_tuning.combine import N_HEAD
@@ -496,3 +497,6 @@ def _together(ways: Sequence[Way]) -> list[list[Cell]]:
     """The cells of all the ways, by seed."""
     by_seed = zip(*(way.seeds for way in ways), strict=True)
     return [[cell for cells in sweeps for cell in cells] for sweeps in by_seed]
+
+
+check_public(__name__)

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from promptlib import claims
+from promptlib.checks import check_public
 from promptlib.prefix_tuning import budget_counting, lora_budget
 from promptlib.prefix_tuning.budget_results import BUDGET_VECTORS, Measured, rebuilt
 from promptlib.prefix_tuning.experiment_results import HERE, Get
@@ -196,3 +197,6 @@ def bias_for_nothing(errors: Tensor) -> claims.Claim:
         source=HERE,
         checks=f"{LIBRARY}.budget_bias.add_bias_by_lora",
     )
+
+
+check_public(__name__)

@@ -11,6 +11,7 @@ from __future__ import annotations
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
+from promptlib.checks import check_public
 from promptlib.prefix_tuning.evaluation import sequence_loss
 from promptlib.prefix_tuning.experiment_training import new_prefix
 from promptlib.prefix_tuning.gpt import GPT, GPTConfig
@@ -55,3 +56,6 @@ def step_work(run: Run) -> int:
     with FlopCounterMode(display=False) as counter:
         sequence_loss(model, read_and_answer(inputs, targets), targets, prefix).sum().backward()
     return int(counter.get_total_flops())
+
+
+check_public(__name__)

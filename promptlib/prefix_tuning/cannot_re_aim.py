@@ -16,6 +16,7 @@ from torch import Tensor
 
 from promptlib import claims
 from promptlib.attention import attend as library_attend
+from promptlib.checks import check_public
 from promptlib.prefix_tuning import identities, kernels, re_aiming, reach, trained_attention
 from promptlib.prefix_tuning.gpt import GPT
 from promptlib.prefix_tuning.identities import AttendFunction
@@ -412,3 +413,6 @@ def fine_tuning_re_aims(
 
 def _integer(low: int, high: int, generator: torch.Generator) -> int:
     return int(torch.randint(low, high + 1, (), generator=generator))
+
+
+check_public(__name__)

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from promptlib import claims
 from promptlib.attention import attend as library_attend
+from promptlib.checks import check_public
 from promptlib.prefix_tuning import every_layer, placement, positions
 from promptlib.prefix_tuning.cannot_re_aim import HERE, PAPER, TOLERANCE
 from promptlib.prefix_tuning.gpt import GPT
@@ -177,3 +178,6 @@ def _well_conditioned(matrix: Tensor) -> Tensor:
 
 def _integer(low: int, high: int, generator: torch.Generator) -> int:
     return int(torch.randint(low, high + 1, (), generator=generator))
+
+
+check_public(__name__)

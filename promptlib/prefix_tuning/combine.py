@@ -15,6 +15,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
+from promptlib.checks import check_public
 from promptlib.prefix_tuning import experiment_runs
 from promptlib.prefix_tuning.elicit import pretrain_rate
 from promptlib.prefix_tuning.experiment_runs import MIXED
@@ -215,3 +216,6 @@ def plan(
         prefixes={task: tune(task, PARAMETRISATION) for task in NEW},
         finetuned={task: fine_tune(task) for task in CONTROLLED},
     )
+
+
+check_public(__name__)

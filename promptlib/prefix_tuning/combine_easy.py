@@ -21,6 +21,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from promptlib.checks import check_public
 from promptlib.prefix_tuning.tasks import (
     SEQUENCE_LENGTH,
     VOCABULARY,
@@ -116,3 +117,6 @@ def nearest(task: Task, others: Sequence[Task], inputs: Tensor) -> tuple[Task, C
     """Return which of `others` agrees with `task` on most sequences, then on most symbols."""
     pairs = [(other, coincidence(task, other, inputs)) for other in others]
     return max(pairs, key=lambda pair: (pair[1].sequences, pair[1].symbols))
+
+
+check_public(__name__)

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from promptlib.checks import check_public
 from promptlib.prefix_tuning import combine_easy, combine_probe
 from promptlib.prefix_tuning.combine import NEW, CombinePlan
 from promptlib.prefix_tuning.combine_easy import Coincidence
@@ -224,3 +225,6 @@ def look(plan: CombinePlan, measured: Measured, get: Get, sequences: int) -> Evi
 
 def _read(name: str, inputs: Tensor) -> Tensor:
     return read_and_answer(inputs, simple(name).solve(inputs))
+
+
+check_public(__name__)

@@ -15,6 +15,7 @@ import numpy as np
 from matplotlib.axes import Axes
 
 from promptlib import claims, plotting
+from promptlib.checks import check_public
 from promptlib.plotting import INK, MUTED, PALETTE
 from promptlib.prefix_tuning import published
 from promptlib.prefix_tuning.combine import COMPOSITIONS, INVENTIONS
@@ -153,3 +154,6 @@ def _apart(values: Sequence[float], ratio: float) -> list[float]:
             if missing > 1e-6:
                 logs[low], logs[high] = logs[low] - missing / 2, logs[high] + missing / 2
     return [float(value) for value in np.exp(logs)]
+
+
+check_public(__name__)

@@ -16,6 +16,7 @@ from matplotlib.axes import Axes
 from torch import Tensor
 
 from promptlib import plotting
+from promptlib.checks import check_public
 from promptlib.plotting import MUTED, PALETTE, PAPER
 from promptlib.prefix_tuning.combine import COMPOSITIONS, INVENTIONS, NEW
 from promptlib.prefix_tuning.combine_evidence import Evidence
@@ -229,3 +230,6 @@ def attention_by_place(
         "layer, " + "; ".join(seen) + "."
     )
     return figure, alt
+
+
+check_public(__name__)

@@ -21,6 +21,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from promptlib.checks import check_public
 from promptlib.prefix_tuning.gpt import GPT
 from promptlib.prefix_tuning.prefix import Prefix
 from promptlib.prefix_tuning.tasks import (
@@ -216,3 +217,6 @@ def rank_correlation(first: Sequence[float], second: Sequence[float]) -> float:
     if not (lengths > 0).all():
         raise ValueError("a list of equal numbers has no rank correlation")
     return float((pair[0] @ pair[1]) / lengths.prod())
+
+
+check_public(__name__)

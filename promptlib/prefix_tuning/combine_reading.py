@@ -13,6 +13,7 @@ from collections.abc import Mapping, Sequence
 import torch
 
 from promptlib import claims
+from promptlib.checks import check_public
 from promptlib.prefix_tuning.combine import NEW
 from promptlib.prefix_tuning.combine_evidence import Evidence
 from promptlib.prefix_tuning.combine_probe import Probed, rank_correlation
@@ -123,3 +124,6 @@ def fine_tuning_re_aims(measured: Measured, evidence: Evidence) -> claims.Claim:
         note="That fine-tuning moves the first layer had been seen before the claim was made; the "
         "comparison with the last layer had not been made.",
     )
+
+
+check_public(__name__)

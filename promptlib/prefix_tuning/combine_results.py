@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from promptlib import claims
+from promptlib.checks import check_public
 from promptlib.prefix_tuning import combine_easy, published
 from promptlib.prefix_tuning.combine import (
     COMPOSITIONS,
@@ -375,3 +376,6 @@ def claims_at_published_size(plan: CombinePlan, get: Get) -> list[claims.Claim]:
         Returns the result of a run, perhaps without tensors.
     """
     return list(claims_of(collect(plan, get)).values())
+
+
+check_public(__name__)

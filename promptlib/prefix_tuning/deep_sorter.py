@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from promptlib.checks import check_public
 from promptlib.prefix_tuning import experiment_runs, new_task
 from promptlib.runs import Run
 
@@ -113,3 +114,6 @@ def chapter_plan(
         test_sequences,
     )
     return [*of_new_task, deep.pretrained, deep.prefixes]
+
+
+check_public(__name__)

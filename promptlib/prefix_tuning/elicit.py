@@ -13,6 +13,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
+from promptlib.checks import check_public
 from promptlib.prefix_tuning import experiment_runs
 from promptlib.prefix_tuning.experiment_runs import MIXED, SMALL_BATCH_SIZE
 from promptlib.runs import Run
@@ -170,3 +171,6 @@ def plan(
             for arm, (norm, _) in ARMS.items()
         },
     )
+
+
+check_public(__name__)

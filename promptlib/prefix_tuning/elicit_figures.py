@@ -12,6 +12,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 
 from promptlib import claims, plotting
+from promptlib.checks import check_public
 from promptlib.plotting import MUTED, PALETTE
 from promptlib.prefix_tuning import experiment_figures, published
 from promptlib.prefix_tuning.elicit import ARMS, SWEPT
@@ -237,3 +238,6 @@ def where_they_end(
         + " ".join(seen)
     )
     return figure, alt
+
+
+check_public(__name__)

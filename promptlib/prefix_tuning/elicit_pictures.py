@@ -15,6 +15,7 @@ from matplotlib.axes import Axes
 from torch import Tensor
 
 from promptlib import plotting
+from promptlib.checks import check_public
 from promptlib.plotting import GRID, MUTED, PALETTE
 from promptlib.prefix_tuning import geometry
 from promptlib.prefix_tuning.elicit_attention import (
@@ -302,3 +303,6 @@ def limits_by_head(model: GPT, tokens: Tensor, shared: Prefix, free: Prefix, tas
         f"limit in {100 * above:.0f} % of the rows."
     )
     return figure, alt
+
+
+check_public(__name__)

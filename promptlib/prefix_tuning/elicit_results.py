@@ -13,6 +13,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from promptlib import claims
+from promptlib.checks import check_public
 from promptlib.prefix_tuning import published
 from promptlib.prefix_tuning.elicit import (
     N_HEAD,
@@ -362,3 +363,6 @@ def claims_at_published_size(plan: ElicitPlan, get: Get) -> list[claims.Claim]:
         Returns the result of a run, perhaps without tensors.
     """
     return list(claims_of(collect(plan, get)).values())
+
+
+check_public(__name__)

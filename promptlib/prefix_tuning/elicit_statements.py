@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from promptlib import claims
+from promptlib.checks import check_public
 from promptlib.prefix_tuning import elicit_attention, elicit_start, trained_attention
 from promptlib.prefix_tuning.elicit_results import HERE, PAPER, Measured
 from promptlib.prefix_tuning.elicit_start import Start
@@ -259,3 +260,6 @@ def gradient_does_not_vanish(small: Sequence[Start], large: Sequence[Start]) -> 
         side="above",
         scale="log",
     )
+
+
+check_public(__name__)

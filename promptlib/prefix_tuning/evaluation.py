@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Protocol
+
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
-from promptlib.prefix_tuning.gpt import GPT
+from promptlib.checks import check_public, shape_of
+from promptlib.prefix_tuning.gpt import GPT, GPTConfig
 from promptlib.prefix_tuning.prefix import Prefix, PrefixBatch
 from promptlib.prefix_tuning.tasks import (
     SEQUENCE_LENGTH,
@@ -17,12 +20,25 @@ from promptlib.prefix_tuning.tasks import (
     read_and_answer,
 )
 
+
+class Answering(Protocol):
+    """What is measured here: a `GPT`, or what answers to the same call."""
+
+    config: GPTConfig
+    head: nn.Linear
+
+    def __call__(
+        self, tokens: Tensor, prefix: Prefix | PrefixBatch | None = None, *, last: int
+    ) -> Tensor:
+        """Return the logits of the last positions: ``(B, last, V)``, or ``(C, B, last, V)``."""
+
+
 CHUNK = 1024
 """Sequences of a pass of `score`."""
 
 
 def sequence_loss(
-    model: GPT, tokens: Tensor, targets: Tensor, prefix: Prefix | PrefixBatch | None = None
+    model: Answering, tokens: Tensor, targets: Tensor, prefix: Prefix | PrefixBatch | None = None
 ) -> Tensor:
     """Mean cross-entropy of the outputs, in nats a symbol.
 
@@ -37,7 +53,20 @@ def sequence_loss(
     Returns
     -------
     Tensor, a scalar; ``(C,)`` with a `PrefixBatch`
+
+    Raises
+    ------
+    ValueError
+        If tokens or targets do not have such shapes or dtypes, or there are more targets than
+        tokens.
     """
+    shape_of("tokens", tokens, "B", "T")
+    shape_of("targets", targets, tokens.shape[0], "n", integer=True)
+    if targets.shape[1] > tokens.shape[1]:
+        raise ValueError(
+            f"targets must be answers to the last tokens, at most {tokens.shape[1]} for tokens "
+            f"{tuple(tokens.shape)}; got {tuple(targets.shape)}"
+        )
     logits = model(tokens, prefix, last=targets.shape[-1])  # (B, 10, V) or (C, B, 10, V)
     if logits.ndim == 3:
         return F.cross_entropy(logits.flatten(0, 1), targets.flatten())
@@ -50,7 +79,7 @@ def sequence_loss(
 
 @torch.no_grad()
 def score(
-    model: GPT,
+    model: Answering,
     task: Task | Mixture,
     n: int,
     split: Split,
@@ -112,9 +141,25 @@ def sequence_accuracy(
 
 @torch.no_grad()
 def greedy_decode(model: GPT, inputs: Tensor, prefix: Prefix | None = None) -> Tensor:
-    """Let the model write ten symbols after each input: ``(B, 10) -> (B, 10)``."""
+    """Let the model write ten symbols after each input: ``(B, 10) -> (B, 10)``.
+
+    Raises
+    ------
+    ValueError
+        If `inputs` is not ``(B, T)``, or the model cannot read inputs and answers at once.
+    """
+    shape_of("inputs", inputs, "B", "T", integer=True)
+    longest = model.config.block_size - SEQUENCE_LENGTH + 1
+    if inputs.shape[1] > longest:
+        raise ValueError(
+            f"inputs must have at most {longest} tokens, so that {SEQUENCE_LENGTH} answers fit "
+            f"into block_size={model.config.block_size}; got {tuple(inputs.shape)}"
+        )
     tokens = inputs
     for _ in range(SEQUENCE_LENGTH):
         answer = model(tokens, prefix, last=1).argmax(dim=-1)  # (B, 1)
         tokens = torch.cat([tokens, answer], dim=1)
     return tokens[:, inputs.shape[1] :]
+
+
+check_public(__name__)

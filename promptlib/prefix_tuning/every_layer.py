@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from promptlib.checks import check_public
 from promptlib.prefix_tuning.deep_sorter import DeepSorterPlan
 from promptlib.prefix_tuning.experiment_training import load_model, load_prefix
 from promptlib.prefix_tuning.gpt import GPT
@@ -138,3 +139,6 @@ def trained_deep_sorter(plan: DeepSorterPlan, store: RunStore) -> list[tuple[GPT
         (model, in_float64(load_prefix(plan.prefixes.config, result, cell)))
         for cell in range(len(result.metrics["cells"]))
     ]
+
+
+check_public(__name__)

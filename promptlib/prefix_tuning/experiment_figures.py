@@ -12,6 +12,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from promptlib import claims, plotting
+from promptlib.checks import check_public
 from promptlib.plotting import INK, PALETTE
 from promptlib.prefix_tuning.experiment_results import Metrics, percent
 
@@ -133,3 +134,6 @@ def beside_published(rows: Sequence[tuple[str, float | None, Sequence[float]]]) 
     figure.legend(loc="outside upper center", ncols=2, labelcolor=INK)
     alt = "Accuracies, published and ours. " + "; ".join(seen) + "."
     return figure, alt
+
+
+check_public(__name__)

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from promptlib.checks import check_public
 from promptlib.runs import Result, Run
 
 HERE = "this book"
@@ -162,3 +163,6 @@ def differs(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> tuple[str, ..
     if ours["first_layer_norm"] != theirs["first_layer_norm"]:
         found.append(f"with{'' if ours['first_layer_norm'] else 'out'} the first LayerNorm")
     return tuple(found)
+
+
+check_public(__name__)

@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from promptlib.checks import check_public
 from promptlib.runs import Run
 
 TRAINING = "promptlib.prefix_tuning.experiment_training"
@@ -204,3 +205,6 @@ def check_model(n_layer: int, width: int, n_head: int) -> None:
     check_counts(n_layer=(n_layer, 1), width=(width, 1))
     if width % n_head:
         raise ValueError(f"width must be a multiple of the {n_head} heads, got {width}")
+
+
+check_public(__name__)

@@ -16,7 +16,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from promptlib.prefix_tuning.evaluation import score, sequence_accuracy, sequence_loss
+from promptlib.checks import check_public
+from promptlib.prefix_tuning.evaluation import Answering, score, sequence_accuracy, sequence_loss
 from promptlib.prefix_tuning.gpt import GPT, GPTConfig
 from promptlib.prefix_tuning.lora import add_lora, remove_lora
 from promptlib.prefix_tuning.prefix import Prefix, PrefixBatch
@@ -179,7 +180,7 @@ def load_lora(config: Mapping[str, Any], base: Result, result: Result, cell: int
 @torch.no_grad()
 @flushed_denormals()
 def measure(
-    model: GPT, config: Mapping[str, Any], prefix: Prefix | None = None
+    model: Answering, config: Mapping[str, Any], prefix: Prefix | None = None
 ) -> dict[str, dict[str, float]]:
     """Measure accuracy, in [0, 1], and loss, in nats a symbol.
 
@@ -335,3 +336,6 @@ def generator_for(config: Mapping[str, Any] | int, purpose: str) -> torch.Genera
 def _thin(curve: Tensor) -> list[float]:
     pieces = min(CURVE_POINTS, len(curve))
     return [float(piece.mean()) for piece in curve.tensor_split(pieces)]
+
+
+check_public(__name__)

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from promptlib.attention import attend
+from promptlib.checks import check_public
 from promptlib.prefix_tuning.layers import AttentionCase
 
 __all__ = ["Plane", "distance_to_segment", "outputs_along", "principal_plane"]
@@ -100,3 +101,6 @@ def distance_to_segment(points: Tensor, start: Tensor, end: Tensor) -> Tensor:
     length = along.square().sum(-1, keepdim=True).clamp_min(torch.finfo(points.dtype).tiny)
     position = (((points - start) * along).sum(-1, keepdim=True) / length).clamp(0, 1)
     return (points - (start + position * along)).norm(dim=-1)
+
+
+check_public(__name__)

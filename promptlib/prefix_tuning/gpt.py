@@ -24,7 +24,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from promptlib.attention import attend
+from promptlib.checks import check_public, same_kind, shape_of, whole_number
 from promptlib.prefix_tuning.prefix import Prefix, PrefixBatch
+
+__all__ = ["GPT", "INIT_STD", "GPTConfig"]
 
 INIT_STD = 0.02
 """Standard deviation of the initial weights."""
@@ -252,9 +255,11 @@ class GPT(nn.Module):
         Raises
         ------
         ValueError
-            If there are more than `block_size` tokens, embeddings have another width, or the
-            prefix was made for another depth or width.
+            If tokens are none of these, there are more than `block_size`, one is not below
+            `vocab_size`, `last` is not from 1 to ``T``, or the prefix was made for another depth,
+            width, dtype or device.
         """
+        self.check_tokens(tokens)
         n_tokens = tokens.shape[1]
         if not 1 <= n_tokens <= self.config.block_size:
             raise ValueError(
@@ -262,13 +267,22 @@ class GPT(nn.Module):
             )
         if prefix is not None:
             self.check_prefix(prefix)
-        last = n_tokens if last is None else last
+        last = (
+            n_tokens if last is None else whole_number("last", last, at_least=1, at_most=n_tokens)
+        )
         attentions = []
         for layer, block in enumerate(self.blocks):
             final = layer == self.config.n_layer - 1 and not return_attention
             wanted = last if final else n_tokens
             if layer == 0:
-                x, queries, keys, values = self.embed_and_read(tokens, wanted)
+                try:
+                    x, queries, keys, values = self.embed_and_read(tokens, wanted)
+                except IndexError:
+                    raise ValueError(
+                        f"tokens must be symbols from 0 to vocab_size - 1 = "
+                        f"{self.config.vocab_size - 1}, got {int(tokens.min())} to "
+                        f"{int(tokens.max())}"
+                    ) from None
             else:
                 queries, keys, values = block.read(x, wanted)
                 x = x[..., -wanted:, :]
@@ -291,10 +305,6 @@ class GPT(nn.Module):
         n_sequences, n_tokens = tokens.shape[:2]
         positions = self.position.weight[:n_tokens]
         embedded = tokens.is_floating_point()
-        if embedded and tokens.shape[2:] != (self.config.n_embd,):
-            raise ValueError(
-                f"expected embeddings (B, T, {self.config.n_embd}), got {tuple(tokens.shape)}"
-            )
         if embedded or n_sequences <= self.config.vocab_size:
             x = (tokens if embedded else self.token(tokens)) + positions
             return x[:, -wanted:], *self.blocks[0].read(x, wanted)
@@ -319,8 +329,28 @@ class GPT(nn.Module):
         norm = self.blocks[layer].norm_attention
         return norm(for_keys), norm(for_values)
 
+    def check_tokens(self, tokens: Tensor) -> None:
+        """Raise a ValueError unless `forward` can read such tokens, or embeddings."""
+        weight = self.token.weight
+        if tokens.is_floating_point():
+            shape_of("tokens, as embeddings,", tokens, "B", "T", self.config.n_embd)
+            if not torch.is_autocast_enabled(tokens.device.type):
+                same_kind("tokens", tokens, "the model", weight)
+        else:
+            shape_of("tokens", tokens, "B", "T")
+            if tokens.dtype not in (torch.int64, torch.int32):
+                raise ValueError(f"tokens must be int64; use .long(); got {tokens.dtype}")
+            if tokens.device != weight.device:
+                raise ValueError(
+                    f"tokens are on {tokens.device}, but the model is on {weight.device}; "
+                    f"use tokens.to({str(weight.device)!r})"
+                )
+
     def check_prefix(self, prefix: Prefix | PrefixBatch) -> None:
-        """Raise a ValueError unless `prefix` was made for this depth and width."""
+        """Raise a ValueError unless `prefix` was made for a model like this.
+
+        Depth, width, dtype and device count.
+        """
         for name in ("n_layer", "n_embd"):
             expected, received = getattr(self.config, name), getattr(prefix, name)
             if expected != received:
@@ -329,3 +359,13 @@ class GPT(nn.Module):
                     f"make it with Prefix(n_layer={self.config.n_layer}, length=…, "
                     f"n_embd={self.config.n_embd})"
                 )
+        vectors, weight = prefix.vectors_of_first(), self.token.weight
+        if vectors.dtype != weight.dtype or vectors.device != weight.device:
+            raise ValueError(
+                f"the prefix is {vectors.dtype} on {vectors.device}, but the model is "
+                f"{weight.dtype} on {weight.device}; use "
+                f"prefix.to({str(weight.device)!r}, {weight.dtype})"
+            )
+
+
+check_public(__name__)

@@ -24,6 +24,7 @@ from scipy.optimize import nnls
 from torch import Tensor
 
 from promptlib.attention import attend as library_attend
+from promptlib.checks import check_public
 from promptlib.prefix_tuning.layers import AttentionCase
 
 __all__ = [
@@ -279,3 +280,6 @@ def _both(case: AttentionCase, attend: AttendFunction) -> tuple[Tensor, Tensor, 
 
 def _largest_value(case: AttentionCase) -> Tensor:
     return torch.maximum(case.values.abs().max(), case.prefix_values.abs().max())
+
+
+check_public(__name__)

@@ -22,6 +22,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from promptlib.attention import causal_mask
+from promptlib.checks import check_public
 from promptlib.prefix_tuning.identities import AttendFunction
 
 __all__ = ["POSITIVE_KERNELS", "normalised", "sigmoid", "signed_linear", "sparsemax"]
@@ -113,8 +114,12 @@ def _attend_with(rows: Callable[[Tensor, Tensor, Tensor | None], Tensor]) -> Att
             keys = torch.cat((prefix_keys, keys), -2)
             values = torch.cat((prefix_values, values), -2)
         n_keys = keys.shape[-2] - prefix_length
-        hidden = causal_mask(queries.shape[-2], n_keys, prefix_length) if causal else None
+        size = (queries.shape[-2], n_keys, prefix_length)
+        hidden = causal_mask(*size, queries.device) if causal else None
         attention = rows(queries, keys, hidden)
         return attention @ values, attention
 
     return attend
+
+
+check_public(__name__)

@@ -18,6 +18,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from promptlib.checks import check_public
+
 __all__ = ["LOGIT_SCALES", "PREFIX_KINDS", "AttentionCase", "random_case", "random_cases"]
 
 PrefixKind = Literal["vector", "LayerNormed vector", "independent key and value"]
@@ -173,3 +175,6 @@ def random_cases(generator: torch.Generator, n_each: int) -> Iterator[AttentionC
                 prefix_kind=prefix_kind,
                 logit_scale=logit_scale,
             )
+
+
+check_public(__name__)

@@ -10,11 +10,14 @@ for it.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
+from promptlib.checks import check_public
 from promptlib.prefix_tuning.gpt import GPT
 
 INIT_STD = 0.02
@@ -42,32 +45,23 @@ class LoRALinear(nn.Module):
         init_std: float = INIT_STD,
     ) -> None:
         super().__init__()
-        if not 1 <= rank <= min(base.in_features, base.out_features):
-            raise ValueError(
-                f"expected a rank from 1 to {min(base.in_features, base.out_features)} for a "
-                f"layer {base.in_features} -> {base.out_features}, got {rank}"
-            )
-        if not init_std > 0:
-            raise ValueError(f"expected init_std > 0, got {init_std}")
-        self.base = base.requires_grad_(False)
+        _check_size(base, rank)
+        if not 0 < init_std < math.inf:
+            raise ValueError(f"expected init_std > 0 and finite, got {init_std}")
         noise = torch.randn(rank, base.in_features, generator=generator)
         self.down = nn.Parameter((init_std * noise).to(base.weight))
         self.up = nn.Parameter(torch.zeros(base.out_features, rank).to(base.weight))
+        self.base = base.requires_grad_(False)
+        self.train(base.training)
 
     def forward(self, x: Tensor) -> Tensor:
         """Apply layer and correction: ``(…, n_in) -> (…, n_out)``."""
         return self.base(x) + x @ self.down.T @ self.up.T
 
     @torch.no_grad()
-    def merged(self) -> nn.Linear:
-        """Return one linear layer that does the same."""
-        base = self.base
-        layer = nn.Linear(base.in_features, base.out_features, bias=base.bias is not None)
-        layer = layer.to(base.weight)
-        layer.weight.copy_(base.weight + self.up @ self.down)
-        if base.bias is not None:
-            layer.bias.copy_(base.bias)
-        return layer
+    def merge(self) -> None:
+        """Make the correction part of the weights of `base`."""
+        self.base.weight.add_(self.up @ self.down)
 
 
 def add_lora(
@@ -82,7 +76,7 @@ def add_lora(
     Parameters
     ----------
     model : GPT
-        All of its own parameters are frozen.
+        All of its own parameters are frozen, until `remove_lora`.
     rank : int
         At least 1.
     modules : sequence of str
@@ -102,7 +96,8 @@ def add_lora(
     Raises
     ------
     ValueError
-        If a name fits no linear layer, or a layer is corrected already.
+        If a name fits no linear layer, the rank is larger than a layer, or a layer is corrected
+        already. The model is then as it was.
     """
     linear: dict[str, nn.Linear] = {}
     for name, module in model.named_modules():
@@ -119,32 +114,70 @@ def add_lora(
         chosen += [name for name in fitting if name not in chosen]
     if not chosen:
         raise ValueError("expected at least 1 module to correct, got none")
+    for name in chosen:  # before anything changes or is drawn
+        _check_size(linear[name], rank)
+    before = _Before(
+        requires_grad={name: part.requires_grad for name, part in model.named_parameters()},
+        training={name: module.training for name, module in model.named_modules()},
+    )
+    corrections = {name: LoRALinear(linear[name], rank, generator, init_std) for name in chosen}
     model.requires_grad_(False)
-    learned: list[nn.Parameter] = []
-    for name in chosen:
-        corrected = LoRALinear(linear[name], rank, generator, init_std)
+    for name, corrected in corrections.items():
         _replace(model, name, corrected)
-        learned += [corrected.down, corrected.up]
-    return learned
+    model.__dict__[_MEMORY] = before
+    return [part for one in corrections.values() for part in (one.down, one.up)]
 
 
 def remove_lora(model: GPT, merge: bool = False) -> None:
     """Take the corrections of `add_lora` away again, in place.
 
+    Layers, the modes of all modules and what requires a gradient are those that `add_lora` found.
+    A model without corrections stays as it is.
+
     Parameters
     ----------
     model : GPT
     merge : bool
-        Keep what was learned, as part of the weights; otherwise the model is as it was before.
+        Keep what was learned, as part of the weights; otherwise these are as they were, too.
     """
     corrected = [
         (name, module) for name, module in model.named_modules() if isinstance(module, LoRALinear)
     ]
     for name, module in corrected:
-        _replace(model, name, module.merged() if merge else module.base)
-    model.requires_grad_(True)
+        if merge:
+            module.merge()
+        _replace(model, name, module.base)
+    before: _Before | None = model.__dict__.pop(_MEMORY, None)
+    if before is not None:
+        for name, parameter in model.named_parameters():
+            parameter.requires_grad_(before.requires_grad[name])
+        for name, part in model.named_modules():
+            part.training = before.training[name]
+
+
+class _Before(NamedTuple):
+    """What `add_lora` found, by the names of parameters and modules."""
+
+    requires_grad: dict[str, bool]
+    training: dict[str, bool]
+
+
+_MEMORY = "_before_lora"
+"""Attribute of a corrected model; copies of the model have it, too."""
+
+
+def _check_size(layer: nn.Linear, rank: int) -> None:
+    largest = min(layer.in_features, layer.out_features)
+    if not 1 <= rank <= largest:
+        raise ValueError(
+            f"expected a rank from 1 to {largest} for a layer "
+            f"{layer.in_features} -> {layer.out_features}, got rank={rank}"
+        )
 
 
 def _replace(model: nn.Module, name: str, module: nn.Module) -> None:
     parent, _, child = name.rpartition(".")
     setattr(model.get_submodule(parent), child, module)
+
+
+check_public(__name__)

@@ -13,6 +13,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
+from promptlib.checks import check_public
 from promptlib.prefix_tuning import combine, experiment_runs
 from promptlib.prefix_tuning.combine import N_HEAD
 from promptlib.prefix_tuning.experiment_runs import PARAMETRISATIONS, SMALL_BATCH_SIZE
@@ -226,3 +227,6 @@ def plan(
         },
         finetuned=tuple(fine_tune(base) for base in pretrained),
     )
+
+
+check_public(__name__)

@@ -14,6 +14,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from promptlib.checks import check_public
 from promptlib.prefix_tuning import experiment_runs
 from promptlib.runs import Run
 
@@ -147,3 +148,6 @@ def plan(
             name: tuple(sweep(name, base) for base in pretrained) for name in ("shared", "free")
         },
     )
+
+
+check_public(__name__)

@@ -15,6 +15,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from promptlib.checks import check_public
 from promptlib.prefix_tuning import experiment_runs, new_task
 from promptlib.prefix_tuning.new_task import NewTaskPlan
 from promptlib.runs import Run
@@ -242,3 +243,6 @@ def chapter_plan(
         effort,
         tables=tuple(tune_tables(base, TASK, adapt_steps, cells) for base in experiment.pretrained),
     )
+
+
+check_public(__name__)

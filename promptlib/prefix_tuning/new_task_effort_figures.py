@@ -9,6 +9,7 @@ import numpy as np
 from matplotlib.axes import Axes
 
 from promptlib import claims, plotting
+from promptlib.checks import check_public
 from promptlib.plotting import INK, MUTED, PALETTE
 from promptlib.prefix_tuning.experiment_figures import Drawn
 from promptlib.prefix_tuning.experiment_results import Metrics, percent
@@ -106,3 +107,6 @@ def _dots(
     low, high = np.clip(claims.interval(values) or (values.mean(), values.mean()), *limits)
     axes.hlines(place, low, high, color=colour, linewidth=1.5)
     return float(min(low, values.min())), float(max(high, values.max()))
+
+
+check_public(__name__)

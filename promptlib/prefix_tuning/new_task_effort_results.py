@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 from promptlib import claims
+from promptlib.checks import check_public
 from promptlib.prefix_tuning import any_prefix_results, new_task_results
 from promptlib.prefix_tuning.blind import blind_sorting_loss
 from promptlib.prefix_tuning.experiment_results import (
@@ -302,3 +303,6 @@ def table_of_rates(
             f"highest for {high} of {len(best)} seeds"
         )
     return "\n".join(lines)
+
+
+check_public(__name__)

@@ -12,6 +12,7 @@ from matplotlib.axes import Axes
 from torch import Tensor
 
 from promptlib import plotting
+from promptlib.checks import check_public
 from promptlib.plotting import MUTED, PALETTE, PAPER
 from promptlib.prefix_tuning import experiment_figures, published
 from promptlib.prefix_tuning.experiment_figures import Drawn
@@ -200,3 +201,6 @@ def beside_published(measured: Measured) -> Drawn:
         for task, full in (("ascending", ASCENDING), ("descending", DESCENDING))
     ]
     return experiment_figures.beside_published(rows)
+
+
+check_public(__name__)

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from promptlib import claims
+from promptlib.checks import check_public
 from promptlib.prefix_tuning import new_task, published
 from promptlib.prefix_tuning.evaluation import sequence_loss
 from promptlib.prefix_tuning.experiment_results import (
@@ -386,3 +387,6 @@ def gradient_errors(
     expected = torch.stack(differences)
     ours = torch.cat([gradient.flatten() for gradient in gradients])
     return (ours - expected).abs() / expected.abs().max()
+
+
+check_public(__name__)

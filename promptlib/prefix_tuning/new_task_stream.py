@@ -14,6 +14,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from promptlib.checks import check_public
 from promptlib.prefix_tuning.any_prefix import Table, Tabled
 from promptlib.prefix_tuning.gpt import GPT
 from promptlib.prefix_tuning.prefix import Prefix
@@ -164,3 +165,6 @@ def class_scatter(points: Tensor, digits: Tensor) -> float:
     """Return the root mean square distance of the digits' mean points from the mean of all."""
     means = torch.stack([points[digits == digit].mean(dim=0) for digit in digits])
     return float((means - points.mean(dim=0)).square().sum(dim=-1).mean().sqrt())
+
+
+check_public(__name__)

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from promptlib import plotting
+from promptlib.checks import check_public
 from promptlib.plotting import GRID, INK, PALETTE, PAPER
 from promptlib.prefix_tuning.experiment_figures import Drawn
 from promptlib.prefix_tuning.new_task_stream import (
@@ -122,3 +123,6 @@ def planes(panels: Sequence[Panel], output: int, digit: int, n: int = 6000) -> D
         f"a sequence, numbers at the means of the digits to write. {'; '.join(seen)}."
     )
     return figure, alt
+
+
+check_public(__name__)

@@ -8,6 +8,7 @@ from typing import Literal
 import numpy as np
 
 from promptlib import claims
+from promptlib.checks import check_public
 from promptlib.prefix_tuning.experiment_results import HERE
 
 LIMIT = 1.0
@@ -104,3 +105,6 @@ def table_of_probes(accuracies: Mapping[str, Sequence[float]]) -> str:
         spread = "" if ends is None else f", 95 % interval {ends[0]:.1f} to {ends[1]:.1f}"
         lines.append(f"{name:24}{np.mean(values):6.1f} % of digits{spread}")
     return "\n".join(lines)
+
+
+check_public(__name__)

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from promptlib.attention import attend as library_attend
+from promptlib.checks import check_public
 from promptlib.prefix_tuning.identities import AttendFunction, bias_errors, row_errors
 from promptlib.prefix_tuning.layers import AttentionCase
 
@@ -155,3 +156,6 @@ def aiming_errors(
     to_content = attention[-1, :-1]
     aimed = (to_content / to_content.sum() / wanted - 1).abs().max()
     return torch.stack((aimed, (with_suffix[:-1] - outputs).abs().max()))
+
+
+check_public(__name__)

@@ -27,6 +27,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from promptlib.checks import check_public
 from promptlib.prefix_tuning.evaluation import greedy_decode
 from promptlib.prefix_tuning.experiment_training import (
     generator_for,
@@ -199,3 +200,6 @@ def _log_probabilities(model: GPT, tokens: Tensor, prefix: Prefix | PrefixBatch 
 def _thin(curve: Tensor) -> list[float]:
     pieces = min(CURVE_POINTS, len(curve))
     return [float(piece.mean()) for piece in curve.tensor_split(pieces)]
+
+
+check_public(__name__)

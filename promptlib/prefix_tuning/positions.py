@@ -26,6 +26,7 @@ import torch
 from torch import Tensor
 
 from promptlib.attention import attend as library_attend
+from promptlib.checks import check_public
 from promptlib.prefix_tuning.identities import AttendFunction, bias_errors, row_errors
 from promptlib.prefix_tuning.layers import AttentionCase
 
@@ -223,3 +224,6 @@ def shift_errors(
     weights = row_errors(plain, moved, case.prefix_length)
     biases = bias_errors(outputs, moved_outputs, moved, case.prefix_values) / largest
     return torch.maximum(weights, biases).flatten()
+
+
+check_public(__name__)

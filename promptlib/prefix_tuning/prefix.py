@@ -10,10 +10,13 @@ each slot has two; two vectors without LayerNorm are, for invertible projections
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
+
+from promptlib.checks import check_public, same_kind, whole_number
 
 
 class Prefix(nn.Module):
@@ -58,8 +61,8 @@ class Prefix(nn.Module):
         for name, size in (("n_layer", n_layer), ("length", length), ("n_embd", n_embd)):
             if size < 1:
                 raise ValueError(f"expected {name} >= 1, got {size}")
-        if not init_std > 0:
-            raise ValueError(f"expected init_std > 0, got {init_std}")
+        if not 0 < init_std < math.inf:
+            raise ValueError(f"expected init_std > 0 and finite, got {init_std}")
         self.n_layer, self.length, self.n_embd = n_layer, length, n_embd
         self.layer_norm = layer_norm
 
@@ -72,9 +75,14 @@ class Prefix(nn.Module):
 
     def layer(self, index: int) -> tuple[Tensor, Tensor]:
         """Return what layer `index` offers as keys and as values, ``(length, n_embd)`` each."""
+        whole_number("index", index, at_most=self.n_layer - 1)
         for_keys = self.vectors[index]
         for_values = for_keys if self.value_vectors is None else self.value_vectors[index]
         return for_keys, for_values
+
+    def vectors_of_first(self) -> Tensor:
+        """Return `vectors`; see the method of the same name of `PrefixBatch`."""
+        return self.vectors
 
 
 class PrefixBatch:
@@ -97,6 +105,8 @@ class PrefixBatch:
         }
         if len(shapes) > 1:
             raise ValueError(f"prefixes of different shapes cannot share a pass: {sorted(shapes)}")
+        for place, prefix in enumerate(prefixes):
+            same_kind(f"prefixes[{place}]", prefix.vectors, "prefixes[0]", prefixes[0].vectors)
         self.prefixes = tuple(prefixes)
         first = prefixes[0]
         self.n_layer, self.length, self.n_embd = first.n_layer, first.length, first.n_embd
@@ -109,3 +119,10 @@ class PrefixBatch:
         if all(k is v for k, v in zip(keys, values, strict=True)):
             return for_keys, for_keys
         return for_keys, torch.stack(values).unsqueeze(1)
+
+    def vectors_of_first(self) -> Tensor:
+        """Return the vectors of one prefix; the others have the same shape, dtype and device."""
+        return self.prefixes[0].vectors
+
+
+check_public(__name__)

@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 
 from promptlib.attention import attend as library_attend
+from promptlib.checks import check_public
 from promptlib.prefix_tuning.identities import AttendFunction
 
 __all__ = ["rank_one_errors", "rank_one_key_update"]
@@ -93,3 +94,6 @@ def rank_one_errors(
 
     left, right = update(content, query, row(key_weight), wanted)
     return (row(key_weight + torch.outer(left, right)) - wanted).abs()
+
+
+check_public(__name__)

@@ -25,6 +25,7 @@ import torch
 from torch import Tensor
 
 from promptlib.attention import attend as library_attend
+from promptlib.checks import check_public
 from promptlib.prefix_tuning.identities import AttendFunction, split
 from promptlib.prefix_tuning.layers import AttentionCase
 
@@ -334,3 +335,6 @@ def climb(
         vectors = (vectors + length * slope).detach()
     winner = prefix_logits(vectors).argmax(0)
     return normalise(vectors[winner, torch.arange(n_queries)])
+
+
+check_public(__name__)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from promptlib.checks import check_public
 from promptlib.prefix_tuning.experiment_results import best_first, validation_of
 from promptlib.prefix_tuning.experiment_training import load_model, load_prefix
 from promptlib.prefix_tuning.gpt import GPT
@@ -79,3 +80,6 @@ def trained_sorters(plan: NewTaskPlan, store: RunStore) -> list[TrainedSorter]:
             )
         )
     return sorters
+
+
+check_public(__name__)

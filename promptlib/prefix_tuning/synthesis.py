@@ -14,6 +14,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from promptlib.checks import check_public
 from promptlib.prefix_tuning import combine, elicit, experiment_runs, lora_budget, new_task_effort
 from promptlib.runs import Run
 
@@ -144,3 +145,6 @@ def _plant(
         },
         needs=(base,) if teacher is None else (base, teacher),
     )
+
+
+check_public(__name__)

@@ -8,6 +8,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 
 from promptlib import claims, plotting
+from promptlib.checks import check_public
 from promptlib.plotting import GRID, INK, MUTED, PALETTE
 from promptlib.prefix_tuning.experiment_figures import Drawn
 from promptlib.prefix_tuning.synthesis import DRAWN
@@ -142,3 +143,6 @@ def answers(measured: Measured, questions: Sequence[Question]) -> list[tuple[str
             )
         )
     return rows
+
+
+check_public(__name__)

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from promptlib import claims
+from promptlib.checks import check_public
 from promptlib.prefix_tuning import travel
 from promptlib.prefix_tuning.experiment_results import HERE, UNIT, Cell, Get, cells_of
 from promptlib.prefix_tuning.synthesis import DRAWN, SynthesisPlan
@@ -454,3 +455,6 @@ def weights_can(measured: Measured, tasks: Sequence[str] = MOVES) -> claims.Clai
         checks="promptlib.prefix_tuning.experiment_training.fine_tune",
         trials=measured.tested,
     )
+
+
+check_public(__name__)

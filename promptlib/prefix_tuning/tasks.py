@@ -21,6 +21,8 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor
 
+from promptlib.checks import check_public, shape_of, whole_number
+
 Split = Literal["train", "validation", "test"]
 
 SEQUENCE_LENGTH = 10
@@ -68,6 +70,9 @@ class Task:
     rule: Callable[[Tensor], Tensor]
     symbols: int
 
+    def __post_init__(self) -> None:
+        whole_number("symbols", self.symbols, at_least=1)
+
     def solve(self, inputs: Tensor) -> Tensor:
         """Return the right answers ``[n, 10]`` to the digits ``inputs [n, 10]``.
 
@@ -106,6 +111,10 @@ class Mixture:
 
     name: str
     tasks: tuple[Task, ...]
+
+    def __post_init__(self) -> None:
+        if not self.tasks:
+            raise ValueError("expected at least 1 task in tasks, got none")
 
     @property
     def symbols(self) -> int:
@@ -245,6 +254,7 @@ def in_split(digits: Tensor, split: Split) -> Tensor:
         If `split` is none of "train", "validation" and "test".
     """
     _check_split(split)
+    _check_rows("digits", digits)
     code = (digits << (3 * torch.arange(SEQUENCE_LENGTH, device=digits.device))).sum(dim=-1)
     code = code + _signed(0x9E3779B97F4A7C15)
     code = (code ^ _shift_right(code, 30)) * _signed(0xBF58476D1CE4E5B9)
@@ -272,14 +282,20 @@ def _shift_right(code: Tensor, bits: int) -> Tensor:
 
 
 def check_digits(inputs: Tensor) -> None:
-    """Raise a ValueError unless `inputs` is ``[n, 10]`` with digits 0 to 7."""
-    if inputs.ndim != 2 or inputs.shape[1] != SEQUENCE_LENGTH:
-        raise ValueError(f"expected inputs [n, {SEQUENCE_LENGTH}], got {list(inputs.shape)}")
+    """Raise a ValueError unless `inputs` is ``[n, 10]`` with digits 0 to 7, int64."""
+    _check_rows("inputs", inputs)
     if len(inputs) and (inputs.min() < 0 or inputs.max() >= N_DIGITS):
         raise ValueError(
             f"expected digits 0 to {N_DIGITS - 1}, got values from "
             f"{int(inputs.min())} to {int(inputs.max())}"
         )
+
+
+def _check_rows(name: str, rows: Tensor) -> None:
+    if rows.ndim != 2 or rows.shape[1] != SEQUENCE_LENGTH:
+        raise ValueError(f"expected {name} [n, {SEQUENCE_LENGTH}], got {list(rows.shape)}")
+    if rows.dtype != torch.int64:
+        raise ValueError(f"{name} must be int64, got {rows.dtype}; use .long()")
 
 
 def check_vocabulary(task: Task | Mixture, vocab_size: int) -> None:
@@ -295,7 +311,14 @@ def read_and_answer(inputs: Tensor, targets: Tensor) -> Tensor:
     """Join inputs and targets ``[n, 10]`` to what a model reads: ``[n, 19]``.
 
     The last target is never read. The logits at the last ten positions answer for `targets`.
+
+    Raises
+    ------
+    ValueError
+        If they are not two batches of tokens of one size, int64.
     """
+    shape_of("inputs", inputs, "n", "length", integer=True)
+    shape_of("targets", targets, inputs.shape[0], "length", integer=True)
     return torch.cat([inputs, targets[:, :-1]], dim=1)
 
 
@@ -306,10 +329,26 @@ def batches(
 
     Examples are drawn for many steps at once: a draw costs some forty small operations however
     many rows it has.
+
+    Raises
+    ------
+    ValueError
+        If `steps` or `batch_size` is below 1.
     """
+    whole_number("steps", steps, at_least=1)
+    whole_number("batch_size", batch_size, at_least=1)
+    return _batches(task, steps, batch_size, generator)
+
+
+def _batches(
+    task: Task | Mixture, steps: int, batch_size: int, generator: torch.Generator
+) -> Iterator[tuple[Tensor, Tensor]]:
     steps_per_draw = 256
     for start in range(0, steps, steps_per_draw):
         in_this_draw = min(steps_per_draw, steps - start)
         inputs, targets = task.sample(in_this_draw * batch_size, "train", generator)
         tokens = read_and_answer(inputs, targets)
         yield from zip(tokens.split(batch_size), targets.split(batch_size), strict=True)
+
+
+check_public(__name__)

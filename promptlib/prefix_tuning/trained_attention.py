@@ -15,6 +15,7 @@ from typing import TypeVar
 import torch
 from torch import Tensor, nn
 
+from promptlib.checks import check_public
 from promptlib.prefix_tuning.gpt import GPT, Block
 from promptlib.prefix_tuning.identities import (
     bias_errors,
@@ -232,3 +233,6 @@ def _first_block(model: GPT) -> Block:
     block = model.blocks[0]
     assert isinstance(block, Block)
     return block
+
+
+check_public(__name__)

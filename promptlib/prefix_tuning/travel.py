@@ -29,6 +29,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from promptlib.checks import check_public
 from promptlib.prefix_tuning.experiment_results import Cell, Get
 from promptlib.prefix_tuning.experiment_training import generator_for, load_prefix, new_prefix
 from promptlib.prefix_tuning.prefix import Prefix
@@ -131,3 +132,6 @@ def start(config: Mapping[str, Any], index: int) -> Prefix:
     for cell in config["cells"][: index + 1]:
         prefix = new_prefix(config, cell["init_std"], generator)
     return prefix
+
+
+check_public(__name__)

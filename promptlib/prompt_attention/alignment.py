@@ -32,6 +32,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from promptlib.checks import check_public
 from promptlib.progress import progress_bar
 from promptlib.prompt_attention.descent import MEMORY_LIMIT, batches, gradients
 from promptlib.prompt_attention.mass import _number
@@ -519,3 +520,6 @@ def _parameters(
         _number("noise_std", noise_std, least=0.0),
         _number("tokens", tokens, least=2.0),
     )
+
+
+check_public(__name__)

@@ -19,6 +19,7 @@ import math
 import torch
 from torch import Tensor
 
+from promptlib.checks import check_public
 from promptlib.prompt_attention.core_model import require_core
 from promptlib.prompt_attention.mixture import ContextualMixture
 
@@ -102,3 +103,6 @@ def _normal(generator: torch.Generator, *shape: int) -> Tensor:
 
 def _chi_square(freedom: int, generator: torch.Generator) -> Tensor:
     return _normal(generator, freedom).square().sum()
+
+
+check_public(__name__)

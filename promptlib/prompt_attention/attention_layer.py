@@ -23,6 +23,7 @@ import torch
 from torch import Tensor
 
 from promptlib.attention import attend
+from promptlib.checks import check_public, same_kind, shape_of
 
 __all__ = ["LayerWeights", "containing_layer", "layer_scores", "random_layer"]
 
@@ -62,8 +63,9 @@ def layer_scores(tokens: Tensor, weights: LayerWeights) -> Tensor:
     Raises
     ------
     ValueError
-        If the width of a weight is not that of the tokens.
+        If tokens have no such shape, or width, dtype or device of a weight are not theirs.
     """
+    shape_of("tokens", tokens, ..., "n", "T", "d", integer=False)
     dim = tokens.shape[-1]
     for name, weight in zip(weights._fields, weights, strict=True):
         expected = (dim,) if name in ("bias", "head") else (dim, dim)
@@ -72,6 +74,7 @@ def layer_scores(tokens: Tensor, weights: LayerWeights) -> Tensor:
                 f"{name} must end in shape {expected} for tokens of width {dim}, "
                 f"got {tuple(weight.shape)}"
             )
+        same_kind(name, weight, "tokens", tokens)
     rows = tokens.flatten(-3, -2)  # (..., n T, d)
     queries = (rows @ weights.W_Q + weights.bias[..., None, :]) @ weights.W_K.mT
     values = rows @ (weights.W_V @ weights.head[..., None])  # (..., n T, 1)
@@ -86,6 +89,8 @@ def layer_scores(tokens: Tensor, weights: LayerWeights) -> Tensor:
 
 def containing_layer(w: Tensor, q: Tensor) -> LayerWeights:
     """The layer that equals prompt-attention with head ``w`` and prompt ``q``, each (..., d)."""
+    shape_of("w", w, ..., "d", integer=False)
+    same_kind("q", q, "w", w)
     if w.shape != q.shape:
         raise ValueError(f"w and q must have one shape, got {tuple(w.shape)} and {tuple(q.shape)}")
     identity = torch.eye(w.shape[-1], dtype=w.dtype).expand(*w.shape, w.shape[-1])
@@ -111,3 +116,6 @@ def random_layer(shape: tuple[int, ...], generator: torch.Generator) -> LayerWei
 
     W_Q, W_K, W_V = matrix(dim**-0.25), matrix(dim**-0.25), matrix(1.0)
     return LayerWeights(W_Q, W_K, W_V, torch.zeros(shape), torch.zeros(shape))
+
+
+check_public(__name__)

@@ -19,6 +19,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from promptlib.checks import check_public
 from promptlib.prompt_attention.core_model import as_parameters
 from promptlib.prompt_attention.feature_law import FeatureLaw
 
@@ -77,3 +78,6 @@ def known_head_error(law: FeatureLaw) -> Tensor:
     class is the sign of :math:`\langle v, w_\star\rangle`.
     """
     return torch.special.ndtr(-law.signal / law.noise).mean(-1)
+
+
+check_public(__name__)

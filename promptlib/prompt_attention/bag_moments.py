@@ -29,6 +29,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from promptlib.checks import check_public
 from promptlib.prompt_attention.mixture import ContextualMixture
 
 __all__ = [
@@ -182,3 +183,6 @@ def mean_prompt_gradient(mixture: ContextualMixture, w: Tensor) -> Tensor:
     return (weights * along_difference) @ kinds.difference + (weights * along_head).sum(
         -1, keepdim=True
     ) * w
+
+
+check_public(__name__)

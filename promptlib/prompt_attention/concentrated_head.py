@@ -25,6 +25,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from promptlib.checks import check_public
 from promptlib.prompt_attention.core_model import as_parameters
 from promptlib.prompt_attention.feature_law import FeatureLaw
 
@@ -178,3 +179,6 @@ def concentrated_least_squares_error(
     root = (ratio.square() + alpha.reciprocal()).sqrt().clamp_min(1e-300)
     kept = (1 - torch.minimum(alpha, alpha.reciprocal())).sqrt()
     return torch.special.ndtr(-ratio.square() * kept / root)
+
+
+check_public(__name__)

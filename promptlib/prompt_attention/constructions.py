@@ -20,6 +20,7 @@ import math
 import torch
 from torch import Tensor
 
+from promptlib.checks import check_public
 from promptlib.prompt_attention.expressivity import aligned_gain, prompt_scale_bound
 from promptlib.prompt_attention.mixture import ContextualMixture
 
@@ -155,3 +156,6 @@ def best_gain_argument(deviation: float, sparsity: float) -> float:
     """
     grid = torch.linspace(-12.0, 12.0, 24001, dtype=torch.float64).sinh() / (1 + deviation)
     return float(grid[aligned_gain(grid, deviation, sparsity).argmax()])
+
+
+check_public(__name__)

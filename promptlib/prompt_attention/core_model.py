@@ -12,6 +12,7 @@ import math
 import torch
 from torch import Tensor
 
+from promptlib.checks import check_public
 from promptlib.prompt_attention.mixture import ContextualMixture
 
 __all__ = ["as_parameters", "relevant_counts", "require_core"]
@@ -118,3 +119,6 @@ def _inside(name: str, tensor: Tensor) -> Tensor:
     if name == "samples_per_dim":
         return tensor > 0
     return (tensor > 0) & (tensor < math.inf)
+
+
+check_public(__name__)

@@ -35,6 +35,7 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor
 
+from promptlib.checks import check_public, same_kind, shape_of
 from promptlib.prompt_attention.bag_moments import cases
 from promptlib.prompt_attention.mass import attention_moments, limiting_masses
 from promptlib.prompt_attention.mixture import Bags, ContextualMixture
@@ -302,6 +303,8 @@ def population_head(
     Tensor, shape (..., d)
     """
     kinds = cases(mixture)
+    shape_of("q", q, ..., mixture.dim, integer=False)
+    same_kind("q", q, "the mixture", kinds.difference)
     gap = q @ kinds.difference.T  # (..., P)
     spread = mixture.noise_std * q.norm(dim=-1, keepdim=True)  # (..., 1)
     if infinite_tokens:
@@ -567,3 +570,6 @@ def _tensor(
     if below is not None and not (tensor < below).all():
         raise ValueError(f"{name} must be < {below:g}, got {float(tensor.max())}")
     return tensor
+
+
+check_public(__name__)

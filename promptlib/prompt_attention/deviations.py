@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from promptlib.checks import check_public
+
 __all__ = ["FALSE_ALARMS", "largest_deviation"]
 
 FALSE_ALARMS = 1e-4
@@ -40,3 +42,6 @@ def largest_deviation(instances: int, runs: int | None = None) -> float:
         raise ValueError(f"runs must be at least 2 for a standard error, got {runs}")
     tail = FALSE_ALARMS / (2 * instances)
     return float(norm.isf(tail) if runs is None else t.isf(tail, runs - 1))
+
+
+check_public(__name__)

@@ -34,6 +34,7 @@ from numbers import Real
 import torch
 from torch import Tensor
 
+from promptlib.checks import check_public
 from promptlib.prompt_attention.mixture import ContextualMixture
 
 __all__ = [
@@ -331,3 +332,6 @@ def _odds(sparsity: float) -> float:
 def _require_deviation(deviation: float) -> None:
     if not isinstance(deviation, Real) or not 0 <= deviation < math.inf:
         raise ValueError(f"the deviation Δ must be finite and >= 0, got {deviation!r}")
+
+
+check_public(__name__)

@@ -26,12 +26,12 @@ Shapes in comments: ``...`` cells of a diagram, ``M`` draws.
 
 from __future__ import annotations
 
-from functools import lru_cache
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
+from promptlib.checks import check_public
 from promptlib.prompt_attention.core_model import as_parameters, relevant_counts, require_core
 from promptlib.prompt_attention.mixture import ContextualMixture
 
@@ -140,12 +140,6 @@ def standard_normals(draws: int, count: int, generator: torch.Generator | None =
             raise ValueError(f"{name} must be an integer of at least 1, got {value!r}")
     if generator is not None:
         return torch.randn(draws, count, generator=generator, dtype=torch.float64)
-    return _sobol_normals(draws, count)
-
-
-@lru_cache(maxsize=2)
-def _sobol_normals(draws: int, count: int) -> Tensor:
-    """Always the same table, so it is kept; nothing writes to it."""
     points = torch.quasirandom.SobolEngine(count, scramble=True, seed=1)
     uniform = points.draw(draws, dtype=torch.float64)
     half_step = 2.0**-31  # points are multiples of 2^-30: keep 0 and 1 out
@@ -238,3 +232,6 @@ def _log_sums(normals: Tensor, spread: Tensor, irrelevant: Tensor) -> tuple[Tens
         table.view(-1, draws).index_select(0, cell.flatten()).view(*cell.shape, draws)
         for table in (first, second)
     )  # type: ignore[return-value]
+
+
+check_public(__name__)

@@ -20,6 +20,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from promptlib.checks import check_public
 from promptlib.runs import Run, RunStore
 
 __all__ = ["LEARNERS", "FewSamplesPlan", "plan"]
@@ -169,3 +170,6 @@ def plan(
         for seed in range(first_seed, first_seed + seeds)
     }
     return FewSamplesPlan(runs, tuple(sizes))
+
+
+check_public(__name__)

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from promptlib import claims
+from promptlib.checks import check_public
 from promptlib.claims import Claim
 from promptlib.prompt_attention.attention_layer import LayerWeights, containing_layer, layer_scores
 from promptlib.prompt_attention.few_samples import FewSamplesPlan
@@ -178,3 +179,6 @@ def _test_bags(plan: FewSamplesPlan) -> int:
 
 def _dim(plan: FewSamplesPlan) -> int:
     return int(next(iter(plan)).config["mixture"]["dim"])
+
+
+check_public(__name__)

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from torch.nn.functional import softplus
 
 from promptlib.attention import attend
+from promptlib.checks import check_public
 from promptlib.prompt_attention.attention_layer import (
     LayerWeights,
     containing_layer,
@@ -196,3 +197,6 @@ def _start(learner: str, dim: int, sizes: int, generator: torch.Generator) -> Se
     if learner == "layer, random start":
         return [part.expand(sizes, *part.shape) for part in random_layer((dim,), generator)]
     raise ValueError(f"unknown learner {learner!r}")
+
+
+check_public(__name__)

@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from promptlib.checks import check_public
 from promptlib.progress import progress_bar
 from promptlib.prompt_attention.descent import gradients, population_descent
 from promptlib.prompt_attention.mixture import Bags, ContextualMixture
@@ -322,3 +323,6 @@ def errors(scores: Tensor, labels: Tensor) -> Tensor:
 
 def _silent(items: Iterable[Any], label: str, total: int | None = None) -> Iterable[Any]:
     return items
+
+
+check_public(__name__)

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from promptlib.attention import attend
+from promptlib.checks import check_public
 from promptlib.progress import progress_bar
 from promptlib.prompt_attention.averaging_head import averaging_error, known_head_error
 from promptlib.prompt_attention.concentrated_head import (
@@ -383,3 +384,6 @@ def _confront(
         )
         rows.append(torch.stack((predicted, simulated.mean, simulated.standard_error)))
     return Comparison(*torch.stack(rows, dim=1))
+
+
+check_public(__name__)

@@ -26,6 +26,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from promptlib.checks import check_public
 from promptlib.prompt_attention.averaging_head import aligned_error
 from promptlib.prompt_attention.concentrated_head import (
     concentrated_averaging_error,
@@ -116,3 +117,6 @@ def hard_attention_error(
     irrelevant = tokens - relevant_counts(share, tokens)
     all_below = torch.special.log_ndtr(context / sigma) * irrelevant
     return -0.5 * torch.special.expm1(all_below)
+
+
+check_public(__name__)

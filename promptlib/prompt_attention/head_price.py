@@ -10,6 +10,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from promptlib.checks import check_public
 from promptlib.prompt_attention.core_model import as_parameters, relevant_counts
 from promptlib.prompt_attention.feature_law import feature_law, feature_laws, standard_normals
 from promptlib.prompt_attention.mixture import ContextualMixture
@@ -134,3 +135,6 @@ def head_error_map(
         )
         errors[cells] = ridge_error(law, alpha[cells], lam[cells])
     return errors.reshape(shape)
+
+
+check_public(__name__)

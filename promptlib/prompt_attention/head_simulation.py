@@ -23,6 +23,7 @@ import torch
 from torch import Tensor
 
 from promptlib.attention import attend
+from promptlib.checks import check_public
 from promptlib.progress import progress_bar
 from promptlib.prompt_attention.core_model import require_core
 from promptlib.prompt_attention.feature_law import feature_law
@@ -254,3 +255,6 @@ def _check(mixture: ContextualMixture, samples: int, repetitions: int) -> None:
         raise ValueError(f"samples must be at least 1, got {samples}")
     if repetitions < 2:
         raise ValueError(f"repetitions must be at least 2 for a standard error, got {repetitions}")
+
+
+check_public(__name__)

@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from promptlib.checks import check_public
 from promptlib.prompt_attention.descent import MEMORY_LIMIT, batches, gradients
 from promptlib.prompt_attention.mixture import ContextualMixture
 
@@ -102,3 +103,6 @@ def measured_imbalance_failure(
     wrong = (heads @ features.T) * fresh.labels <= 0  # (runs, test_bags)
     by_label = [wrong[:, fresh.labels == label].double().mean(1) for label in (1.0, -1.0)]
     return torch.maximum(*by_label) > 0.5
+
+
+check_public(__name__)

@@ -20,6 +20,7 @@ import math
 import torch
 from torch import Tensor
 
+from promptlib.checks import check_public
 from promptlib.prompt_attention.bag_moments import cases
 from promptlib.prompt_attention.mixture import ContextualMixture
 
@@ -377,3 +378,6 @@ def _number(
         if broken:
             raise ValueError(f"{name} must be {text} {limit:g}, got {value!r}")
     return tensor
+
+
+check_public(__name__)

@@ -27,6 +27,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from promptlib.checks import check_public
+
 __all__ = ["Bags", "ContextualMixture"]
 
 
@@ -303,3 +305,6 @@ def _checked_probabilities(probabilities: object, count: int) -> tuple[float, ..
             f"probabilities must sum to 1, got {probabilities!r} with sum {total:g}; divide by it"
         )
     return tuple(float(share) for share in probabilities)
+
+
+check_public(__name__)

@@ -23,6 +23,7 @@ import torch
 from torch import Tensor
 
 from promptlib.attention import attend
+from promptlib.checks import check_public, same_kind, shape_of
 
 __all__ = [
     "linear_attention",
@@ -142,7 +143,20 @@ def prompted_layer(
         What the prompts read.
     O : Tensor, shape (..., T, e)
         What the tokens read: the output of the frozen layer, whatever the prompts are.
+
+    Raises
+    ------
+    ValueError
+        If shapes, dtypes or devices do not fit.
     """
+    shape_of("tokens", tokens, ..., "T", "d", integer=False)
+    dim = tokens.shape[-1]
+    shape_of("prompts", prompts, "p", dim)
+    shape_of("W_Q", W_Q, dim, "k")
+    shape_of("W_K", W_K, dim, W_Q.shape[1])
+    shape_of("W_V", W_V, dim, "e")
+    for name, part in (("prompts", prompts), ("W_Q", W_Q), ("W_K", W_K), ("W_V", W_V)):
+        same_kind(name, part, "tokens", tokens)
     rows = prompts.expand(*tokens.shape[:-2], *prompts.shape)
     queries = torch.cat((rows, tokens), dim=-2)
     outputs, _ = attend(queries @ W_Q, tokens @ W_K, tokens @ W_V, scale=1.0)
@@ -183,3 +197,6 @@ def _described(value: object) -> str:
     if torch.is_tensor(value):
         return f"shape {tuple(value.shape)}"
     return f"a {type(value).__name__}"
+
+
+check_public(__name__)

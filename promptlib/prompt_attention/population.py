@@ -21,6 +21,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from promptlib.checks import check_public
 from promptlib.prompt_attention.mixture import ContextualMixture
 
 __all__ = ["PLANE_MODELS", "PlaneModel", "Population", "aligned", "mirrored"]
@@ -227,3 +228,6 @@ PLANE_MODELS = {
     )
 }
 """The four models by name."""
+
+
+check_public(__name__)

@@ -18,15 +18,18 @@ chance, see :func:`escaping_heads`.
 from __future__ import annotations
 
 from itertools import combinations
+from math import comb
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
+from promptlib.checks import check_public, whole_number
 from promptlib.prompt_attention.expressivity import aligned_reading
 
 __all__ = [
     "PositionalScores",
+    "escaping_accuracy",
     "escaping_heads",
     "positional_accuracy",
     "positional_scores",
@@ -174,24 +177,60 @@ def positional_accuracy(
     return float(right.double().mean())
 
 
-def escaping_heads(tokens: int) -> Tensor:
-    r"""Readouts that are right whenever the last position is irrelevant, for every Δ and c > 0.
+def escaping_heads(tokens: int, raised: int) -> Tensor:
+    r"""Readouts that beat chance when the relevant set is uniform, for every Δ and c > 0.
 
-    :math:`b = (1, \dots, 1, -(T-1))` sums to zero, so both scores are a positive factor times
-    :math:`S_R`, which is ``m`` when the last position is irrelevant and negative otherwise. With a
-    uniform ``R`` the accuracy is :math:`1-\zeta`.
+    :math:`b = (T-k, \dots, T-k, -k, \dots, -k)`, the first number ``k`` times, sums to zero, so
+    both scores are a positive factor times :math:`S_R`. With ``j`` relevant tokens among the first
+    ``k`` that is :math:`jT - km`, so the scores are right exactly when :math:`j > k\zeta`.
 
     Parameters
     ----------
     tokens : int
         ``T``, at least 2.
+    raised : int
+        ``k``, from 1 to ``T - 1``.
 
     Returns
     -------
     Tensor, shape (T,)
     """
-    if tokens < 2:
-        raise ValueError(f"tokens must be at least 2, got {tokens}")
-    readouts = torch.ones(tokens, dtype=torch.float64)
-    readouts[-1] = 1.0 - tokens
+    whole_number("tokens", tokens, at_least=2)
+    whole_number("raised", raised, at_least=1, at_most=tokens - 1)
+    readouts = torch.full((tokens,), -float(raised), dtype=torch.float64)
+    readouts[:raised] = tokens - raised
     return readouts
+
+
+def escaping_accuracy(tokens: int, relevant_tokens: int, raised: int) -> float:
+    r"""How often the heads of :func:`escaping_heads` are right when the relevant set is uniform.
+
+    The probability that a hypergeometric variable, relevant tokens among the first ``k``, is above
+    :math:`k\zeta`: it is :math:`\zeta` for ``k = 1`` and :math:`1-\zeta` for ``k = T - 1``.
+
+    Parameters
+    ----------
+    tokens : int
+        ``T``, at least 2.
+    relevant_tokens : int
+        ``m``, from 1 to ``T``.
+    raised : int
+        ``k``, from 1 to ``T - 1``.
+
+    Returns
+    -------
+    float
+        In [0, 1].
+    """
+    whole_number("tokens", tokens, at_least=2)
+    whole_number("relevant_tokens", relevant_tokens, at_least=1, at_most=tokens)
+    whole_number("raised", raised, at_least=1, at_most=tokens - 1)
+    right = sum(
+        comb(raised, found) * comb(tokens - raised, relevant_tokens - found)
+        for found in range(min(raised, relevant_tokens) + 1)
+        if found * tokens > raised * relevant_tokens
+    )
+    return right / comb(tokens, relevant_tokens)
+
+
+check_public(__name__)

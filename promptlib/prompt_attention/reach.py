@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from promptlib.attention import attend
+from promptlib.checks import check_public, same_kind, shape_of
 
 __all__ = ["Reach", "cumulant", "prompt_for_query", "query_readout"]
 
@@ -57,6 +58,10 @@ def prompt_for_query(W_Q: Tensor, W_K: Tensor, query: Tensor) -> Reach:
     ValueError
         If the shapes do not fit or the query is zero.
     """
+    shape_of("query", query, "d", integer=False)
+    for name, part in (("W_Q", W_Q), ("W_K", W_K)):
+        shape_of(name, part, ..., "d", "k")
+        same_kind(name, part, "query", query)
     if W_Q.shape != W_K.shape or W_Q.shape[-2] != query.shape[-1]:
         raise ValueError(
             f"W_Q and W_K must have the shape (..., d, k) of one layer and the query shape (d,); "
@@ -88,10 +93,22 @@ def cumulant(tokens: Tensor, q: Tensor) -> Tensor:
     ----------
     tokens : Tensor, shape (..., T, d)
     q : Tensor, shape (d,)
+
+    Raises
+    ------
+    ValueError
+        If the shapes or dtypes do not fit.
     """
+    _check_bag(tokens, q)
     return torch.logsumexp(tokens @ q, dim=-1) - torch.log(
         torch.tensor(float(tokens.shape[-2]), dtype=tokens.dtype)
     )
+
+
+def _check_bag(tokens: Tensor, q: Tensor, several: bool = False) -> None:
+    shape_of("tokens", tokens, ..., "T", "d", integer=False)
+    shape_of("q", q, *(["K"] if several and q.dim() == 2 else []), tokens.shape[-1])
+    same_kind("q", q, "tokens", tokens)
 
 
 def query_readout(tokens: Tensor, q: Tensor) -> Tensor:
@@ -106,7 +123,16 @@ def query_readout(tokens: Tensor, q: Tensor) -> Tensor:
     Returns
     -------
     Tensor, shape (..., d) or (..., K, d)
+
+    Raises
+    ------
+    ValueError
+        If the shapes or dtypes do not fit.
     """
+    _check_bag(tokens, q, several=True)
     queries = q if q.dim() == 2 else q[None]
     outputs, _ = attend(queries, tokens, tokens, scale=1.0)  # (..., K, d)
     return outputs if q.dim() == 2 else outputs.squeeze(-2)
+
+
+check_public(__name__)

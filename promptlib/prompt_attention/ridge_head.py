@@ -35,6 +35,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from promptlib.checks import check_public
 from promptlib.prompt_attention.averaging_head import aligned_error, averaging_cosine
 from promptlib.prompt_attention.core_model import as_parameters
 from promptlib.prompt_attention.feature_law import FeatureLaw
@@ -225,3 +226,6 @@ def ridge_cosine(law: FeatureLaw, samples_per_dim: float | Tensor, ridge: float 
 def ridge_error(law: FeatureLaw, samples_per_dim: float | Tensor, ridge: float | Tensor) -> Tensor:
     """Test error of the ridge head; parameters, result and errors as for :func:`ridge_cosine`."""
     return aligned_error(law, ridge_cosine(law, samples_per_dim, ridge))
+
+
+check_public(__name__)

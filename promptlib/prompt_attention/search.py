@@ -14,6 +14,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from promptlib.checks import check_public
 from promptlib.progress import progress_bar
 from promptlib.prompt_attention.mixture import ContextualMixture
 from promptlib.prompt_attention.population import PlaneModel, Population
@@ -167,3 +168,6 @@ def search_mixtures(
         {name: torch.cat([part.weights[name] for part in parts]) for name in model.sizes},
         parts[0].trials,
     )
+
+
+check_public(__name__)

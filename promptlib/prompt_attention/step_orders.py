@@ -21,6 +21,7 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
+from promptlib.checks import check_public
 from promptlib.prompt_attention.descent import (
     MEMORY_LIMIT,
     Loss,
@@ -144,3 +145,6 @@ def error_rates(
         scores = (attention * (bags.tokens @ heads)).sum(1)  # (b, K)
         wrong += (0.5 - 0.5 * torch.sign(bags.labels[:, None] * scores)).double().sum(0)
     return (wrong / n).reshape(shape)
+
+
+check_public(__name__)

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from promptlib.checks import check_public
 from promptlib.prompt_attention.constructions import prompt_weights
 from promptlib.prompt_attention.expressivity import (
     linear_attention_threshold,
@@ -205,3 +206,6 @@ def constructed_accuracy(
         scores = model(bags.tokens, *prompt_weights(mixture))
         accuracies.append((scores * bags.labels > 0).double().mean())
     return torch.stack(accuracies).reshape(resolution, resolution)
+
+
+check_public(__name__)

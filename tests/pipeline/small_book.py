@@ -10,9 +10,11 @@ from __future__ import annotations
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 import time
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -153,14 +155,30 @@ class Book:
 
     def start(self, *arguments: str) -> subprocess.Popen[str]:
         """``make book`` in a process group of its own."""
+        return self.run("workflow.build", "--cores", "2", *arguments)
+
+    def run(
+        self,
+        module: str,
+        *arguments: str,
+        prefix: Sequence[str] = (),
+        env: Mapping[str, str] = os.environ,
+        umask: int = -1,
+    ) -> subprocess.Popen[str]:
+        """A command as the Makefile calls it, in a process group of its own; ``prefix`` starts it.
+
+        It minds Ctrl-C, even where the tests run in the background.
+        """
         return subprocess.Popen(
-            [sys.executable, "-m", "workflow.build", "--cores", "2", *arguments],
+            [*prefix, sys.executable, "-E", "-m", module, *arguments],
             cwd=self.root,
-            env={**os.environ, "PYTHONPATH": str(self.root), "PYTHONHASHSEED": "0"},
+            env=env,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
             start_new_session=True,
+            umask=umask,
+            preexec_fn=_mind_interrupts,
         )
 
     def build(self, *arguments: str) -> tuple[int, str]:
@@ -233,6 +251,10 @@ def make(root: Path) -> Book:
     (root / "tests").mkdir()
     (root / "tests" / "test_small.py").write_text(TESTS)
     return Book(root)
+
+
+def _mind_interrupts() -> None:
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def _copy(name: str, root: Path) -> None:

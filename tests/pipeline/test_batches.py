@@ -1,7 +1,6 @@
 """Short training runs share processes: which, and what survives failures, kills and changes."""
 
 import json
-import re
 import shutil
 import subprocess
 import sys
@@ -119,7 +118,7 @@ def test_as_many_receipts_as_runs():
         capture_output=True,
         text=True,
     )
-    assert done.returncode == 2
+    assert done.returncode == 1
     assert "2 runs and 1 receipts" in done.stderr
 
 
@@ -158,7 +157,7 @@ def test_runs_share_processes_and_each_has_its_receipt(pristine):
     assert sorted(together.values(), key=min) == [{"a", "f", "train"}, {"b", "c", "d"}, {"e"}]
     assert receipts(book) == book.stored
     assert len(book.stored) == 7
-    assert [int(done) for done in re.findall(r"^\[(\d+)/7 runs", output, re.M)][-1] == 7
+    assert "[7/7 runs, " in output
 
 
 @pytest.mark.pipeline

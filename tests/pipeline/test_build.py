@@ -178,6 +178,9 @@ def test_a_build_says_what_lies_ahead_and_where_it_is(pristine):
         ("config/quick.yml", "first: {", "first: {run: x, ", [], "unknown key 'run'"),
         ("config/quick.yml", "first: {", "third: {", [], "does not say how to run small/first"),
         ("config/quick.yml", "training:plan", "training:pla", [], "no plan"),
+        ("promptlib/small/training.py", "import torch", "import (", [], "is not Python"),
+        ("notebooks/small/first.md", "rate = 0.5", "rate = = 1", [], "the parameters cell is not"),
+        ("notebooks/small/first.md", "jupytext:", "jupytext: [", [], "is no notebook in MyST"),
     ],
 )
 def test_bad_input_is_named_and_nothing_is_lost(book, file, old, new, arguments, message):

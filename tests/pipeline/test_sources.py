@@ -143,7 +143,9 @@ def test_weave_refuses_outputs_of_other_code(write):
 
 def test_an_unknown_notebook_is_named_with_the_known_ones(write):
     write(NOTEBOOK)
-    with pytest.raises(BuildError, match="no notebook 'wing/chapte'; there are: wing/chapter"):
+    with pytest.raises(
+        BuildError, match=r"'wing/chapte' \(did you mean 'wing/chapter'\?\); there are: w"
+    ):
         _ = Source("wing/chapte").notebook
 
 
@@ -154,6 +156,19 @@ def test_settings_are_literals_or_text():
         "label": "x",
         "quiet": True,
     }
+    text = """rates=[1e-3, 0.2] seeds = 5 label=two words note="a=1 b" sizes={1: [1, 2]} it=it's"""
+    assert parse_settings([text]) == {
+        "rates": [0.001, 0.2],
+        "seeds": 5,
+        "label": "two words",
+        "note": "a=1 b",
+        "sizes": {1: [1, 2]},
+        "it": "it's",
+    }
+    with pytest.raises(BuildError, match="seeds is given twice"):
+        parse_settings(["seeds=5 seeds=6"])
+    with pytest.raises(BuildError, match=r"expected NAME=VALUE, got '0\.2\] a=1'"):
+        parse_settings(["0.2] a=1"])
     with pytest.raises(BuildError, match="expected NAME=VALUE, got 'seeds'"):
         parse_settings(["seeds"])
 

@@ -233,9 +233,9 @@ def test_a_run_gives_the_same_numbers_again_and_is_rebuilt() -> None:
     first, second = runs.get(run), TrainedInMemory().get(run)
     assert first.metrics == second.metrics
     model = experiment_training.load_model(run.config, runs.get(run.needs[0]))
-    for index, metrics in ((0, first.metrics["cells"][0]), (-1, first.metrics["combined"])):
+    for index, metrics in ((0, first.metrics["cells"][0]), (None, first.metrics["combined"])):
         table = any_prefix.load_table(first, index)
-        again = experiment_training.measure(Tabled(model, [table]), run.config)  # type: ignore[arg-type]
+        again = experiment_training.measure(Tabled(model, [table]), run.config)
         assert again["loss"] == pytest.approx(metrics["loss"])
     cell = first.metrics["cells"][1]
     assert len(cell["curve"]) == 12

@@ -308,10 +308,10 @@ def test_a_colder_temperature_than_needed_changes_nothing():
         ([], r"the sequence is empty"),
         ([0, 1, 2, 3, 4, 5], r"exactly 5 symbols, got 6; build .*\(7, length=6"),
         ([0, 1, 2], r"exactly 5 symbols, got 3"),
-        (3, r"exactly 5 symbols, got 1"),
+        (3, r"symbols must be a Tensor or a Sequence, got 3"),
         ([0.0, 1.0, 2.0, 3.0, 4.0], r"whole numbers, got torch.float32"),
         ([True, False, True, True, True], r"whole numbers, got torch.bool"),
-        ("abcde", r"whole numbers, got 'abcde'"),
+        ("abcde", r"symbols must be a Tensor or a Sequence, got 'abcde'"),
     ],
 )  # fmt: skip
 def test_sequences_that_are_refused(symbols, named):
@@ -353,8 +353,8 @@ def test_symbols_that_are_no_characters_are_refused():
         ({"inputs": 2}, lambda a, b: a + b, r"symbol 5 at index \(9, 0\) of the map"),
         ({"inputs": 2}, lambda a: a, r"cannot be called with the prompt \(0, 0\).*2 arguments"),
         ({}, lambda: 1, r"cannot be called with the prompt \(0,\).*1 argument$"),
-        ({}, "abcde", r"a dictionary or a function; got 'abcde'"),
-        ({}, None, r"a dictionary or a function; got None"),
+        ({}, "abcde", r"mapping must be .* or a function, got 'abcde'"),
+        ({}, None, r"mapping must be .* or a function, got None"),
     ],
 )  # fmt: skip
 def test_maps_that_are_refused(options, mapping, named):
@@ -368,7 +368,7 @@ def test_maps_that_are_refused(options, mapping, named):
         (torch.zeros(4).double(), r"needs the shape \(\.\.\., 5\), got \(4,\)"),
         (torch.zeros(()).double(), r"needs the shape \(\.\.\., 5\), got \(\)"),
         (torch.zeros(5), "a tensor of float64, got torch.float32"),
-        ([0.0] * 5, "a tensor of float64, got list"),
+        ([0.0] * 5, "virtual_token must be a Tensor, got"),
         (torch.tensor([0, 0, math.nan, 0, 0]).double(), "has an entry nan"),
         (torch.tensor([0, math.inf, 0, 0, 0]).double(), "has an entry inf"),
     ],
@@ -412,7 +412,7 @@ def test_prompts_that_are_refused(prompt, named):
         (lambda: unconditional_generator(95, True), "length must be a whole number, got True"),
         (lambda: conditional_generator(7, 2.0), "responses must be a whole number, got 2.0"),
         (lambda: conditional_generator(7, 1, "2"), "inputs must be a whole number, got '2'"),
-        (lambda: unconditional_generator(5, 3, inverse_temperature="9"), "number, got '9'"),
+        (lambda: unconditional_generator(5, 3, inverse_temperature="9"), "number or None, got '9'"),
         (lambda: conditional_generator(7, inputs=3), "inputs must be 1 or 2, got 3"),
         (lambda: conditional_generator(14, inputs=2), "suffice up to vocab_size=13 here, got 14"),
         (
@@ -429,7 +429,7 @@ def test_prompts_that_are_refused(prompt, named):
         ),
         (
             lambda: unconditional_generator(5, 3, inverse_temperature=math.nan, beyond_bounds=True),
-            "must be a finite number, got nan",
+            "inverse_temperature must be a number, got nan",
         ),
     ],
 )

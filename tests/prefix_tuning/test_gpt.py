@@ -5,6 +5,7 @@ Sizes are distinct primes where they can be, so that a swapped axis fails.
 
 from __future__ import annotations
 
+import copy
 import math
 
 import pytest
@@ -207,8 +208,20 @@ def test_embeddings_stand_in_for_tokens(n: int) -> None:
     model = make_model()
     tokens = torch.randint(11, (n, 7), generator=torch.Generator().manual_seed(1))
     torch.testing.assert_close(model(model.token(tokens)), model(tokens), rtol=0, atol=1e-10)
-    with pytest.raises(ValueError, match=r"expected embeddings \(B, T, 21\), got \(1, 3, 5\)"):
+    with pytest.raises(ValueError, match=r"tokens.* must have shape \(B, T, 21\), got \(1, 3"):
         model(torch.zeros(1, 3, 5, dtype=torch.float64))
+
+
+@torch.no_grad()
+def test_models_stay_causal_after_one_of_them_was_exported() -> None:
+    model, other = make_model(), make_model(torch.float32, n_layer=1)
+    tokens, _ = make_batch(3)
+    program = torch.export.export(model, (tokens,))
+    torch.testing.assert_close(model(tokens), program.module()(tokens))
+    changed = tokens.clone()
+    changed[:, -1] = (changed[:, -1] + 1) % 11
+    for each in (model, other):
+        torch.testing.assert_close(each(changed)[:, :-1], each(tokens)[:, :-1])
 
 
 def test_bad_sizes_are_named() -> None:
@@ -225,7 +238,7 @@ def test_bad_sizes_are_named() -> None:
         model(torch.zeros(1, 3, dtype=torch.long), Prefix(1, 1, 21))
     with pytest.raises(ValueError, match="length >= 1, got 0"):
         Prefix(1, 0, 21)
-    with pytest.raises(ValueError, match="init_std > 0, got 0"):
+    with pytest.raises(ValueError, match="init_std > 0 and finite, got 0"):
         Prefix(1, 1, 21, 0.0)
     with pytest.raises(ValueError, match="different shapes"):
         PrefixBatch([Prefix(1, 1, 21), Prefix(1, 2, 21)])
@@ -268,15 +281,86 @@ def test_merged_lora_equals_unmerged_and_changes_the_attention() -> None:
     torch.testing.assert_close(model(tokens), expected, atol=1e-10, rtol=1e-10)
 
 
-def test_removed_lora_leaves_no_trace() -> None:
+def everything_of(model: GPT) -> list[tuple]:
+    """Every module and parameter by name and identity, with modes, flags and numbers."""
+    return [
+        *((name, id(part), part.training) for name, part in model.named_modules()),
+        *(
+            (name, id(part), part.requires_grad, part.tolist())
+            for name, part in model.named_parameters()
+        ),
+    ]
+
+
+def partly_frozen_model() -> GPT:
     model = make_model()
-    tokens, _ = make_batch(13)
-    before, names = model(tokens), list(model.state_dict())
+    model.eval()
+    model.blocks[1].train()
+    model.head.requires_grad_(False)
+    model.blocks[0].mlp.expand.bias.requires_grad_(False)
+    return model
+
+
+def test_removed_lora_leaves_no_trace() -> None:
+    model = partly_frozen_model()
+    before = everything_of(model)
+    for parameter in add_lora(model, 3, ["mlp.expand", "attention.key"]):
+        parameter.data = torch.randn_like(parameter)
+    assert not model.blocks[0].mlp.expand.training
+    assert model.blocks[1].mlp.expand.training
+    model.train()
+    remove_lora(model)
+    assert everything_of(model) == before
+    remove_lora(model)  # there is nothing to remove
+    assert everything_of(model) == before
+
+
+def test_a_copy_of_a_corrected_model_loses_its_corrections_like_the_model() -> None:
+    model = partly_frozen_model()
+    add_lora(model, 3, ["mlp.expand"])
+    twin = copy.deepcopy(model)
+    for each in (model, twin):
+        remove_lora(each)
+    flags = [[part.requires_grad for part in each.parameters()] for each in (model, twin)]
+    assert flags[0] == flags[1]
+    assert not all(flags[0])
+
+
+def test_merging_changes_the_weights_and_nothing_else() -> None:
+    model = partly_frozen_model()
+    before = everything_of(model)
     for parameter in add_lora(model, 3, ["mlp.expand"]):
         parameter.data = torch.randn_like(parameter)
+    remove_lora(model, merge=True)
+    after = everything_of(model)
+    assert [entry[:3] for entry in after] == [entry[:3] for entry in before]
+    changed = [new[0] for new, old in zip(after, before, strict=True) if new != old]
+    assert changed == [f"blocks.{layer}.mlp.expand.weight" for layer in range(2)]
+
+
+@pytest.mark.parametrize(
+    ("rank", "modules", "options"),
+    [
+        (1, ["mlp.expand", "mlp.missing"], {}),
+        (12, ["mlp.expand", "head"], {}),  # the head has 11 rows
+        (1, [], {}),
+        (1, ["mlp.expand"], {"init_std": 0.0}),
+        (1, ["mlp.expand"], {"init_std": math.nan}),
+    ],
+)
+def test_corrections_that_fail_change_nothing(rank, modules, options) -> None:
+    model, generator = partly_frozen_model(), torch.Generator().manual_seed(1)
+    before, state = everything_of(model), generator.get_state()
+    with pytest.raises(ValueError):
+        add_lora(model, rank, modules, generator, **options)
+    assert everything_of(model) == before
+    assert torch.equal(generator.get_state(), state)
+    corrected = add_lora(model, 1, ["mlp.expand"])
+    with pytest.raises(ValueError, match="call remove_lora first"):
+        add_lora(model, 1, ["mlp.contract"])
+    assert [part for part in model.parameters() if part.requires_grad] == corrected
     remove_lora(model)
-    torch.testing.assert_close(model(tokens), before, atol=1e-12, rtol=1e-12)
-    assert list(model.state_dict()) == names
+    assert everything_of(model) == before
 
 
 def test_lora_reaches_exactly_the_named_layers() -> None:

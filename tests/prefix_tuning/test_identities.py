@@ -134,7 +134,7 @@ def test_split_refuses_a_prefix_that_leaves_no_content(length):
     ("change", "named"),
     [
         ({"n_head": 0}, "n_head must be at least 1, got 0"),
-        ({"prefix_length": -1}, "prefix_length must be at least 1, got -1"),
+        ({"prefix_length": -1}, "prefix_length must be a whole number of at least 0, got -1"),
         ({"logit_scale": 0.0}, "logit_scale must be > 0, got 0.0"),
         ({"prefix_kind": "suffix"}, "got 'suffix'"),
     ],

@@ -127,7 +127,7 @@ def test_refusals():
         mean_pooling_head(mixture)
     with pytest.raises(ValueError, match="scale must be finite, got inf"):
         prompt_weights(mixture, float("inf"))
-    with pytest.raises(ValueError, match="c must be finite, got nan"):
+    with pytest.raises(ValueError, match="c must be a number, got nan"):
         self_attention_weights(mixture, float("nan"))
     with pytest.raises(ValueError, match=r"positive and finite, got 0\.0"):
         linear_attention_weights(mixture, 0.0)

@@ -221,7 +221,7 @@ def test_coefficients_refuse(arguments, message):
 def test_other_refusals():
     with pytest.raises(ValueError, match=r"needs cosine=0, got 0\.5"):
         descent.logistic_prompt_coefficient(POINTS[2], 1.0)
-    with pytest.raises(ValueError, match="squared, logistic, got 'hinge'"):
+    with pytest.raises(ValueError, match="loss must be one of 'squared', 'logistic'; got 'hinge'"):
         descent.three_step_descent(POINTS[0], 5, 1.0, 1.0, generator(), loss="hinge")
     with pytest.raises(ValueError, match="n must be an integer of at least 1, got 0"):
         descent.three_step_descent(POINTS[0], 0, 1.0, 1.0, generator())

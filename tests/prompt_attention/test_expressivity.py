@@ -143,7 +143,7 @@ def test_the_scale_bound_is_the_worst_of_the_deviations():
 )
 @pytest.mark.parametrize("share", [0.0, 1.0, -0.1, 1.5, math.nan, "0.3", None, True])
 def test_a_sparsity_outside_its_range_is_named(threshold, share):
-    with pytest.raises(ValueError, match=r"sparsity must lie in \(0, 1\), got"):
+    with pytest.raises(ValueError, match=r"sparsity must (lie in \(0, 1\)|be a number), got"):
         threshold(share)
 
 

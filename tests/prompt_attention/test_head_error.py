@@ -105,7 +105,7 @@ class TestPublicFormula:
     @pytest.mark.parametrize(
         ("arguments", "message"),
         [
-            ((math.nan, 2.0, 0.1), "scale must be a finite number, got nan"),
+            ((math.nan, 2.0, 0.1), "scale must be a number, got nan"),
             ((math.inf, 2.0, 0.1), "scale must be a finite number, got inf"),
             ((0.5, 0.0, 0.1), "samples_per_dim must be a number > 0.*got 0.0"),
             ((0.5, -1.0, 0.1), "samples_per_dim must be.*got -1.0"),

@@ -118,7 +118,10 @@ def test_context_for_mass_is_zero_when_mean_pooling_suffices():
         (lambda: mass.context_for_mass(0.1, 1.0, 1.0), "mass must be < 1"),
         (lambda: mass.attention_moments(1, 0.5, 0.0, 0.0), "tokens must be >= 2"),
         (lambda: mass.attention_moments(4, 0.5, 0.0, 9.0), "spread must be <= 8"),
-        (lambda: mass.hard_attention_mass(4, 0.5, math.nan), "gap_in_spreads must be finite"),
+        (
+            lambda: mass.hard_attention_mass(4, 0.5, math.nan),
+            "gap_in_spreads must be a number, got nan",
+        ),
     ],
 )
 def test_refusals(call, message):

@@ -62,7 +62,7 @@ def test_the_adversary_wins_exactly_above_the_threshold(factor, positive):
 
 def test_without_an_adversary_the_escape_is_right_with_probability_one_minus_sparsity():
     for size in (1.0, 100.0):
-        assert positional_accuracy(escaping_heads(7), 0.5, size, 2) == pytest.approx(5 / 7)
+        assert positional_accuracy(escaping_heads(7, 6), 0.5, size, 2) == pytest.approx(5 / 7)
         shared = torch.ones(7, dtype=torch.float64)
         assert positional_accuracy(shared, 0.5, max(size, 10.0), 2) == pytest.approx(0.5)
 
@@ -71,4 +71,4 @@ def test_refusals():
     with pytest.raises(ValueError, match=r"must lie in 1\.\.4, got 5"):
         worst_case(torch.ones(5), torch.zeros(()), 1.0, 5)
     with pytest.raises(ValueError, match="at least 2, got 1"):
-        escaping_heads(1)
+        escaping_heads(1, 1)

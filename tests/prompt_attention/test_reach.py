@@ -40,7 +40,7 @@ def test_refusals_name_the_shapes():
     with pytest.raises(ValueError, match=r"\(5, 2\), \(5, 3\)"):
         reach.prompt_for_query(normal(0, 5, 2), normal(0, 5, 3), normal(0, 5))
     with pytest.raises(ValueError, match="must not be zero"):
-        reach.prompt_for_query(normal(0, 5, 2), normal(0, 5, 2), torch.zeros(5))
+        reach.prompt_for_query(normal(0, 5, 2), normal(0, 5, 2), torch.zeros(5).double())
 
 
 @pytest.mark.claim("prompt-attention/readout-is-a-gradient")

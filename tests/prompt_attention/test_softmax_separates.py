@@ -354,8 +354,8 @@ def test_below_the_threshold_even_the_adversary_is_beaten():
 @pytest.mark.parametrize(
     "heads",
     [
-        lambda count: torch.ones(count, dtype=torch.float64),
-        lambda count: torch.linspace(-1.0, 1.0, count, dtype=torch.float64),
+        lambda count, raised: torch.ones(count, dtype=torch.float64),
+        lambda count, raised: torch.linspace(-1.0, 1.0, count, dtype=torch.float64),
     ],
 )
 def test_heads_that_do_not_escape_are_refuted(heads):

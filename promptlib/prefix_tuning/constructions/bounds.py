@@ -24,6 +24,7 @@ import math
 import operator
 from typing import Any
 
+from promptlib.checks import check_public
 from promptlib.prefix_tuning.constructions.unpacking import LARGEST_PACKED, MARGIN
 
 __all__ = [
@@ -249,3 +250,6 @@ def check_temperature(
             "beyond_bounds=True to see the failure"
         )
     return given
+
+
+check_public(__name__)

@@ -23,10 +23,12 @@ unpacking network are this book's.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from promptlib.checks import check_public
 from promptlib.prefix_tuning.constructions import bounds
 from promptlib.prefix_tuning.constructions.pieces import (
     Reader,
@@ -138,7 +140,7 @@ class ConditionalGenerator(Transformer):
         shares = pack(table) if self.inputs == 2 else table.double() / self.vocab_size
         return shares if self.responses > 1 else shares.squeeze(-2)
 
-    def generate(self, virtual_token: Tensor, prompt: Tensor | Sequence[int] | int) -> Tensor:
+    def generate(self, virtual_token: Tensor, prompt: Tensor | Sequence[Any] | int) -> Tensor:
         """Answer a prompt, greedily.
 
         Parameters
@@ -161,7 +163,7 @@ class ConditionalGenerator(Transformer):
         contents = self.contents(virtual_token, prompt)
         return self.greedy(contents, self.responses)
 
-    def contents(self, virtual_token: Tensor, prompt: Tensor | Sequence[int] | int) -> Tensor:
+    def contents(self, virtual_token: Tensor, prompt: Tensor | Sequence[Any] | int) -> Tensor:
         """Virtual tokens and the contents of a prompt, (..., N + inputs, V)."""
         many = self.responses > 1
         shape = (self.responses, self.vocab_size) if many else (self.vocab_size,)
@@ -254,3 +256,6 @@ def conditional_generator(
     beta = bounds.check_temperature(inverse_temperature, vocab_size, length, inputs, beyond_bounds)
     least = bounds.least_in_float64(vocab_size, length, inputs)
     return ConditionalGenerator(vocab_size, responses, inputs, beta, least)
+
+
+check_public(__name__)

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from promptlib import claims
+from promptlib.checks import check_public
 from promptlib.prefix_tuning.constructions import measuring
 from promptlib.prefix_tuning.constructions.conditional import (
     ConditionalGenerator,
@@ -227,3 +228,6 @@ def counts(
 def distinct(behaviours: Tensor) -> int:
     """Number of different entries along the first dimension."""
     return len(behaviours.flatten(1).unique(dim=0))
+
+
+check_public(__name__)

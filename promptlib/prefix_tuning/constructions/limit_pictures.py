@@ -13,6 +13,7 @@ import torch
 from matplotlib.figure import Figure
 
 from promptlib import plotting
+from promptlib.checks import check_public
 from promptlib.prefix_tuning.constructions import bounds, measuring
 from promptlib.prefix_tuning.constructions.conditional import conditional_generator
 from promptlib.prefix_tuning.constructions.unconditional import unconditional_generator
@@ -156,3 +157,6 @@ def behaviours(length: int) -> tuple[Figure, str]:
         f"symbol {most['one in, one out']}, and maps of two {most['two in, one out']}. The last is "
         f"above the {held[-1]} bits of a float64 vector of width 100; they cross at {crossing}."
     )
+
+
+check_public(__name__)

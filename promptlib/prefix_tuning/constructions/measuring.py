@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 import torch
 from torch import Tensor
 
+from promptlib.checks import check_public
 from promptlib.prefix_tuning.constructions import bounds
 from promptlib.prefix_tuning.constructions.conditional import ConditionalGenerator
 from promptlib.prefix_tuning.constructions.pieces import score_of
@@ -204,3 +205,6 @@ def _every(base: int, length: int) -> Tensor:
     """All rows of `length` digits, counting upwards."""
     powers = base ** torch.arange(length - 1, -1, -1)
     return torch.arange(base**length)[:, None] // powers % base
+
+
+check_public(__name__)

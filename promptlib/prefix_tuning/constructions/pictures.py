@@ -14,6 +14,7 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from promptlib import plotting
+from promptlib.checks import check_public
 from promptlib.prefix_tuning.constructions import unpacking
 from promptlib.prefix_tuning.constructions.conditional import ConditionalGenerator
 from promptlib.prefix_tuning.constructions.symbols import decode, encode
@@ -233,3 +234,6 @@ def row_by_row(number: Tensor, base: int) -> tuple[Figure, str]:
         f"its whole part is the digit, in order {listed}; the rest of each bar, times {base}, is "
         "the next bar."
     )
+
+
+check_public(__name__)

@@ -28,6 +28,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from promptlib.checks import check_public
 from promptlib.prefix_tuning.constructions.transformer import MLP, Attention, Layout
 
 __all__ = ["Reader", "nearest_symbol", "read_positions", "select"]
@@ -171,3 +172,6 @@ def score_of(symbols: Tensor, vocab_size: int) -> tuple[Tensor, Tensor]:
     """Slope and bias of the scores of symbols (of int64, any shape), in float64."""
     share = symbols.double() / vocab_size
     return 2 * share - 1, 0.25 - share**2
+
+
+check_public(__name__)

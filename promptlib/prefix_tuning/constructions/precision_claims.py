@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from promptlib import claims
+from promptlib.checks import check_public
 from promptlib.prefix_tuning.constructions import measuring, unpacking, worst_case
 from promptlib.prefix_tuning.constructions.conditional import conditional_generator
 from promptlib.prefix_tuning.constructions.decoding_claims import EXACT, Conditional
@@ -149,3 +150,6 @@ def largest_vocabulary(
         source=HERE,
         checks=f"{_HOME}.pieces.nearest_symbol",
     )
+
+
+check_public(__name__)

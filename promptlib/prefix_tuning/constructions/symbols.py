@@ -14,6 +14,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from promptlib.checks import check_public
+
 __all__ = ["PRINTABLE", "as_symbols", "as_table", "decode", "encode"]
 
 PRINTABLE = "".join(map(chr, range(32, 127)))
@@ -50,7 +52,7 @@ def encode(text: str) -> Tensor:
     return torch.tensor([ord(character) - 32 for character in text])
 
 
-def decode(symbols: Tensor | Sequence[int]) -> str:
+def decode(symbols: Tensor | Sequence[Any]) -> str:
     """Symbols 0..94 as printable ASCII; the inverse of :func:`encode`.
 
     Raises
@@ -208,3 +210,6 @@ def _short(value: Any) -> str:
     """What was given, in not more than a line."""
     whole = repr(value)
     return whole if len(whole) <= 60 else whole[:57] + "..."
+
+
+check_public(__name__)

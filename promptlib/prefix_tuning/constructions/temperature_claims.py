@@ -11,6 +11,7 @@ import torch
 
 from promptlib import claims
 from promptlib.attention import attend as library_attend
+from promptlib.checks import check_public
 from promptlib.prefix_tuning.constructions import bounds, measuring, worst_case
 from promptlib.prefix_tuning.constructions.conditional import conditional_generator
 from promptlib.prefix_tuning.constructions.decoding_claims import (
@@ -174,3 +175,6 @@ def two_positions(
         source=HERE,
         checks=f"{_HOME}.conditional.conditional_generator",
     )
+
+
+check_public(__name__)

@@ -23,6 +23,7 @@ import torch
 from torch import Tensor, nn
 
 from promptlib.attention import attend
+from promptlib.checks import check_public
 
 __all__ = ["MLP", "Attention", "Layout", "Stage", "Transformer"]
 
@@ -291,3 +292,6 @@ def _heads(stream: Tensor, weight: Tensor) -> Tensor:
 
 def _weight(values: Tensor) -> nn.Parameter:
     return nn.Parameter(values.double(), requires_grad=False)
+
+
+check_public(__name__)

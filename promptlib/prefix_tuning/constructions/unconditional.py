@@ -18,10 +18,12 @@ hard attention; finite temperature, causal mask, scale and bounds are this book'
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from promptlib.checks import check_public
 from promptlib.prefix_tuning.constructions import bounds
 from promptlib.prefix_tuning.constructions.pieces import (
     Reader,
@@ -70,7 +72,7 @@ class UnconditionalGenerator(Transformer):
         self.vocab_size, self.length = vocab_size, length
         self.inverse_temperature, self.least_inverse_temperature = inverse_temperature, least
 
-    def virtual_token(self, symbols: Tensor | Sequence[int]) -> Tensor:
+    def virtual_token(self, symbols: Tensor | Sequence[Any]) -> Tensor:
         """The vector that makes the transformer say a sequence.
 
         Parameters
@@ -187,3 +189,6 @@ def checked_vectors(vectors: Tensor, shape: tuple[int, ...]) -> Tensor:
         bad = vectors[~torch.isfinite(vectors)][0]
         raise ValueError(f"the virtual token has an entry {float(bad)}; all must be finite")
     return vectors
+
+
+check_public(__name__)

@@ -34,6 +34,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from promptlib.checks import check_public
 from promptlib.prefix_tuning.constructions.transformer import MLP, Layout
 
 __all__ = ["LARGEST_PACKED", "MARGIN", "digits", "pack", "unpack"]
@@ -158,3 +159,6 @@ def remainders(numbers: Tensor, base: int) -> Tensor:
         digit = base - 1 - ramps[..., 1:].sum(-1, keepdim=True)
         found.append(torch.cat((ramps, digit), -1))
     return torch.stack(found, -2)
+
+
+check_public(__name__)

@@ -11,6 +11,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from promptlib.checks import check_public
 from promptlib.prefix_tuning.constructions import bounds, measuring
 from promptlib.prefix_tuning.constructions.conditional import (
     ConditionalGenerator,
@@ -206,3 +207,6 @@ def _distance(number: float, whole: int, units: int) -> float:
     """``|number * units - whole|`` for a float64 and large integers, rounded once at the end."""
     numerator, denominator = number.as_integer_ratio()
     return abs(numerator * units - whole * denominator) / denominator
+
+
+check_public(__name__)

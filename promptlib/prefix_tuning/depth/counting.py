@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from promptlib.attention import attend as library_attend
+from promptlib.checks import check_public
 from promptlib.prefix_tuning.depth.two_layers import TwoLayers, first_layer, second_logits
 from promptlib.prefix_tuning.identities import AttendFunction
 
@@ -52,3 +53,6 @@ def rank_of_rows(
     parts = torch.autograd.functional.jacobian(rows, (layers.prefix_keys, layers.prefix_values))
     values = torch.linalg.svdvals(torch.cat([part.flatten(1) for part in parts], dim=1))
     return int((values > relative * values[0]).sum())
+
+
+check_public(__name__)

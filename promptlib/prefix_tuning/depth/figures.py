@@ -13,6 +13,7 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from promptlib import claims, plotting
+from promptlib.checks import check_public
 from promptlib.plotting import GRID, INK, MUTED, PALETTE, PAPER
 from promptlib.prefix_tuning.depth import movement, results
 from promptlib.prefix_tuning.depth.counting import free_numbers
@@ -298,3 +299,6 @@ def _dots(axes: Axes, values: Sequence[float], height: float, colour: str) -> No
         axes.plot([low, high], [height, height], color=colour, alpha=0.35, linewidth=4)
     axes.plot([0, max(values)], [height, height], color=GRID, linewidth=0.8, zorder=0)
     axes.plot(values, [height] * len(values), "o", color=colour, markersize=6)
+
+
+check_public(__name__)

@@ -16,6 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from promptlib.checks import check_public
 from promptlib.prefix_tuning.identities import total_variation
 
 __all__ = ["Reached", "re_aim_rows"]
@@ -113,3 +114,6 @@ def re_aim_rows(
     return Reached(
         tuple(lengths), tuple(rows), distance.sum(-1) / counts, untouched.sum(-1) / counts
     )
+
+
+check_public(__name__)

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from promptlib.attention import attend as library_attend
+from promptlib.checks import check_public
 from promptlib.prefix_tuning.gpt import GPT, Block
 from promptlib.prefix_tuning.identities import (
     AttendFunction,
@@ -181,3 +182,6 @@ def share_of_prefix(model: GPT, tokens: Tensor, prefix: Prefix) -> Tensor:
     """Mean share that the prefix takes from the writing rows, shape (L, H)."""
     _, shares = relative_rows(model, tokens, prefix)
     return shares[..., -WRITING:].mean(dim=(1, 3))
+
+
+check_public(__name__)

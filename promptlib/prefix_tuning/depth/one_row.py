@@ -28,6 +28,7 @@ from torch import Tensor
 
 from promptlib.attention import attend as library_attend
 from promptlib.attention import causal_mask
+from promptlib.checks import check_public
 from promptlib.prefix_tuning.depth.two_layers import (
     TwoLayers,
     first_layer,
@@ -155,5 +156,10 @@ def row_errors(
     stream, _ = first_layer(aimed, attend)
     logits = second_logits(aimed, stream)
     if layers.causal:
-        logits = logits.masked_fill(causal_mask(*logits.shape), float("-inf"))
+        n_queries, n_keys = logits.shape
+        hidden = causal_mask(n_queries, n_keys, device=logits.device)
+        logits = logits.masked_fill(hidden, float("-inf"))
     return (logits[row].softmax(-1)[: len(wanted)] - wanted).abs()
+
+
+check_public(__name__)

@@ -16,6 +16,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
+from promptlib.checks import check_public
 from promptlib.prefix_tuning import experiment_runs
 from promptlib.prefix_tuning.experiment_runs import check_counts, check_positive
 from promptlib.runs import Run
@@ -242,3 +243,6 @@ def plan(
             for way, (from_bases, make) in makers.items()
         },
     )
+
+
+check_public(__name__)

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from promptlib import claims
+from promptlib.checks import check_public
 from promptlib.prefix_tuning.depth import movement
 from promptlib.prefix_tuning.depth.movement import Effect
 from promptlib.prefix_tuning.depth.plan import DepthPlan
@@ -311,3 +312,6 @@ def test_tokens(n: int, seed: int) -> Tensor:
 
     inputs, targets = SORT_DESCENDING.sample(n, "test", torch.Generator().manual_seed(seed))
     return read_and_answer(inputs, targets)
+
+
+check_public(__name__)

@@ -28,6 +28,7 @@ import torch
 from torch import Tensor
 
 from promptlib.attention import attend as library_attend
+from promptlib.checks import check_public
 from promptlib.prefix_tuning.depth.two_layers import (
     TwoLayers,
     first_layer,
@@ -104,3 +105,6 @@ def movement(layers: TwoLayers, attend: AttendFunction = library_attend) -> Tens
         hidden = torch.ones_like(before, dtype=torch.bool).triu(1)
         before, after = (z.masked_fill(hidden, float("-inf")) for z in (before, after))
     return total_variation(before.softmax(-1), after.softmax(-1))
+
+
+check_public(__name__)

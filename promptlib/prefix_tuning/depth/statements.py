@@ -14,6 +14,7 @@ from torch import Tensor
 
 from promptlib import claims
 from promptlib.attention import attend as library_attend
+from promptlib.checks import check_public
 from promptlib.prefix_tuning.depth import counting, one_row, small_shares, swaps, switch
 from promptlib.prefix_tuning.depth.two_layers import (
     Terms,
@@ -497,3 +498,6 @@ def _double_differences(logits: Tensor) -> Tensor:
     """How much more each query likes each key than the first ones do."""
     relative = logits - logits[:, :1]
     return relative - relative[:1]
+
+
+check_public(__name__)

@@ -27,6 +27,7 @@ import torch
 from torch import Tensor
 
 from promptlib.attention import attend as library_attend
+from promptlib.checks import check_public
 from promptlib.prefix_tuning.depth.two_layers import (
     TwoLayers,
     first_layer,
@@ -209,3 +210,6 @@ def _differences(logits: Tensor) -> tuple[Tensor, Tensor]:
         logits[..., 0, 2] - logits[..., 0, 3],
         logits[..., 1, 2] - logits[..., 1, 3],
     )
+
+
+check_public(__name__)

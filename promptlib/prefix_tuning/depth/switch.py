@@ -40,6 +40,7 @@ import torch
 from torch import Tensor
 
 from promptlib.attention import attend as library_attend
+from promptlib.checks import check_public
 from promptlib.prefix_tuning.identities import AttendFunction
 
 __all__ = ["all_contents", "leaks", "second_attention"]
@@ -141,3 +142,6 @@ def _tokens(contents: Tensor, kind: Kind) -> Tensor:
     stream[:, contents.shape[1] :, WANT] = asking[:, 0]
     stream[:, contents.shape[1] :, ASKING] = 1
     return stream
+
+
+check_public(__name__)

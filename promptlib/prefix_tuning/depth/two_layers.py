@@ -29,6 +29,7 @@ import torch
 from torch import Tensor
 
 from promptlib.attention import attend as library_attend
+from promptlib.checks import check_public
 from promptlib.prefix_tuning.identities import AttendFunction, split
 
 __all__ = [
@@ -271,3 +272,6 @@ def _read(layers: TwoLayers) -> tuple[Tensor, Tensor, Tensor]:
 def _write(layers: TwoLayers, heads: Tensor) -> Tensor:
     written = (heads @ layers.project.mT).sum(0)
     return layers.content + written if layers.residual else written
+
+
+check_public(__name__)

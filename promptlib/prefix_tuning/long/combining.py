@@ -28,6 +28,7 @@ import torch
 from torch import Tensor
 
 from promptlib.attention import attend as library_attend
+from promptlib.checks import check_public
 from promptlib.prefix_tuning.identities import AttendFunction, split
 from promptlib.prefix_tuning.layers import AttentionCase
 
@@ -210,3 +211,6 @@ def average_errors(
     errors = (averaged - mean(single.exp()).log()).abs()[usable]
     gains = (together - averaged)[usable].exp() / case.prefix_length
     return errors, gains
+
+
+check_public(__name__)

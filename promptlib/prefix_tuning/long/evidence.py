@@ -18,6 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from promptlib.checks import check_public
 from promptlib.prefix_tuning.evaluation import sequence_accuracy
 from promptlib.prefix_tuning.experiment_results import best_cell, cells_of, lowest_loss_cell
 from promptlib.prefix_tuning.experiment_training import (
@@ -305,3 +306,6 @@ def _combine(run: Run, get: Get, sequences: int, trained: float) -> Combined:
         ensemble=float(right.double().mean()),
         trained=trained,
     )
+
+
+check_public(__name__)

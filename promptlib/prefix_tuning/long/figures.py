@@ -12,6 +12,7 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from promptlib import claims, plotting
+from promptlib.checks import check_public
 from promptlib.plotting import MUTED, PALETTE
 from promptlib.prefix_tuning.long.evidence import Measured
 from promptlib.prefix_tuning.long.plan import QUESTIONS
@@ -239,3 +240,6 @@ def interval(values: Sequence[float]) -> str:
     half = claims.t_half_width(values)
     mean = f"{float(np.mean(values)):.2f}"
     return mean if half is None else f"{mean} ± {half:.2f}"
+
+
+check_public(__name__)

@@ -14,6 +14,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
+from promptlib.checks import check_public
 from promptlib.prefix_tuning.depth.plan import base_runs, fine_tune_runs, prefix_run
 from promptlib.prefix_tuning.experiment_runs import cells, check_counts, check_positive
 from promptlib.runs import Run
@@ -148,3 +149,6 @@ def plan(
         control=tuple(fine_tune_runs(base, tune_steps, weight_rates) for base in bases[NEW]),
         short=tuple(prefix_run(base, tune_steps, 1, alike) for base in bases[KNOWN]),
     )
+
+
+check_public(__name__)

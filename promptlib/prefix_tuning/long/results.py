@@ -9,6 +9,7 @@ from __future__ import annotations
 import statistics
 
 from promptlib import claims
+from promptlib.checks import check_public
 from promptlib.prefix_tuning.experiment_results import HERE, UNIT
 from promptlib.prefix_tuning.long.evidence import Measured
 from promptlib.prefix_tuning.long.plan import KNOWN, NEW
@@ -140,3 +141,6 @@ def long_against_short(measured: Measured) -> claims.Claim:
         resolution=100 / measured.trials,
         requires=[one_vector_elicits(measured)],
     )
+
+
+check_public(__name__)

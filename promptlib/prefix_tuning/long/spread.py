@@ -26,6 +26,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from promptlib.checks import check_public
+
 __all__ = [
     "bias_spread",
     "diluted_share",
@@ -134,3 +136,6 @@ def diluted_share(reach: Tensor, length: int, visible: int) -> Tensor:
 
 def _normalised(weights: Tensor) -> Tensor:
     return weights / weights.sum(-1, keepdim=True)
+
+
+check_public(__name__)

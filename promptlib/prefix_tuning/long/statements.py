@@ -14,6 +14,7 @@ from torch import Tensor
 
 from promptlib import claims
 from promptlib.attention import attend as library_attend
+from promptlib.checks import check_public
 from promptlib.prefix_tuning.identities import AttendFunction, split
 from promptlib.prefix_tuning.layers import AttentionCase, random_case
 from promptlib.prefix_tuning.long import combining, spread
@@ -438,3 +439,6 @@ def points_stay_close(
         search="random weights and values, two-valued ones with two groups of queries, and the "
         "trained prefixes of this chapter",
     )
+
+
+check_public(__name__)

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from promptlib import claims
 from promptlib.attention import attend
+from promptlib.checks import check_public
 from promptlib.claims import Claim
 from promptlib.prompt_attention import bag_moments, reach
 from promptlib.prompt_attention.deviations import largest_deviation
@@ -152,3 +153,6 @@ def low_rank_reach(
         checks=f"{LIBRARY}.reach.prompt_for_query",
         max_deviation=largest_deviation(len(widths)),
     )
+
+
+check_public(__name__)

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from promptlib import claims
+from promptlib.checks import check_public
 from promptlib.claims import Claim
 from promptlib.progress import progress_bar
 from promptlib.prompt_attention import alignment, imbalance
@@ -269,3 +270,6 @@ def labels_out_of_balance(
         checks=f"{LIBRARY}.imbalance.imbalance_failure",
         max_deviation=largest_deviation(len(cells)),
     )
+
+
+check_public(__name__)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 
+from promptlib.checks import check_public
 from promptlib.prompt_attention.mixture import ContextualMixture
 
 PAPER = "Oymak et al. 2023, contribution (2)"
@@ -43,3 +44,6 @@ def random_mixture(generator: torch.Generator, **fixed: object) -> ContextualMix
         "probabilities": tuple(weight / sum(weights) for weight in weights),
     }
     return ContextualMixture(**{**parameters, **fixed})  # type: ignore[arg-type]
+
+
+check_public(__name__)

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from promptlib import claims
+from promptlib.checks import check_public
 from promptlib.claims import Claim
 from promptlib.progress import progress_bar
 from promptlib.prompt_attention import bag_moments, descent
@@ -216,3 +217,6 @@ def logistic_gradient(
     )
     axis = int(mixture.context.argmax())
     return float(mean[1, axis]), float(error[1, axis])
+
+
+check_public(__name__)

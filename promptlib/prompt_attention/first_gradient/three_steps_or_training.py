@@ -9,6 +9,7 @@ from __future__ import annotations
 from torch import Tensor
 
 from promptlib import claims
+from promptlib.checks import check_public
 from promptlib.claims import Claim
 from promptlib.prompt_attention.first_gradient.instances import BOOK, LIBRARY
 
@@ -141,3 +142,6 @@ def attention_beats_its_rivals(gaps: Tensor, bags: int, test_bags: int, control:
         checks=f"{LIBRARY}.full_training.compare",
         unit="percentage points",
     )
+
+
+check_public(__name__)

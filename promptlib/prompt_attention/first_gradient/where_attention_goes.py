@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from promptlib import claims
+from promptlib.checks import check_public
 from promptlib.claims import Claim
 from promptlib.prompt_attention import mass
 from promptlib.prompt_attention.deviations import largest_deviation
@@ -167,3 +168,6 @@ def log_rule(
         search=f"a grid of 4001 scales for each of {instances} random sparsities from 0.4 to 4e-5, "
         "contexts 0.1 % shorter and longer",
     )
+
+
+check_public(__name__)

@@ -7,6 +7,7 @@ from collections.abc import Callable
 import torch
 
 from promptlib import claims
+from promptlib.checks import check_public
 from promptlib.claims import Claim
 from promptlib.prompt_attention.population import PlaneModel
 from promptlib.prompt_attention.search import search_mixtures
@@ -67,3 +68,6 @@ def ceiling_claim(
         f"improved by Adam, Δ from 0.1 % above the threshold to ten times it",
         tolerance=1e-9,
     )
+
+
+check_public(__name__)

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from promptlib import claims
+from promptlib.checks import check_public
 from promptlib.claims import Claim
 from promptlib.prompt_attention import models
 from promptlib.prompt_attention.deviations import largest_deviation
@@ -163,3 +164,6 @@ def plane_reduction(
         source=BOOK,
         checks=f"{LIBRARY}.population.PLANE_MODELS",
     )
+
+
+check_public(__name__)

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
+from promptlib.checks import check_public
 from promptlib.prompt_attention.mixture import Bags, ContextualMixture
 
 LIBRARY = "promptlib.prompt_attention"
@@ -81,3 +82,6 @@ def every_case(
 def share_right(scores: Tensor, labels: Tensor) -> float:
     """The share of scores with the strict sign of their label."""
     return float((scores * labels > 0).double().mean())
+
+
+check_public(__name__)

@@ -7,6 +7,7 @@ from collections.abc import Callable
 import torch
 
 from promptlib import claims
+from promptlib.checks import check_public
 from promptlib.claims import Claim
 from promptlib.prompt_attention import constructions, expressivity, models
 from promptlib.prompt_attention.population import PLANE_MODELS, PlaneModel, aligned, mirrored
@@ -95,3 +96,6 @@ def mean_pooling_threshold(
         restarts,
         steps,
     )
+
+
+check_public(__name__)

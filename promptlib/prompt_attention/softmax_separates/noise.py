@@ -8,6 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from promptlib.checks import check_public
 from promptlib.prompt_attention.mixture import ContextualMixture
 from promptlib.prompt_attention.models import prompt_attention
 
@@ -55,3 +56,6 @@ def accuracy_by_scale(
         means.append((scores * bags.labels > 0).double().mean())
     mean = torch.stack(means)
     return AccuracyByScale(mean, (mean * (1 - mean) / n).sqrt())
+
+
+check_public(__name__)

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from promptlib import claims
+from promptlib.checks import check_public
 from promptlib.claims import Claim
 from promptlib.prompt_attention.softmax_separates.instances import LIBRARY, PAPER
 from promptlib.prompt_attention.threshold_map import MapOfModel
@@ -58,3 +59,6 @@ def prompt_wins_everywhere(constructed: Tensor) -> Claim:
         checks=f"{LIBRARY}.constructions.prompt_weights",
         search="sampled bags of 1000 tokens with random relevant sets, in every cell",
     )
+
+
+check_public(__name__)

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from promptlib import claims
+from promptlib.checks import check_public
 from promptlib.claims import Claim
 from promptlib.prompt_attention import constructions, expressivity, models
 from promptlib.prompt_attention.mixture import ContextualMixture
@@ -163,3 +164,6 @@ def margins_by_scale(mixture: ContextualMixture, scales: Sequence[float]) -> Ten
         w, q = constructions.prompt_weights(mixture, scale)
         rows.append(models.prompt_attention(tokens, w, q) / (w @ w))
     return torch.stack(rows)
+
+
+check_public(__name__)

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from promptlib import claims
+from promptlib.checks import check_public
 from promptlib.claims import Claim
 from promptlib.prompt_attention import constructions, expressivity, models, positional
 from promptlib.prompt_attention.population import PLANE_MODELS, PlaneModel, aligned
@@ -206,22 +207,29 @@ def heads_by_position(
 
 
 def escape_by_position(
-    heads: Callable[[int], Tensor] = positional.escaping_heads,
+    heads: Callable[[int, int], Tensor] = positional.escaping_heads,
     accuracy: Callable[..., float] = positional.positional_accuracy,
 ) -> Claim:
     """Remark to c, its limit: with a random relevant set a head for each position does help."""
     errors = [
-        accuracy(heads(count), c, size, chosen) - (1 - chosen / count)
-        for count, chosen in ((3, 1), (5, 2), (7, 5), (11, 3), (13, 1))
+        accuracy(heads(count, raised), c, size, chosen)
+        - positional.escaping_accuracy(count, chosen, raised)
+        for count, chosen in ((3, 1), (5, 2), (7, 3), (7, 5), (11, 3))
+        for raised in range(1, count)
         for c in (0.01, 1.0)
-        for size in (0.5, 5.0, 500.0)
+        for size in (0.5, 500.0)
     ]
     return claims.identity(
         "prompt-attention/escape-by-position",
-        "When the relevant set is uniform instead, a head for each position reaches the accuracy "
-        "$1-\\zeta$ for every $\\Delta$: the adversary is needed when $\\zeta < 1/2$.",
+        "When the relevant set is uniform instead, heads that differ between the first $k$ "
+        "positions and the rest are right exactly when more than $k\\zeta$ of the first $k$ tokens "
+        "are relevant, for every $\\Delta$: with $k=1$ that has probability $\\zeta$, with $k=T-1$ "
+        "it has $1-\\zeta$.",
         errors=errors,
         tolerance=TOLERANCE,
         source=BOOK,
         checks=f"{LIBRARY}.positional.escaping_heads",
     )
+
+
+check_public(__name__)
