@@ -9,6 +9,7 @@ import numpy as np
 from promptlib import plotting
 from promptlib.bridge import streams
 from promptlib.bridge.two_theories import learned_at
+from promptlib.checks import check_public
 from promptlib.prompt_attention.mixture import ContextualMixture
 
 if TYPE_CHECKING:
@@ -82,3 +83,6 @@ def turned_vector(mixture: ContextualMixture, case: int) -> tuple[Figure, dict[s
         if number % 4 == 0:
             axes.set_ylabel(ROWS[place.read], fontsize=12)
     return figure, right
+
+
+check_public(__name__)

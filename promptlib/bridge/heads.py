@@ -26,6 +26,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from promptlib.checks import check_public
 from promptlib.prompt_attention.mixture import ContextualMixture
 from promptlib.prompt_attention.models import self_attention
 
@@ -250,3 +251,6 @@ def box_margins(sparsity: float, limit: float, points: int = 41, few: int = 41) 
     return BoxMargins(
         one, float((mix[angle] @ fine_few).min()), float(many.min()), int((beta.abs() > 1e-6).sum())
     )
+
+
+check_public(__name__)

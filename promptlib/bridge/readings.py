@@ -15,12 +15,14 @@ Logits are plain inner products. Source: this book.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from promptlib.attention import attend
+from promptlib.checks import check_public
 from promptlib.prompt_attention.mixture import ContextualMixture
 
 __all__ = [
@@ -349,7 +351,7 @@ def least_pair_value(mixture: ContextualMixture, A: Tensor, scale: float) -> flo
 
 def search_in_front(
     mixture: ContextualMixture,
-    fractions: list[float],
+    fractions: Sequence[float],
     length: int,
     *,
     restarts: int,
@@ -365,7 +367,7 @@ def search_in_front(
     ----------
     mixture : ContextualMixture
         Without noise; its deviations are equally likely.
-    fractions : list of float
+    fractions : sequence of float
         The reader's logit, in parts of :func:`needed_logit`.
     length : int
         Prefix vectors, at least 1.
@@ -409,3 +411,6 @@ def search_in_front(
         (-torch.tanh(sharpness * margins).sum()).backward()
         optimiser.step()
     return best
+
+
+check_public(__name__)

@@ -25,6 +25,7 @@ from torch import Tensor
 
 from promptlib.attention import attend
 from promptlib.bridge.readings import needed_logit, opposed_pair
+from promptlib.checks import check_public
 from promptlib.prompt_attention.mixture import ContextualMixture
 
 __all__ = [
@@ -316,3 +317,6 @@ def relative_attention(reading: Reading) -> Tensor:
     """Attention of content rows among content, each row divided by its sum: (C, T, T)."""
     among = reading.attention[:, reading.content, reading.content]
     return among / among.sum(dim=-1, keepdim=True)
+
+
+check_public(__name__)

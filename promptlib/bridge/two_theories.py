@@ -14,6 +14,7 @@ from torch import Tensor
 from promptlib import claims
 from promptlib.attention import attend
 from promptlib.bridge import heads, readings, streams
+from promptlib.checks import check_public
 from promptlib.claims import Claim
 from promptlib.prompt_attention.expressivity import self_attention_threshold
 from promptlib.prompt_attention.mixture import ContextualMixture
@@ -439,3 +440,6 @@ def linear_prompts_fail(
         source=BOOK,
         checks=f"{LIBRARY}.heads.linear_prompts",
     )
+
+
+check_public(__name__)
