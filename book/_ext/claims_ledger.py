@@ -4,8 +4,8 @@
 summary, filters, and a table with a row for each claim. The filters are plain
 form controls that ``assets/book.js`` brings to life; without scripts every row is shown.
 
-``{claim}`wing/name``` prints in prose what became of one claim, as a link to its row. An id that is no
-claim of the build stops it.
+``{claim}`wing/name``` prints in prose what became of one claim, as a link to its row. An id that
+is no claim of the build stops it.
 """
 
 from __future__ import annotations

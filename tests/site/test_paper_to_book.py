@@ -1,4 +1,4 @@
-"""The page that sets both papers beside the book: its claims exist, and none that it owes is missing."""
+"""The page that sets both papers beside the book: its claims exist, and none is missing."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def test_every_row_compares_and_says_where():
         found = re.findall(r"\*\*(.+?)\*\*", compared)
         assert set(found) <= {"same", "stronger", "weaker", "other size", "absent"}
         assert found, paper
-        assert place.startswith("{") or found == ["absent"], paper
+        assert place.startswith("{") or (place == "nowhere" and found == ["absent"]), paper
         assert ROLE.search(compared) or found == ["absent"], paper
 
 
