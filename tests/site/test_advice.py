@@ -109,11 +109,12 @@ def test_verdicts_are_not_typed_by_hand():
 def test_the_options_and_defaults_are_those_of_peft():
     import peft
 
-    tables = dict(re.findall(r"\| `(\w+Config)` \| Start with \|\n((?:\|.*\n)+)", PAGE))
-    assert list(tables) == ["PrefixTuningConfig", "PromptTuningConfig", "LoraConfig"]
-    for config, rows in tables.items():
+    lists = re.split(r"^\*\*`(\w+Config)`\*\*$", PAGE, flags=re.MULTILINE)[1:]
+    settings = dict(zip(lists[::2], lists[1::2], strict=True))
+    assert list(settings) == ["PrefixTuningConfig", "PromptTuningConfig", "LoraConfig"]
+    for config, said in settings.items():
         made = getattr(peft, config)()
-        options = re.findall(r"^\| `(\w+)=([^`]+)`", rows, re.MULTILINE)
+        options = re.findall(r"^`(\w+)=([^`]+)`\n: ", said, re.MULTILINE)
         assert options
         for option, default in options:
             assert getattr(made, option) == ast.literal_eval(default), option
