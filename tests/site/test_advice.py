@@ -109,7 +109,7 @@ def test_verdicts_are_not_typed_by_hand():
 def test_the_options_and_defaults_are_those_of_peft():
     import peft
 
-    lists = re.split(r"^\*\*`(\w+Config)`\*\*$", PAGE, flags=re.MULTILINE)[1:]
+    lists = re.split(r"^### .*: `(\w+Config)`$", PAGE, flags=re.MULTILINE)[1:]
     settings = dict(zip(lists[::2], lists[1::2], strict=True))
     assert list(settings) == ["PrefixTuningConfig", "PromptTuningConfig", "LoraConfig"]
     for config, said in settings.items():
