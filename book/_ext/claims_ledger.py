@@ -3,6 +3,9 @@
 ``{claims-ledger}`` renders ``_data/ledger.json``, which staging derives from ``claims.json``: a
 summary, filters, and a table with a row for each claim. The filters are plain
 form controls that ``assets/book.js`` brings to life; without scripts every row is shown.
+
+``{claim}`wing/name``` prints in prose what became of one claim, as a link to its row. An id that
+is no claim of the build stops it.
 """
 
 from __future__ import annotations
@@ -19,7 +22,7 @@ from source_pages import Sources, sources, staged_sources
 from sphinx.application import Sphinx
 from sphinx.environment import BuildEnvironment
 from sphinx.util import logging
-from sphinx.util.docutils import SphinxDirective
+from sphinx.util.docutils import SphinxDirective, SphinxRole
 
 from promptlib.claims import REPLICATIONS, VERDICTS
 from promptlib.claims.box import replication_html, slug
@@ -42,6 +45,9 @@ FIGURES = {
 
 HAS_FORMULAS = "claims_ledger_has_formulas"
 """Mark of a page whose sentences may hold formulas."""
+
+CLAIMS = "claims_ledger_claims"
+"""Key of a page's temporary data: the claims of the build by their ids."""
 
 logger = logging.getLogger(__name__)
 
@@ -68,6 +74,37 @@ class ClaimsLedger(SphinxDirective):
                     )
         self.env.metadata[self.env.docname][HAS_FORMULAS] = True
         return [page_html(ledger, claims, str(found.root))]
+
+
+class ClaimRole(SphinxRole):
+    """What became of the claim whose id is the text, as a link to its row of the ledger."""
+
+    def run(self) -> tuple[list[nodes.Node], list[nodes.system_message]]:
+        """Return the link, or a warning when no claim has this id."""
+        if CLAIMS not in self.env.temp_data:  # read once for a page
+            found = read_data(self.env.app, "ledger.json")
+            self.env.temp_data[CLAIMS] = {claim["id"]: claim for claim in found}
+        claim = self.env.temp_data[CLAIMS].get(self.text)
+        if claim is None:
+            message = self.inliner.reporter.warning(
+                f"{{claim}}`{self.text}` is no claim of this build", line=self.lineno
+            )
+            return [nodes.literal(text=self.text)], [message]
+        return [page_html(claim_link, claim)], []
+
+
+def claim_link(relative: Relative, claim: dict[str, Any]) -> str:
+    """A claim's name and verdict, and what it is beside a published figure, where there is one."""
+    words = [f"published figure: {claim['replication']}"] if claim["replication"] else []
+    if claim["archived_replication"]:
+        words.append(f"at the published size: {claim['archived_replication']}")
+    beside = f' <span class="claim-beside">{"; ".join(words)}</span>' if words else ""
+    return (
+        f'<span class="claim-link claim-{slug(claim["verdict"])}">'
+        f'<a href="{relative("ledger.html")}#ledger-{claim["anchor"]}">'
+        f"{html.escape(claim['id'].partition('/')[2])}</a> "
+        f'<span class="claim-verdict">{claim["verdict"]}</span>{beside}</span>'
+    )
 
 
 def ledger(relative: Relative, claims: Sequence[dict[str, Any]], root: str) -> str:
@@ -206,7 +243,8 @@ def load_mathjax(app: Sphinx, env: BuildEnvironment) -> None:
 
 
 def setup(app: Sphinx) -> dict[str, Any]:
-    """Register the directive."""
+    """Register the directive and the role."""
     app.add_directive("claims-ledger", ClaimsLedger)
+    app.add_role("claim", ClaimRole())
     app.connect("env-updated", load_mathjax)
     return {"version": "1", "parallel_read_safe": True, "parallel_write_safe": True}
