@@ -16,7 +16,6 @@ import argparse
 import json
 import os
 import sys
-import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -121,7 +120,6 @@ def compute(case: Case, cores: int, notebooks: Sequence[str] = ()) -> dict[str, 
         plan.source.name: folder / "executed" / f"{plan.source.name}.ipynb"
         for plan in profile.notebooks
     }
-    started = time.perf_counter()
     targets = [path.relative_to(ROOT).as_posix() for path in executed.values()]
     if not run_workflow(profile, cores, prepare(profile, cores), targets=targets):
         raise BuildError(f"the case {profile.name} failed; the messages above say why")
@@ -141,7 +139,6 @@ def compute(case: Case, cores: int, notebooks: Sequence[str] = ()) -> dict[str, 
         "processor": machine()["processor"],
         "torch": machine()["torch"],
         "date": date.today().isoformat(),
-        "seconds": round(time.perf_counter() - started),
         "problems": gate(profile.base, records, recorded),
         "verdicts": {record["id"]: record["verdict"] for record in records},
     }

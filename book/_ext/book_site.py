@@ -291,11 +291,10 @@ def _robust(relative: Relative, build: dict[str, Any]) -> str:
             html.escape(case["path"]),
             html.escape(case["processor"]),
             f'<span class="nowrap">{html.escape(case["date"])}</span>',
-            f'<span class="nowrap">{duration(case["seconds"])}</span>',
         ]
         for case in cases
     ]
-    head = ["Repetition", "First seed", "Instructions", "Processor", "Date", "Time"]
+    head = ["Repetition", "First seed", "Instructions", "Processor", "Date"]
     machines = table("Repetitions and their machines", head, one_by_one, show_caption=True)
     mixed = {name: counts for name, counts in found["claims"].items() if len(counts) > 1}
     same = Counter(next(iter(counts)) for counts in found["claims"].values() if len(counts) == 1)

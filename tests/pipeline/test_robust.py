@@ -67,7 +67,7 @@ def test_other_paths_keep_their_runs_apart(monkeypatch):
 FOUND = [
     {
         "name": f"case{number}",
-        "seconds": 1,
+        "path": "native",
         "verdicts": {"w/a": "holds", "w/b": verdict},
         "problems": ["w/b: turned"] if verdict == "contradicted" else [],
     }
@@ -79,7 +79,7 @@ def test_the_table_counts_verdicts_and_keeps_what_the_gate_said():
     content = table(FOUND)
     assert content["claims"]["w/b"] == {"supported": 2, "undecided": 1, "contradicted": 1}
     assert content["gate"] == ["case2: w/b: turned"]
-    assert [set(case) for case in content["cases"]] == [{"name", "seconds"}] * 4
+    assert [set(case) for case in content["cases"]] == [{"name", "path"}] * 4
     assert lines(content) == [
         "w/b  2 supported, 1 undecided, 1 contradicted",
         "the same in all 4 cases: 1 holds",
