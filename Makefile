@@ -56,8 +56,8 @@ lint: $(VENV)/.test-$(TORCH) $(EXTRA_STAMPS)  ## style and types
 serve:  ## serve the built site on localhost
 	@$(if $(wildcard $(VENV)/bin/python),$(RUN),"$(PYTHON)" -E) -m workflow.serve --port $(call literal,$(PORT))
 
-notebook: $(VENV)/.book-$(TORCH) $(EXTRA_STAMPS)  ## run one notebook: NOTEBOOK=prefix_tuning/new_task SET="seeds=5"
-	@test -n $(call literal,$(NOTEBOOK)) || { echo 'error: say which: make notebook NOTEBOOK=prefix_tuning/new_task SET="seeds=5"' >&2; exit 1; }
+notebook: $(VENV)/.book-$(TORCH) $(EXTRA_STAMPS)  ## run one notebook: NOTEBOOK=prefix_tuning/new_task SET="seeds=8"
+	@test -n $(call literal,$(NOTEBOOK)) || { echo 'error: say which: make notebook NOTEBOOK=prefix_tuning/new_task SET="seeds=8"' >&2; exit 1; }
 	@$(RUN) -m workflow.execute $(call literal,$(NOTEBOOK)) --profile $(call literal,$(PROFILE)) $(if $(value SET),--set $(call literal,$(value SET)))
 
 lab: $(VENV)/.lab-$(TORCH) $(EXTRA_STAMPS)  ## open the notebooks in JupyterLab

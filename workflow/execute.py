@@ -2,7 +2,7 @@
 
 ``python -m workflow.execute prefix_tuning/new_task --profile quick`` writes
 ``_build/quick/executed/prefix_tuning/new_task.ipynb`` and ``….measured.json`` (seconds, and the
-peak memory of the kernel). With ``--set seeds=5`` parameters are changed for this once, and the
+peak memory of the kernel). With ``--set seeds=8`` parameters are changed for this once, and the
 result goes to ``_build/reruns``. A notebook that fails leaves its partial one under ``failed``.
 """
 

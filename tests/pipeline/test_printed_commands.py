@@ -29,11 +29,11 @@ PROGRAMS = r"(?:make|pip|python3?|conda|git|jupyter|jupytext|papermill|bash|sh|\
 TYPED = [
     "make help",
     "make book",
-    'make notebook NOTEBOOK=prefix_tuning/new_task SET="seeds=5"',
-    'make notebook NOTEBOOK=prefix_tuning/new_task SET="seeds=5 learning_rates=[1e-3, 0.2]"',
+    'make notebook NOTEBOOK=prefix_tuning/new_task SET="seeds=8"',
+    'make notebook NOTEBOOK=prefix_tuning/new_task SET="seeds=8 learning_rates=[1e-3, 0.2]"',
     ".venv/bin/python -m jupytext --to ipynb --output new_task.ipynb "
     "notebooks/prefix_tuning/new_task.md",
-    ".venv/bin/python -m papermill new_task.ipynb new_task_5_seeds.ipynb -p seeds 5",
+    ".venv/bin/python -m papermill new_task.ipynb new_task_8_seeds.ipynb -p seeds 8",
     'make archive NOTEBOOK=prefix_tuning/new_task SET="seeds=1"',
     ".venv/bin/python -m pytest tests/test_claims.py",
     "make record",
@@ -157,7 +157,7 @@ def test_printed_commands_do_what_is_said(book):
             shutil.rmtree(book.root / "archive")
     assert "make notebook" in said["make help"]
     assert "3 claims: 3 holds" in said["make book"]
-    assert (book.root / "new_task_5_seeds.ipynb").read_text().count("5 [0.1]") == 1
+    assert (book.root / "new_task_8_seeds.ipynb").read_text().count("8 [0.1]") == 1
     several = said[TYPED[3]].split("-> ")[1].strip()
     assert several == "_build/reruns/executed/prefix_tuning/new_task.ipynb"
     assert "archive/prefix_tuning/new_task.json" in said[TYPED[6]]
