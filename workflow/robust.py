@@ -25,6 +25,7 @@ from typing import Any
 import nbformat
 
 from promptlib.runs import machine
+from workflow.archive import laid_out
 from workflow.archived import ARCHIVE
 from workflow.collect import claim_tests, gate, notebook_records, recorded_verdicts
 from workflow.command import Parser, command, cores
@@ -205,8 +206,7 @@ def main(arguments: list[str] | None = None) -> int:
             raise BuildError(f"case {case.profile} was not computed; what is done stays")
         found.append(json.loads((ROOT / "_build" / case.profile / "case.json").read_bytes()))
         if not options.notebooks:
-            text = json.dumps(table(found), indent=1, ensure_ascii=False) + "\n"
-            write_if_changed(TABLE, text.encode())
+            write_if_changed(TABLE, f"{laid_out(table(found))}\n".encode())
     content = table(found)
     print("\n".join(lines(content)))
     return int(bool(content["gate"]))

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import functools
-import http.server
 import os
 import shutil
 import sys
-import threading
 from pathlib import Path
 
 import pytest
+
+from tests.site.served import served
 
 PROJECT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(PROJECT / "book" / "_ext"))
@@ -26,13 +25,6 @@ ARGUMENTS = [
 ]
 
 
-class QuietHandler(http.server.SimpleHTTPRequestHandler):
-    """Serves files and says nothing."""
-
-    def log_message(self, format: str, *args: object) -> None:
-        """Say nothing."""
-
-
 @pytest.fixture(scope="session")
 def site() -> Path:
     """The built site: ``$PROMPTBOOK_SITE`` or ``_build/html``."""
@@ -45,11 +37,8 @@ def site() -> Path:
 @pytest.fixture(scope="session")
 def address(site):
     """Address of the site on a local server, without a slash at the end."""
-    handler = functools.partial(QuietHandler, directory=str(site))
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        yield f"http://localhost:{server.server_address[1]}"
-        server.shutdown()
+    with served(site) as there:
+        yield there
 
 
 @pytest.fixture(scope="session")

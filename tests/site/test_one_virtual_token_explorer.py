@@ -1,11 +1,6 @@
 """The explorer's transformer is the library's, and the page around it fits everybody."""
 
-import functools
-import http.server
 import math
-import shutil
-import threading
-from pathlib import Path
 
 import pytest
 import torch
@@ -13,18 +8,10 @@ import torch
 from promptlib.prefix_tuning import unconditional_generator
 from promptlib.prefix_tuning.constructions import bounds
 from promptlib.prefix_tuning.constructions.symbols import PRINTABLE, decode, encode
+from tests.site.explorers import ASSETS, explorer_pages, opened
 from tests.site.visits import AUDIT, AXE
 
-PROJECT = Path(__file__).resolve().parents[2]
-PAGE = """<!doctype html>
-<html lang="en" data-theme="{theme}"><head><meta charset="utf-8" />
-<meta name="viewport" content="width=device-width, initial-scale=1" />
-<meta http-equiv="Content-Security-Policy" content="default-src 'none'; script-src 'self';
- style-src 'self'" /><title>explorer</title><link rel="stylesheet" href="book.css" /></head>
-<body><main><h1>Explorer</h1><div id="e" class="token-explorer" role="group"
- data-explorer="one-virtual-token" aria-label="Explorer"></div></main>
-<script defer src="explorers/one_virtual_token.js"></script></body></html>
-"""
+READY = ".token-chart rect"
 THEME = {
     "light": "body { background: #fefefe; color: #1f2329; }",
     "dark": "body { background: var(--pst-color-background); color: #e8eaed; }",
@@ -33,44 +20,23 @@ TEXTS = ["~", "no", "say anything", "  spaces  ", PRINTABLE[:24], PRINTABLE[-24:
 pytestmark = pytest.mark.browser
 
 
-class Quiet(http.server.SimpleHTTPRequestHandler):
-    """Serves files and says nothing."""
-
-    def log_message(self, format, *args):
-        """Say nothing."""
-
-
 @pytest.fixture(scope="module")
 def explorer_address(tmp_path_factory):
     folder = tmp_path_factory.mktemp("explorer")
-    assets = PROJECT / "book" / "assets"
-    shutil.copytree(assets / "explorers", folder / "explorers")
-    look = (assets / "book.css").read_text(encoding="utf-8")
+    look = (ASSETS / "book.css").read_text(encoding="utf-8")
     for theme, ground in THEME.items():
-        (folder / f"{theme}.html").write_text(
-            PAGE.format(theme=theme).replace("book.css", f"{theme}.css"), encoding="utf-8"
-        )
         (folder / f"{theme}.css").write_text(look + ground, encoding="utf-8")
-    handler = functools.partial(Quiet, directory=str(folder))
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        yield f"http://localhost:{server.server_address[1]}"
-        server.shutdown()
-
-
-def opened(browser, address, theme="light", width=900):
-    page = browser.new_page(viewport={"width": width, "height": 900})
-    page.problems = []
-    page.on("console", lambda message: page.problems.append(message.text))
-    page.on("pageerror", lambda error: page.problems.append(str(error)))
-    page.goto(f"{address}/{theme}.html")
-    page.wait_for_selector(".token-chart rect")
-    return page
+    more = {
+        "head": '<link rel="stylesheet" href="{theme}.css" />',
+        "above": "<h1>Explorer</h1>",
+    }
+    with explorer_pages(folder, "one-virtual-token", "token-explorer", **more) as address:
+        yield address
 
 
 @pytest.fixture
 def page(browser, explorer_address):
-    page = opened(browser, explorer_address)
+    page = opened(browser, explorer_address, READY)
     yield page
     page.close()
     assert page.problems == []
@@ -229,7 +195,7 @@ def test_every_control_has_a_label_and_every_picture_a_description(page):
 
 @pytest.mark.parametrize("theme", ["light", "dark"])
 def test_axe_finds_nothing_and_a_phone_is_wide_enough(browser, explorer_address, theme):
-    page = opened(browser, explorer_address, theme, width=360)
+    page = opened(browser, explorer_address, READY, theme, width=360)
     page.wait_for_function("document.styleSheets.length > 1")
     page.fill("#e-text", "~" * 24)
     page.fill("#e-beta", "2")
@@ -243,7 +209,7 @@ def test_axe_finds_nothing_and_a_phone_is_wide_enough(browser, explorer_address,
 
 
 def test_without_its_place_on_the_page_nothing_happens(browser, explorer_address):
-    page = opened(browser, explorer_address)
+    page = opened(browser, explorer_address, READY)
     page.evaluate("document.querySelector('#e').removeAttribute('data-explorer')")
     before = page.evaluate("document.styleSheets.length")
     page.add_script_tag(url="explorers/one_virtual_token.js")

@@ -1,62 +1,32 @@
 """The explorer agrees with promptlib, obeys the site's policy, fits keyboards and phones."""
 
-import functools
-import http.server
 import itertools
-import shutil
-import threading
-from pathlib import Path
 
 import pytest
 import torch
 
 from promptlib.bridge import readings, streams
 from promptlib.prompt_attention import ContextualMixture, aligned
+from tests.site.explorers import explorer_pages, opened
 
-PROJECT = Path(__file__).resolve().parents[2]
-PAGE = """<!doctype html>
-<html lang="en" data-theme="{theme}"><head><meta charset="utf-8" />
-<meta name="viewport" content="width=device-width, initial-scale=1" />
-<meta http-equiv="Content-Security-Policy" content="default-src 'none'; script-src 'self';
- style-src 'self'" /><title>explorer</title></head>
-<body><main><div id="e" class="places-explorer" data-explorer="vector-places" role="group"
- aria-label="Explorer"></div></main>
-<script defer src="explorers/vector_places.js"></script></body></html>
-"""
+READY = ".places-map rect"
 pytestmark = pytest.mark.browser
-
-
-class Quiet(http.server.SimpleHTTPRequestHandler):
-    """Serves files and says nothing."""
-
-    def log_message(self, format, *args):
-        """Say nothing."""
 
 
 @pytest.fixture(scope="module")
 def explorer_address(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("explorer")
-    shutil.copytree(PROJECT / "book" / "assets" / "explorers", folder / "explorers")
-    for theme in ("light", "dark"):
-        (folder / f"{theme}.html").write_text(PAGE.format(theme=theme), encoding="utf-8")
-    handler = functools.partial(Quiet, directory=str(folder))
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        yield f"http://localhost:{server.server_address[1]}"
-        server.shutdown()
+    with explorer_pages(
+        tmp_path_factory.mktemp("explorer"), "vector-places", "places-explorer"
+    ) as address:
+        yield address
 
 
 @pytest.fixture
 def page(browser, explorer_address):
-    page = browser.new_page(viewport={"width": 900, "height": 900})
-    problems = []
-    page.on("console", lambda message: problems.append(message.text))
-    page.on("pageerror", lambda error: problems.append(str(error)))
-    page.goto(f"{explorer_address}/light.html")
-    page.wait_for_selector(".places-map rect")
+    page = opened(browser, explorer_address, READY)
     yield page
     page.close()
-    assert problems == []
+    assert page.problems == []
 
 
 def expected(learned, delta, strength, factor, place):
@@ -134,9 +104,7 @@ def test_two_vectors_have_no_own_row(page):
 
 @pytest.mark.parametrize("theme", ["light", "dark"])
 def test_fits_a_phone(browser, explorer_address, theme):
-    page = browser.new_page(viewport={"width": 360, "height": 740})
-    page.goto(f"{explorer_address}/{theme}.html")
-    page.wait_for_selector(".places-map rect")
+    page = opened(browser, explorer_address, READY, theme, width=360)
     page.wait_for_function("document.styleSheets.length > 0")
     assert page.evaluate("document.documentElement.scrollWidth") <= 360
     page.close()

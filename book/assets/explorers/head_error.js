@@ -86,6 +86,8 @@
 
   /* ---- The page ---- */
 
+  var page = window.promptbook.page, make = page.make, draw = page.draw;
+
   var KNOBS = [
     { key: "Q", name: "context norm Q", low: 0, high: 4, start: 1.5 },
     { key: "zeta", name: "sparsity ζ", low: 0.005, high: 0.5, start: 0.2, log: true },
@@ -103,7 +105,6 @@
   ];
   var STEPS = 200;
   var FRAME = { width: 640, height: 360, left: 52, right: 26, top: 34, bottom: 60 };
-  var SVG = "http://www.w3.org/2000/svg";
 
   function valueAt(knob, share) {
     var value = knob.log
@@ -118,20 +119,6 @@
   }
   function shown(value) {
     return value === 0 ? "0" : String(Number(value.toPrecision(3)));
-  }
-  function make(tag, attributes, parent, text) {
-    var node = document.createElement(tag);
-    Object.keys(attributes || {}).forEach(function (name) { node.setAttribute(name, attributes[name]); });
-    if (text !== undefined) { node.textContent = text; }
-    if (parent) { parent.appendChild(node); }
-    return node;
-  }
-  function draw(tag, attributes, parent, text) {
-    var node = document.createElementNS(SVG, tag);
-    Object.keys(attributes).forEach(function (name) { node.setAttribute(name, attributes[name]); });
-    if (text !== undefined) { node.textContent = text; }
-    parent.appendChild(node);
-    return node;
   }
   function ticksOf(knob) {
     if (!knob.log) {
@@ -261,18 +248,5 @@
     redraw();
   }
 
-  var script = document.currentScript;
-  function start() {
-    var roots = document.querySelectorAll('[data-explorer="head-error"]');
-    if (!roots.length) { return; }
-    if (script && script.src) {
-      make("link", { rel: "stylesheet", href: script.src.replace(/\.js(\?.*)?$/, ".css") }, document.head);
-    }
-    roots.forEach(build);
-  }
-  if (document.readyState === "loading") {
-    document.addEventListener("DOMContentLoaded", start);
-  } else {
-    start();
-  }
+  page.start("head-error", build);
 })();

@@ -134,23 +134,10 @@
 
   /* ---- The page ---- */
 
-  var SVG = "http://www.w3.org/2000/svg";
+  var page = window.promptbook.page, make = page.make, draw = page.draw;
+
   var HOTTEST = 16, WIDTH = 640, LEFT = 46, RIGHT = 10;
 
-  function make(tag, attributes, parent, text) {
-    var node = document.createElement(tag);
-    Object.keys(attributes || {}).forEach(function (name) { node.setAttribute(name, attributes[name]); });
-    if (text !== undefined) { node.textContent = text; }
-    if (parent) { parent.appendChild(node); }
-    return node;
-  }
-  function draw(tag, attributes, parent, text) {
-    var node = document.createElementNS(SVG, tag);
-    Object.keys(attributes).forEach(function (name) { node.setAttribute(name, attributes[name]); });
-    if (text !== undefined) { node.textContent = text; }
-    parent.appendChild(node);
-    return node;
-  }
   function shown(number) {
     if (!isFinite(number)) { return "none"; }
     if (number !== 0 && Math.abs(number) < 0.001) { return number.toExponential(1); }
@@ -359,18 +346,5 @@
     redraw();
   }
 
-  var script = document.currentScript;
-  function start() {
-    var roots = document.querySelectorAll('[data-explorer="one-virtual-token"]');
-    if (!roots.length) { return; }
-    if (script && script.src) {
-      make("link", { rel: "stylesheet", href: script.src.replace(/\.js(\?.*)?$/, ".css") }, document.head);
-    }
-    roots.forEach(build);
-  }
-  if (document.readyState === "loading") {
-    document.addEventListener("DOMContentLoaded", start);
-  } else {
-    start();
-  }
+  page.start("one-virtual-token", build);
 })();

@@ -135,18 +135,7 @@
 
   /* ---- The page ---- */
 
-  function add(node, attributes, parent, text) {
-    Object.keys(attributes).forEach(function (name) { node.setAttribute(name, attributes[name]); });
-    if (text !== undefined) { node.textContent = text; }
-    parent.appendChild(node);
-    return node;
-  }
-  function make(tag, attributes, parent, text) {
-    return add(document.createElement(tag), attributes, parent, text);
-  }
-  function draw(tag, attributes, parent) {
-    return add(document.createElementNS("http://www.w3.org/2000/svg", tag), attributes, parent);
-  }
+  var page = window.promptbook.page, make = page.make, draw = page.draw;
 
   var CHOICES = [
     { key: "learned", name: "learned", options: [["query", "one vector that asks"], ["pair", "two opposed vectors"], ["nothing", "nothing"]] },
@@ -265,18 +254,5 @@
     redraw();
   }
 
-  var script = document.currentScript;
-  function start() {
-    var roots = document.querySelectorAll('[data-explorer="vector-places"]');
-    if (!roots.length) { return; }
-    if (script && script.src) {
-      make("link", { rel: "stylesheet", href: script.src.replace(/\.js(\?.*)?$/, ".css") }, document.head);
-    }
-    roots.forEach(build);
-  }
-  if (document.readyState === "loading") {
-    document.addEventListener("DOMContentLoaded", start);
-  } else {
-    start();
-  }
+  page.start("vector-places", build);
 })();
