@@ -40,8 +40,6 @@ PALETTE = {
 
 SEQUENTIAL = "cividis"
 """Colour map for amounts; readable with every kind of colour vision."""
-DIVERGING = "PuOr"
-"""Colour map for signed quantities; centre it on zero."""
 
 WIDTH = 6.8
 """Width of a figure that fills the text column, inches."""

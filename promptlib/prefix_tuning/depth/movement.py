@@ -35,7 +35,6 @@ __all__ = [
     "movement",
     "own_layer_errors",
     "relative_rows",
-    "share_of_prefix",
 ]
 
 Effect = Literal["both", "bias", "fade"]
@@ -176,12 +175,6 @@ def own_layer_errors(
         without, _ = relative_rows(model, tokens, prefix, absent=[index], attend=attend)
         errors.append(total_variation(full[index], without[index]))
     return torch.stack(errors)
-
-
-def share_of_prefix(model: GPT, tokens: Tensor, prefix: Prefix) -> Tensor:
-    """Mean share that the prefix takes from the writing rows, shape (L, H)."""
-    _, shares = relative_rows(model, tokens, prefix)
-    return shares[..., -WRITING:].mean(dim=(1, 3))
 
 
 check_public(__name__)
