@@ -133,10 +133,12 @@ def test_leaving_by_an_exception_stops_all_that_was_started(tmp_path):
     below = []
 
     def leave_when_ready():
-        with started(call):
+        with started(call) as process:
             while not ready.exists():
                 time.sleep(0.02)
-            below.extend(psutil.Process().children(recursive=True))
+            # Not all children of this process: a browser of other tests may be one.
+            first = psutil.Process(process.pid)
+            below.extend([first, *first.children(recursive=True)])
             raise KeyError("left")
 
     with pytest.raises(KeyError, match="left"):
