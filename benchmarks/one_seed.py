@@ -16,9 +16,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from promptlib.prefix_tuning import combine, experiment_runs, new_task, published
-from promptlib.prefix_tuning.elicit import pretrain_rate
-from promptlib.prefix_tuning.experiment_runs import (
+from notebooks.prefix_tuning.combining import plan as combine
+from notebooks.prefix_tuning.eliciting.plan import pretrain_rate
+from notebooks.prefix_tuning.new_task import plan as new_task
+from notebooks.prefix_tuning.prefix_or_lora.plan import EVALUATED, LORA_INIT_STD, MODULES
+from promptlib.prefix_tuning import planning as experiment_runs
+from promptlib.prefix_tuning import published
+from promptlib.prefix_tuning.planning import (
     MIXED,
     SMALL_BATCH_SIZE,
     cells,
@@ -26,7 +30,6 @@ from promptlib.prefix_tuning.experiment_runs import (
     pretrain,
     tune_prefixes,
 )
-from promptlib.prefix_tuning.lora_budget import EVALUATED, LORA_INIT_STD, MODULES
 from promptlib.runs import Run, RunStore, machine
 
 ROOT = Path(__file__).parent.parent

@@ -40,6 +40,8 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 PACKAGE = Path(__file__).parent
+ROOTS = {"promptlib": PACKAGE, "notebooks": PACKAGE.parent / "notebooks"}
+"""Where our modules are: the library, and the code of each chapter if the project is around it."""
 FILES = ("metrics.json", "weights.safetensors")
 BYSTANDERS = {"promptlib.runs", "promptlib.progress", "promptlib.checks"}
 """Modules that hand numbers over or refuse them and decide none: editing them never retrains."""
@@ -319,11 +321,12 @@ def _imported(source: str) -> tuple[str, ...]:
 
 
 def _is_ours(name: str) -> bool:
-    return name == PACKAGE.name or name.startswith(PACKAGE.name + ".")
+    return name.partition(".")[0] in ROOTS
 
 
 def _path(module: str) -> Path | None:
-    inside = PACKAGE.joinpath(*module.split(".")[1:])
+    root, *parts = module.split(".")
+    inside = ROOTS[root].joinpath(*parts)
     for candidate in (inside.with_suffix(".py"), inside / "__init__.py"):
         # Some file systems would take Prefix.py, a name of a class, for prefix.py.
         if candidate.is_file() and candidate.name in os.listdir(candidate.parent):

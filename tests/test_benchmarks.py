@@ -9,9 +9,10 @@ import pytest
 import torch
 
 from benchmarks import baseline, bench, one_seed
-from promptlib.prefix_tuning import experiment_runs, published
-from promptlib.prefix_tuning.experiment_runs import MIXED
+from promptlib.prefix_tuning import planning as experiment_runs
+from promptlib.prefix_tuning import published
 from promptlib.prefix_tuning.gpt import GPT, GPTConfig
+from promptlib.prefix_tuning.planning import MIXED
 from promptlib.prefix_tuning.prefix import Prefix
 from promptlib.prefix_tuning.tasks import SORT_DESCENDING, read_and_answer
 from promptlib.runs import RunStore

@@ -35,7 +35,7 @@ from workflow.collect import claim_tests, notebook_records
 from workflow.command import BuildError, Parser, command
 from workflow.execute import execute, parse_settings
 from workflow.profile_config import NotebookPlan, Profile, load_profile
-from workflow.sources import ROOT, Source, write_if_changed
+from workflow.sources import ROOT, Source, name_of, write_if_changed
 from workflow.train import train
 
 NEEDS_A_CLONE = "an archive names the commit it was made from, so it needs a clone made with git"
@@ -54,7 +54,7 @@ def main(arguments: list[str] | None = None) -> int:
     commit = committed()
     profile = load_profile(options.profile)
     if options.notebook is not None:
-        name = options.notebook.removeprefix("notebooks/").removesuffix(".md")
+        name = name_of(options.notebook)
         contents = [archive_notebook(profile, name, options.settings, commit)]
     elif options.settings:
         raise BuildError("say whose parameters change: NOTEBOOK=<wing>/<notebook>")

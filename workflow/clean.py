@@ -17,7 +17,7 @@ def main(arguments: list[str] | None = None) -> int:
     given = sys.argv[1:] if arguments is None else arguments
     if not given:
         raise BuildError(
-            "say which module to run: python -m workflow.clean pytest tests/test_runs.py"
+            "say which module to run: python -m workflow.clean pytest tests/promptlib/test_runs.py"
         )
     sys.argv[:] = given  # the module's own name is put in place by runpy
     try:

@@ -32,7 +32,7 @@ from traitlets.config import Config
 from workflow.command import Parser, command
 from workflow.processes import partial_folder, stop_children
 from workflow.profile_config import load_profile
-from workflow.sources import ROOT, BuildError, Source
+from workflow.sources import ROOT, BuildError, Source, name_of
 
 SOCKET_FOLDER_BYTES = 80
 """So long may the path of a folder of sockets be, with room for the sockets' own names."""
@@ -143,7 +143,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--set", nargs="*", default=[], metavar="NAME=VALUE", dest="settings")
     options = parser.parse_args(arguments)
     profile = load_profile(options.profile)
-    source = Source(options.notebook.removeprefix("notebooks/").removesuffix(".md"))
+    source = Source(name_of(options.notebook))
     source.notebook  # noqa: B018  an unknown name is refused here
     parameters = dict(profile.notebook(source.name).parameters)
     folder = ROOT / "_build" / options.profile

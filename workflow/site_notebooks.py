@@ -309,6 +309,7 @@ def _page_cells(
             page += [cell, _markdown(_parameter_table(parameters, profile))]
         else:
             page.append(cell)
+    page.append(_markdown(f"```{{chapter-code}} {name}\n```"))
     return page
 
 

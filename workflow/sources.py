@@ -1,9 +1,9 @@
-"""What does a notebook's source say: its cells, its parameters, and the code that decides its
-results?
+"""What does a chapter's page say: its cells, its parameters, and the code that decides its results?
 
-Sources are jupytext MyST files. Prose and captions never decide a result, so a notebook is
-executed again only when its *code key* changes, and its outputs are woven into the current prose
-otherwise.
+Each chapter has a folder ``notebooks/<wing>/<chapter>``, with its page ``<chapter>.md`` and the
+code that serves it alone. Pages are jupytext MyST files. Prose and captions never decide a result,
+so a notebook is executed again only when its *code key* changes, and its outputs are woven into the
+current prose otherwise.
 """
 
 from __future__ import annotations
@@ -36,14 +36,27 @@ class Source:
     Attributes
     ----------
     name
-        Path below ``notebooks`` without the ending: ``"prefix_tuning/new_task"``.
+        Path of its folder below ``notebooks``: ``"prefix_tuning/new_task"``.
+    root
+        The repository.
     """
 
     name: str
+    root: Path = ROOT
+
+    @property
+    def folder(self) -> Path:
+        """Everything that serves the chapter alone."""
+        return self.root / "notebooks" / self.name
 
     @property
     def path(self) -> Path:
-        return NOTEBOOKS / f"{self.name}.md"
+        return self.folder / f"{self.folder.name}.md"
+
+    @property
+    def code(self) -> list[Path]:
+        """The modules in the chapter's folder."""
+        return sorted(path for path in self.folder.glob("*.py") if path.name != "__init__.py")
 
     @cached_property
     def notebook(self) -> nbformat.NotebookNode:
@@ -102,7 +115,7 @@ class Source:
 
     @cached_property
     def modules(self) -> tuple[str, ...]:
-        """The ``promptlib`` modules that the notebook's code reaches."""
+        """The modules of the library and of chapters that the notebook's code reaches."""
         code = "\n".join(
             line for cell in self.code_cells for line in cell.splitlines() if line[:1] not in "%!"
         )
@@ -151,8 +164,17 @@ class Source:
 def names() -> list[str]:
     """All notebook names, sorted."""
     return sorted(
-        path.relative_to(NOTEBOOKS).with_suffix("").as_posix() for path in NOTEBOOKS.rglob("*.md")
+        path.parent.relative_to(NOTEBOOKS).as_posix()
+        for path in NOTEBOOKS.glob("*/*/*.md")
+        if path.stem == path.parent.name
     )
+
+
+def name_of(text: str) -> str:
+    """The notebook that a command line means: its name, its folder or its file."""
+    name = text.rstrip("/").removeprefix("notebooks/").removesuffix(".md")
+    folder, _, last = name.rpartition("/")
+    return folder if folder.endswith(f"/{last}") else name
 
 
 def suggestion(name: str, known: Any) -> str:

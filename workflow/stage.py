@@ -16,6 +16,7 @@ file that the site depends on, and is built by ``workflow/site.py``:
 
 from __future__ import annotations
 
+import ast
 import importlib.metadata
 import json
 import os
@@ -25,7 +26,6 @@ import shutil
 import sys
 import tomllib
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -109,7 +109,7 @@ def stage(
     notebooks: list[dict[str, Any]] = []
     shown: dict[str, str] = {}
     for name, part in chapters.items():
-        source = _RootedSource(name, root)
+        source = Source(name, root)
         woven = weave(source, _read_notebook(executed / f"{name}.ipynb", name))
         prepared = prepare(woven, name, profile, archived, decided, recorded)
         remarks += (f"removed from the page: {noise}" for noise in prepared.noise)
@@ -121,7 +121,7 @@ def stage(
             shown[claim_id] = name
         _write_json(book / f"{name}.ipynb", prepared.notebook)
         _offer_download(source, woven, book / "_extra" / "notebooks")
-        notebooks.append(_notebook_record(name, part, prepared, executed))
+        notebooks.append(_notebook_record(source, part, prepared, executed))
     _refuse_strays(executed, chapters)
     _compare_claims(record, shown, claims_file)
 
@@ -196,28 +196,17 @@ def _write_json(path: Path, data: Any) -> None:
 
 
 def _copy_sources(root: Path, to: Path) -> None:
-    for folder in ("promptlib", "tests"):
+    for folder in ("promptlib", "notebooks", "tests"):
         for source in sorted((root / folder).rglob("*.py")):
             target = to / source.relative_to(root)
             target.parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(source, target)
 
 
-@dataclass(frozen=True)
-class _RootedSource(Source):
-    """A notebook source of the repository at ``root``."""
-
-    root: Path
-
-    @property
-    def path(self) -> Path:
-        return self.root / "notebooks" / f"{self.name}.md"
-
-
 def _read_notebook(path: Path, name: str) -> nbformat.NotebookNode:
     if not path.is_file():
         raise BuildError(
-            f"book/_toc.yml names {name}, but {path} is missing; execute notebooks/{name}.md first"
+            f"book/_toc.yml names {name}, but {path} is missing; run: make notebook NOTEBOOK={name}"
         )
     try:
         return nbformat.read(path, as_version=4)
@@ -233,10 +222,13 @@ def _offer_download(source: Source, woven: nbformat.NotebookNode, to: Path) -> N
     _write_json(to / f"{source.name}.ipynb", woven)
 
 
-def _notebook_record(name: str, part: str, prepared: Prepared, executed: Path) -> dict[str, Any]:
+def _notebook_record(
+    source: Source, part: str, prepared: Prepared, executed: Path
+) -> dict[str, Any]:
+    name = source.name
     measured = executed / f"{name}.measured.json"
     if not measured.is_file():
-        raise BuildError(f"{measured} is missing; execute notebooks/{name}.md again")
+        raise BuildError(f"{measured} is missing; run: make notebook NOTEBOOK={name}")
     took = json.loads(measured.read_text(encoding="utf-8"))
     try:
         seconds, memory = float(took["seconds"]), float(took["peak_memory_mib"])
@@ -249,7 +241,17 @@ def _notebook_record(name: str, part: str, prepared: Prepared, executed: Path) -
         "seconds": seconds,
         "peak_memory_mib": memory,
         "parameters": [vars(parameter) for parameter in prepared.parameters],
+        "code": [
+            {"path": path.relative_to(source.root).as_posix(), "asks": _asks(path)}
+            for path in source.code
+        ],
     }
+
+
+def _asks(module: Path) -> str:
+    """The first sentence of a module's docstring."""
+    text = ast.get_docstring(ast.parse(module.read_text(encoding="utf-8"))) or ""
+    return re.split(r"(?<=[.?])\s", " ".join(text.split()), maxsplit=1)[0]
 
 
 def _refuse_strays(executed: Path, chapters: Iterable[str]) -> None:

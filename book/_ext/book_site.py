@@ -4,6 +4,8 @@ Directives that render ``_data/build.json``, which staging writes, as plain HTML
 
 ``{notebook-header} wing/name``
     downloads, profile, run time and peak memory, below the title of a notebook;
+``{chapter-code} wing/name``
+    the modules in the chapter's folder, each with what it answers;
 ``{parameter-table} profile``
     a caption around the table of parameters that a notebook was run with;
 ``{build-table} versions|notebooks|parameters|machine|runs|one-seed|robust``
@@ -107,6 +109,39 @@ def notebook_header(relative: Relative, record: dict[str, Any], profile: str) ->
         f"{record['peak_memory_mib']:,.0f} MiB at its peak</span>. "
         f'<a href="{relative("rerun.html")}">How to rerun it</a></p></div>'
     )
+
+
+class ChapterCode(SphinxDirective):
+    """The modules that serve the chapter named."""
+
+    required_arguments = 1
+
+    def run(self) -> list[nodes.Node]:
+        """Return the list; nothing where the chapter has no code of its own."""
+        build = read_data(self.env.app, "build.json")
+        name = self.arguments[0]
+        code = next(item["code"] for item in build["notebooks"] if item["name"] == name)
+        return [page_html(chapter_code, name, code)] if code else []
+
+
+def chapter_code(relative: Relative, name: str, code: list[dict[str, str]]) -> str:
+    """The list at the end of a chapter."""
+    items = "".join(
+        f'<li><a class="lib" href="{relative(source_page(item["path"]))}">'
+        f"<code>{html.escape(item['path'].rpartition('/')[2])}</code></a> "
+        f"{html.escape(item['asks'])}</li>"
+        for item in code
+    )
+    return (
+        f'<aside class="chapter-code" aria-label="Code of this chapter"><p>The code that serves '
+        f"this chapter alone, in <code>notebooks/{html.escape(name)}</code>:</p>"
+        f"<ul>{items}</ul></aside>"
+    )
+
+
+def source_page(path: str) -> str:
+    """Address, from the site's root, of the page that shows a source file."""
+    return f"source/{path.removesuffix('.py')}.html"
 
 
 class ParameterTable(SphinxDirective):
@@ -401,6 +436,7 @@ def setup(app: Sphinx) -> dict[str, Any]:
     )
     app.add_domain(QuickStandardDomain, override=True)
     app.add_directive("notebook-header", NotebookHeader)
+    app.add_directive("chapter-code", ChapterCode)
     app.add_directive("parameter-table", ParameterTable)
     app.add_directive("build-table", BuildTable)
     app.connect("html-page-context", add_banner)

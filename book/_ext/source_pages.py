@@ -1,8 +1,9 @@
 """Where can a reader see the code that a claim rests on, without leaving the book?
 
 Every module that a claim speaks of, and every test file that a claim names, becomes a highlighted
-page ``source/<path>.html`` with an anchor at each definition. So does every module that prose links
-to with the role ``{lib}``: ``{lib}`promptlib.claims.identity``` leads to the definition.
+page ``source/<path>.html`` with an anchor at each definition. So does the code of
+each chapter, and every module that prose links to with the role ``{lib}``:
+``{lib}`promptlib.claims.identity``` leads to the definition.
 """
 
 from __future__ import annotations
@@ -187,6 +188,8 @@ def pages(app: Sphinx) -> Iterator[tuple[str, dict[str, Any], str]]:
         for place in filter(None, places):
             checked.setdefault(place.path, {})[claim["id"]] = claim
     linked = {path for metadata in app.env.metadata.values() for path in metadata.get(LINKED, [])}
+    for notebook in read_data(app, "build.json")["notebooks"]:
+        linked |= {item["path"] for item in notebook["code"]}
     for path in sorted(linked | set(checked)):
         up = "../" * page_name(path).count("/")
         links = "".join(

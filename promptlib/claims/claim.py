@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any
 
@@ -26,6 +26,10 @@ VERDICTS = (
 REPLICATIONS = ("reproduced", "stronger", "weaker", "undecided", "other size")
 """What an outcome is beside a published figure."""
 
+Checked = Callable[..., object] | str
+"""What a claim speaks of: the function itself; its dotted name where it cannot be imported without
+an optional extra, or where it is no function."""
+
 _ID = re.compile(r"[a-z0-9]+(-[a-z0-9]+)*/[a-z0-9]+(-[a-z0-9]+)*")
 
 
@@ -44,7 +48,7 @@ class Claim:
     source
         Where the statement comes from: a paper and its contribution, or ``"this book"``.
     checks
-        Dotted name of the library function whose correctness the statement speaks of.
+        Dotted name of the function whose correctness the statement speaks of.
     verdict
         Whether the sentence is true; one of `VERDICTS`.
     value
@@ -110,7 +114,7 @@ def make(
     sentence: str,
     kind: str,
     source: str,
-    checks: str,
+    checks: Checked,
     verdict: str,
     value: float | None,
     replication: str | None = None,
@@ -121,11 +125,12 @@ def make(
 
     if not _ID.fullmatch(id):
         raise ValueError(f"claim id {id!r} must read '<wing>/<kebab-case>'")
-    for name, text in (("sentence", sentence), ("source", source), ("checks", checks)):
+    checked = checks if isinstance(checks, str) else f"{checks.__module__}.{checks.__qualname__}"
+    for name, text in (("sentence", sentence), ("source", source), ("checks", checked)):
         if not text.strip():
             raise ValueError(f"claim {id}: {name} is empty")
     sentence_html(sentence)
-    return Claim(id, sentence, kind, source, checks, verdict, value, details, replication)
+    return Claim(id, sentence, kind, source, checked, verdict, value, details, replication)
 
 
 def finite(id: str, name: str, numbers: ArrayLike) -> np.ndarray:

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 
-from promptlib.claims.claim import KINDS, Claim, finite, make
+from promptlib.claims.claim import KINDS, Checked, Claim, finite, make
 
 
 def identity(
@@ -18,7 +18,7 @@ def identity(
     errors: ArrayLike,
     tolerance: float,
     source: str,
-    checks: str,
+    checks: Checked,
 ) -> Claim:
     """An equality that holds up to rounding.
 
@@ -58,7 +58,7 @@ def bound(
     values: ArrayLike,
     limits: ArrayLike,
     source: str,
-    checks: str,
+    checks: Checked,
     search: str,
     tolerance: float = 0.0,
 ) -> Claim:
@@ -121,7 +121,7 @@ def estimate(
     measured: ArrayLike,
     standard_errors: ArrayLike,
     source: str,
-    checks: str,
+    checks: Checked,
     max_deviation: float = 4.0,
     allowance: ArrayLike = 0.0,
     allowance_reason: str = "",
@@ -180,7 +180,7 @@ def estimate(
 
 
 def not_checked(
-    id: str, sentence: str, *, kind: str, source: str, checks: str, needs: str
+    id: str, sentence: str, *, kind: str, source: str, checks: Checked, needs: str
 ) -> Claim:
     """A claim that this build cannot check, because an optional extra is not installed.
 

@@ -34,7 +34,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import ArrayLike
 
-from promptlib.claims.claim import Claim, finite, make
+from promptlib.claims.claim import Checked, Claim, finite, make
 
 Side = Literal["above", "below"]
 Scale = Literal["linear", "log"]
@@ -97,7 +97,7 @@ def outcome(
     side: Side,
     unit: str,
     source: str,
-    checks: str,
+    checks: Checked,
     scale: Scale = "linear",
     trials: int | None = None,
     resolution: float = 0.0,

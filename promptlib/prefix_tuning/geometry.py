@@ -15,7 +15,7 @@ from torch import Tensor
 
 from promptlib.attention import attend
 from promptlib.checks import check_public
-from promptlib.prefix_tuning.layers import AttentionCase
+from promptlib.prefix_tuning.cases import AttentionCase
 
 __all__ = ["Plane", "distance_to_segment", "outputs_along", "principal_plane"]
 

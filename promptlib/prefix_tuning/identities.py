@@ -25,7 +25,7 @@ from torch import Tensor
 
 from promptlib.attention import attend as library_attend
 from promptlib.checks import check_public
-from promptlib.prefix_tuning.layers import AttentionCase
+from promptlib.prefix_tuning.cases import AttentionCase
 
 __all__ = [
     "AttendFunction",

@@ -26,8 +26,8 @@ from torch import Tensor
 
 from promptlib.attention import attend as library_attend
 from promptlib.checks import check_public
+from promptlib.prefix_tuning.cases import AttentionCase
 from promptlib.prefix_tuning.identities import AttendFunction, split
-from promptlib.prefix_tuning.layers import AttentionCase
 
 __all__ = [
     "attainment_errors",

@@ -148,7 +148,7 @@ def test_commands_that_readers_are_told_to_type_are_right(page):
 
 
 def test_notebooks_lie_where_readers_look():
-    assert {path.parent.name for path in NOTEBOOKS.rglob("*.md")} == {
+    assert {path.parent.parent.name for path in NOTEBOOKS.rglob("*.md")} == {
         "prompt_attention",
         "bridge",
         "prefix_tuning",

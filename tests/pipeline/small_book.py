@@ -231,7 +231,7 @@ def make(root: Path) -> Book:
     (package / "__init__.py").write_text("")
     (package / "training.py").write_text(TRAINING)
     for name in ("first", "second"):
-        path = root / "notebooks" / "small" / f"{name}.md"
+        path = root / "notebooks" / "small" / name / f"{name}.md"
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(NOTEBOOK.format(name=name))
     (root / "book" / "_toc.yml").write_text(TOC)

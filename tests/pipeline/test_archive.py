@@ -110,7 +110,7 @@ def test_what_cannot_be_archived_is_named(book, arguments, message):
 
 @pytest.mark.pipeline
 @pytest.mark.parametrize(
-    "path", ["promptlib/small/training.py", "notebooks/small/second.md", "config/paper.yml"]
+    "path", ["promptlib/small/training.py", "notebooks/small/second/second.md", "config/paper.yml"]
 )
 def test_sources_that_are_not_committed_are_refused(book, path):
     file = book.root / path
@@ -134,7 +134,7 @@ def test_a_failed_run_or_code_that_changes_meanwhile_archives_nothing(book):
     (book.root / "hold-second").touch()
     process = start(book, "small/second")
     book.wait_for("second")
-    book.edit("notebooks/small/second.md", 'work("second")', 'work("other")')
+    book.edit("notebooks/small/second/second.md", 'work("second")', 'work("other")')
     (book.root / "hold-second").unlink()
     output, _ = process.communicate(timeout=120)
     git(book, "checkout", "--quiet", "notebooks")

@@ -89,7 +89,7 @@ def test_nothing_is_redone_when_nothing_changed(book):
 
 
 def test_prose_is_published_without_executing(book):
-    book.edit("notebooks/small/first.md", "Some prose.", "Some better prose.")
+    book.edit("notebooks/small/first/first.md", "Some prose.", "Some better prose.")
     status, output = book.build()
     assert status == 0, output
     assert book.log == []
@@ -121,8 +121,10 @@ def test_two_builds_give_the_same_bytes(pristine, tmp_path):
 
 def test_a_failing_notebook_keeps_the_site_and_the_other_notebooks(book):
     before = book.pages()
-    book.edit("notebooks/small/first.md", 'work("first")', 'work("first"); 1 / 0')
-    book.edit("notebooks/small/second.md", 'work("second")', 'work("second");  print("again")')
+    book.edit("notebooks/small/first/first.md", 'work("first")', 'work("first"); 1 / 0')
+    book.edit(
+        "notebooks/small/second/second.md", 'work("second")', 'work("second");  print("again")'
+    )
     status, output = book.build()
     assert status != 0
     assert "ZeroDivisionError" in output
@@ -179,8 +181,20 @@ def test_a_build_says_what_lies_ahead_and_where_it_is(pristine):
         ("config/quick.yml", "first: {", "third: {", [], "does not say how to run small/first"),
         ("config/quick.yml", "training:plan", "training:pla", [], "no plan"),
         ("promptlib/small/training.py", "import torch", "import (", [], "is not Python"),
-        ("notebooks/small/first.md", "rate = 0.5", "rate = = 1", [], "the parameters cell is not"),
-        ("notebooks/small/first.md", "jupytext:", "jupytext: [", [], "is no notebook in MyST"),
+        (
+            "notebooks/small/first/first.md",
+            "rate = 0.5",
+            "rate = = 1",
+            [],
+            "the parameters cell is not",
+        ),
+        (
+            "notebooks/small/first/first.md",
+            "jupytext:",
+            "jupytext: [",
+            [],
+            "is no notebook in MyST",
+        ),
     ],
 )
 def test_bad_input_is_named_and_nothing_is_lost(book, file, old, new, arguments, message):
@@ -246,7 +260,7 @@ def test_a_damaged_run_is_reported_and_redone_to_the_same_bytes(book):
 
 def test_a_second_build_in_the_same_folder_is_refused(book):
     (book.root / "hold").touch()
-    book.edit("notebooks/small/first.md", 'work("first")', 'work("first");  print(1)')
+    book.edit("notebooks/small/first/first.md", 'work("first")', 'work("first");  print(1)')
     first = book.start()
     book.wait_for("first")
     status, output = book.build()

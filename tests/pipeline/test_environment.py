@@ -147,7 +147,7 @@ def hostile(folder):
 @pytest.mark.pipeline
 def test_anybody_anywhere_builds_the_same_bytes(tmp_path, without_rights):
     plain = small_book.make(tmp_path / "plain")
-    with (plain.root / "notebooks" / "small" / "first.md").open("a") as file:
+    with (plain.root / "notebooks" / "small" / "first" / "first.md").open("a") as file:
         file.write(FIGURE)
     git(plain.root, "init", "--quiet")
     git(plain.root, "add", ".")

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from promptlib.prefix_tuning.real import extra
+from notebooks.prefix_tuning.real_architectures import extra
 from workflow import extras, freshness, profile_config
 from workflow.extras import installed, state, versions
 from workflow.profile_config import NotebookPlan
@@ -105,7 +105,8 @@ def test_the_library_and_the_project_name_the_same_packages():
 
 def test_asking_for_extras_loads_neither_torch_nor_the_extra():
     code = (
-        "import sys, workflow.build, workflow.extras, promptlib.prefix_tuning.real.extra as extra;"
+        "import sys, workflow.build, workflow.extras;"
+        "from notebooks.prefix_tuning.real_architectures import extra;"
         "extra.versions(); workflow.extras.state('real');"
         "assert not {'torch', 'transformers', 'peft', 'yaml'} & set(sys.modules)"
     )

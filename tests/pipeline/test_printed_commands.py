@@ -22,7 +22,7 @@ from workflow.command import BuildError
 PAGES = [
     *(PROJECT / name for name in ("README.md", "CONTRIBUTING.md")),
     *sorted((PROJECT / "book").glob("*.md")),
-    *sorted((PROJECT / "notebooks").glob("*/*.md")),
+    *sorted((PROJECT / "notebooks").glob("*/*/*.md")),
 ]
 PROGRAMS = r"(?:make|pip|python3?|conda|git|jupyter|jupytext|papermill|bash|sh|\.venv/\S+)"
 
@@ -32,10 +32,10 @@ TYPED = [
     'make notebook NOTEBOOK=prefix_tuning/new_task SET="seeds=8"',
     'make notebook NOTEBOOK=prefix_tuning/new_task SET="seeds=8 learning_rates=[1e-3, 0.2]"',
     ".venv/bin/python -m jupytext --to ipynb --output new_task.ipynb "
-    "notebooks/prefix_tuning/new_task.md",
+    "notebooks/prefix_tuning/new_task/new_task.md",
     ".venv/bin/python -m papermill new_task.ipynb new_task_8_seeds.ipynb -p seeds 8",
     'make archive NOTEBOOK=prefix_tuning/new_task SET="seeds=1"',
-    ".venv/bin/python -m pytest tests/test_claims.py",
+    ".venv/bin/python -m pytest tests/promptlib/test_claims.py",
     "make record",
     "make clean",
     "make clean-runs",
@@ -74,9 +74,9 @@ def book(tmp_path_factory):
     root = book.root
     for name in ("Makefile", "constraints.txt"):
         shutil.copy2(PROJECT / name, root)
-    chapter = root / "notebooks" / "prefix_tuning" / "new_task.md"
-    chapter.parent.mkdir()
-    text = (root / "notebooks" / "small" / "first.md").read_text()
+    chapter = root / "notebooks" / "prefix_tuning" / "new_task" / "new_task.md"
+    chapter.parent.mkdir(parents=True)
+    text = (root / "notebooks" / "small" / "first" / "first.md").read_text()
     parameters = "seeds = 3  # seeds, >= 1\nlearning_rates = [0.1]  # all > 0\nrate = 0.5"
     text = text.replace("rate = 0.5", parameters).replace("/first", "/new-task")
     chapter.write_text(text + "\n```{code-cell} ipython3\nprint(seeds, learning_rates)\n```\n")
@@ -89,8 +89,9 @@ def book(tmp_path_factory):
     ledger, mark = "      - file: ledger", '@pytest.mark.claim("small/first")'
     book.edit("book/_toc.yml", ledger, f"      - file: prefix_tuning/new_task\n{ledger}")
     book.edit("tests/test_small.py", mark, f"{mark}\n{mark.replace('first', 'new-task')}")
-    shutil.copy(root / "tests" / "test_small.py", root / "tests" / "test_claims.py")
-    book.edit("tests/test_claims.py", "@pytest.mark.claim", "# ")
+    (root / "tests" / "promptlib").mkdir()
+    shutil.copy(root / "tests" / "test_small.py", root / "tests" / "promptlib" / "test_claims.py")
+    book.edit("tests/promptlib/test_claims.py", "@pytest.mark.claim", "# ")
     (root / ".gitignore").write_text((PROJECT / ".gitignore").read_text() + "*.log\n")
     subprocess.run(["git", "init", "--quiet"], cwd=root, check=True)
     commit(root)

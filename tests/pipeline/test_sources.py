@@ -47,13 +47,13 @@ seeds + 1
 
 @pytest.fixture
 def write(tmp_path, monkeypatch):
-    monkeypatch.setattr(sources, "NOTEBOOKS", tmp_path)
+    monkeypatch.setattr(sources, "NOTEBOOKS", tmp_path / "notebooks")
 
     def write(text, name="wing/chapter"):
-        path = tmp_path / f"{name}.md"
-        path.parent.mkdir(exist_ok=True)
+        path = tmp_path / "notebooks" / name / f"{name.partition('/')[2]}.md"
+        path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(HEADER + textwrap.dedent(text))
-        return Source(name)
+        return Source(name, tmp_path)
 
     return write
 

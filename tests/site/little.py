@@ -189,7 +189,7 @@ def make(root: Path) -> Little:
     (package / "thing.py").write_text('"""A module."""\n\n\ndef measure():\n    return 1\n')
     (root / "tests").mkdir()
     (root / "tests" / "test_thing.py").write_text("def test_measure():\n    pass\n")
-    source = root / "notebooks" / f"{NAME}.md"
+    source = root / "notebooks" / NAME / "chapter.md"
     source.parent.mkdir(parents=True)
     source.write_text(SOURCE)
     made = Little(root, {1: [figure()], 2: [claim_output(a_claim())]})

@@ -13,8 +13,9 @@ import pytest
 import torch
 import yaml
 
-from promptlib.prefix_tuning import new_task
-from promptlib.prefix_tuning.real import extra
+from notebooks.prefix_tuning.new_task import plan as new_task
+from notebooks.prefix_tuning.real_architectures import extra
+from workflow.sources import Source
 
 PROJECT = Path(__file__).resolve().parents[2]
 PAGE = (PROJECT / "book" / "which_method.md").read_text("utf-8")
@@ -45,7 +46,7 @@ def recorded() -> dict[str, tuple[str, str]]:
 @cache
 def size(chapter: str) -> str:
     """Layers × width of a chapter's models in the quick build, and in brackets in the paper's."""
-    source = (PROJECT / "notebooks" / f"{chapter}.md").read_text("utf-8")
+    source = Source(chapter).path.read_text("utf-8")
     cell = re.search(r":tags: \[parameters\]\n(.*?)\n```", source, re.DOTALL)
     quick = {
         node.targets[0].id: ast.literal_eval(node.value)
@@ -126,7 +127,7 @@ def test_the_options_and_defaults_are_those_of_peft():
 
 @needs_peft
 def test_the_prefix_of_the_page_starts_small():
-    from promptlib.prefix_tuning.real.architectures import random_llama
+    from notebooks.prefix_tuning.real_architectures.architectures import random_llama
 
     code = re.search(r"```python\n(.*?)```", PAGE, re.DOTALL)[1]
     names = {"torch": torch, "model": random_llama(torch.Generator().manual_seed(0), "sdpa")}
@@ -142,7 +143,7 @@ def test_the_prefix_of_the_page_starts_small():
 def test_a_prefix_of_zeros_is_not_no_prefix():
     from peft import PrefixTuningConfig, get_peft_model
 
-    from promptlib.prefix_tuning.real.architectures import random_llama
+    from notebooks.prefix_tuning.real_architectures.architectures import random_llama
 
     # Rotary positions: the push by the cache moves nothing, so what differs is the share.
     model = random_llama(torch.Generator().manual_seed(0), "sdpa")
@@ -162,7 +163,7 @@ def test_a_prefix_of_zeros_is_not_no_prefix():
 def test_lora_takes_an_adapter_for_each_sequence_and_a_prefix_does_not():
     from peft import LoraConfig, PrefixTuningConfig, get_peft_model
 
-    from promptlib.prefix_tuning.real.architectures import random_llama
+    from notebooks.prefix_tuning.real_architectures.architectures import random_llama
 
     tokens = torch.arange(8)[None].repeat(2, 1)
     with warnings.catch_warnings(), torch.no_grad():

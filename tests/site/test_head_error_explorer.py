@@ -5,7 +5,10 @@ import itertools
 import pytest
 import torch
 
-from promptlib.prompt_attention.concentrated_head import concentrated_known_error, concentrated_law
+from notebooks.prompt_attention.price_of_the_head.concentrated_head import (
+    concentrated_known_error,
+    concentrated_law,
+)
 from promptlib.prompt_attention.ridge_head import ridge_error
 from tests.site.explorers import explorer_pages, opened
 

@@ -22,7 +22,7 @@ PAPERS = re.compile(r"(Oymak|Petrov) et al\.")
 
 def test_every_claim_that_a_page_names_is_recorded():
     recorded = yaml.safe_load((PROJECT / "config" / "verdicts.yml").read_text(encoding="utf-8"))
-    pages = [*(PROJECT / "book").glob("*.md"), *(PROJECT / "notebooks").glob("*/*.md")]
+    pages = [*(PROJECT / "book").glob("*.md"), *(PROJECT / "notebooks").glob("*/*/*.md")]
     named = {path: ROLE.findall(path.read_text(encoding="utf-8")) for path in pages}
     assert len(named[PAGE]) > 100
     unknown = {path.name: set(ids) - set(recorded) for path, ids in named.items()}

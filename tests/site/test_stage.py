@@ -65,14 +65,14 @@ def test_the_downloads_are_the_source_and_the_notebook_with_its_parameters(book)
 
 
 def test_new_prose_needs_no_new_execution(book):
-    source = book.root / "notebooks" / f"{NAME}.md"
+    source = book.root / "notebooks" / NAME / "chapter.md"
     source.write_text(little.SOURCE.replace("It has one theorem.", "Other words."))
     stage_it(book)
     assert "Other words." in (book.staged / "book/wing/chapter.ipynb").read_text()
 
 
 def test_new_code_needs_a_new_execution(book):
-    source = book.root / "notebooks" / f"{NAME}.md"
+    source = book.root / "notebooks" / NAME / "chapter.md"
     source.write_text(little.SOURCE.replace("draw()", "draw(2)"))
     with pytest.raises(BuildError, match="executed with other code"):
         stage_it(book)
@@ -167,7 +167,7 @@ def test_a_closed_gate_is_handed_to_the_pages_and_an_absent_one_is_not(book):
         (lambda book: book.write_claims([]), "wing/line-rises shown in a notebook, but not listed"),
         (
             lambda book: (book.executed / f"{NAME}.ipynb").unlink(),
-            "names wing/chapter, but .* is missing; execute notebooks/wing/chapter.md first",
+            "names wing/chapter, but .* is missing; run: make notebook NOTEBOOK=wing/chapter",
         ),
         (lambda book: (book.executed / f"{NAME}.ipynb").write_text("no"), "is no notebook"),
         (
@@ -183,7 +183,7 @@ def test_a_closed_gate_is_handed_to_the_pages_and_an_absent_one_is_not(book):
             "executed, but not in book/_toc.yml: wing/stray",
         ),
         (
-            lambda book: (book.root / "notebooks" / f"{NAME}.md").unlink(),
+            lambda book: (book.root / "notebooks" / NAME / "chapter.md").unlink(),
             "no notebook 'wing/chapter'",
         ),
         (lambda book: (book.root / "book" / "ledger.md").unlink(), "names ledger, but there is no"),

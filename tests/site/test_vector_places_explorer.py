@@ -5,7 +5,7 @@ import itertools
 import pytest
 import torch
 
-from promptlib.bridge import readings, streams
+from notebooks.bridge.two_theories_one_layer import readings, streams
 from promptlib.prompt_attention import ContextualMixture, aligned
 from tests.site.explorers import explorer_pages, opened
 

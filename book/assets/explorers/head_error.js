@@ -1,6 +1,6 @@
 /* The error of a learned head, computed in the page.
  *
- * The same closed forms as promptlib.prompt_attention.concentrated_head, and the ridge formula of
+ * The same closed forms as notebooks.prompt_attention.price_of_the_head.concentrated_head, and the ridge formula of
  * promptlib.prompt_attention.ridge_head for constant signal and noise; a browser test compares them.
  * Symbols: Q, W norms of context and signal, zeta sparsity, kappa prompt scale, sigma noise,
  * T tokens, alpha bags per dimension, lambda ridge. Plain functions first, then the page.

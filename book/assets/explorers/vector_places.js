@@ -1,6 +1,6 @@
 /* One learned vector turned around a frozen model, computed in the page.
  *
- * The layers of promptlib.bridge.streams on bags of five tokens, one of them relevant, with Q = W = 1
+ * The layers of notebooks.bridge.two_theories_one_layer.streams on bags of five tokens, one of them relevant, with Q = W = 1
  * and a right angle between context and signal; a browser test compares every number with the library.
  * A row has the coordinates context, signal, ask, out, voice. Plain functions first, then the page.
  */

@@ -1,0 +1,125 @@
+"""How does the small language model learn its text?
+
+One function for the run store. Windows of ``block_size`` symbols start anywhere in the training
+text; the loss is the cross-entropy of each next symbol. Since windows start anywhere, the model
+learns to go on after any single symbol, and prompts of one token are nothing new to it.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from notebooks.prefix_tuning.continuous_and_discrete.corpus import Corpus, documentation, encode
+from promptlib.prefix_tuning.gpt import GPT, GPTConfig
+from promptlib.runs import Result
+from promptlib.training import Progress, Recipe, train, weights_of
+
+CURVE_POINTS = 100
+"""Points of the stored learning curve; each is the mean of the steps since the last."""
+
+
+def pretrain(config: Mapping[str, Any], needs: Sequence[Result], progress: Progress) -> Result:
+    """Train a model on the training text; measure bits a symbol on the held-out text."""
+    corpus = text_of(config)
+    generator = torch.Generator().manual_seed(2 * config["seed"])
+    model = GPT(GPTConfig(**config["model"]), generator)
+    text = torch.tensor(encode(corpus.train, corpus.alphabet))
+    order = torch.Generator().manual_seed(2 * config["seed"] + 1)
+    windows = _windows(text, model.config.block_size, config["batch_size"], config["steps"], order)
+    curve = train(
+        [weights_of(model, config["learning_rate"])],
+        lambda batch: F.cross_entropy(model(batch[:, :-1]).flatten(0, 1), batch[:, 1:].flatten()),
+        windows,
+        Recipe(config["steps"], config["warmup"]),
+        label=f"language model, seed {config['seed']}",
+        progress=progress,
+    )
+    pieces = (curve[:, 0] / math.log(2)).tensor_split(min(CURVE_POINTS, len(curve)))
+    metrics = {
+        "bits_held_out": bits_per_symbol(model, corpus.held_out, corpus.alphabet),
+        "curve": [float(piece.mean()) for piece in pieces],
+    }
+    return Result(metrics, dict(model.state_dict()))
+
+
+def text_of(config: Mapping[str, Any]) -> Corpus:
+    """Return the corpus that a run names.
+
+    Raises
+    ------
+    ValueError
+        If the text of this Python is another one.
+    """
+    corpus = documentation()
+    if corpus.digest != config["corpus"]:
+        raise ValueError(
+            f"the run was planned for the text with digest {config['corpus'][:16]}…, but this "
+            f"Python carries {corpus.digest[:16]}…; plan it anew with this Python"
+        )
+    return corpus
+
+
+def load_model(config: Mapping[str, Any], result: Result) -> GPT:
+    """Rebuild the model of a run, frozen."""
+    model = GPT(GPTConfig(**config["model"]))
+    model.load_state_dict(result.tensors)
+    return model.requires_grad_(False)
+
+
+@torch.no_grad()
+def bits_per_symbol(model: GPT, text: str, alphabet: str) -> float:
+    """Return the mean surprisal of a text's symbols, in bits.
+
+    Windows of ``block_size`` overlap by half, and every symbol is counted where it has at least
+    half a window before it (but for the first window).
+
+    Raises
+    ------
+    ValueError
+        If the text has fewer than 2 symbols.
+    """
+    tokens = torch.tensor(encode(text, alphabet))
+    if len(tokens) < 2:
+        raise ValueError(f"a text of at least 2 symbols is needed, got {text!r}")
+    block = model.config.block_size
+    total, start, known = 0.0, 0, 1  # symbols 0..known-1 are counted; the first has no context
+    while known < len(tokens):
+        window = tokens[start : start + block + 1]
+        logits = model(window[None, :-1])[0]
+        losses = F.cross_entropy(logits, window[1:], reduction="none")
+        total += float(losses[known - start - 1 :].double().sum())
+        known = start + len(window)
+        start = known - block // 2 - 1
+    return total / math.log(2) / (len(tokens) - 1)
+
+
+@torch.no_grad()
+def write(model: GPT, prompt: str, length: int, alphabet: str, generator: torch.Generator) -> str:
+    """Let the model go on after `prompt` for `length` symbols, drawn at random.
+
+    Raises
+    ------
+    ValueError
+        If the prompt is empty or has a character outside the alphabet.
+    """
+    tokens = torch.tensor([encode(prompt, alphabet)])
+    for _ in range(length):
+        shares = F.softmax(model(tokens[:, -model.config.block_size :], last=1)[0], dim=-1)
+        tokens = torch.cat([tokens, torch.multinomial(shares, 1, generator=generator)], dim=1)
+    return "".join(alphabet[token] for token in tokens[0, -length:].tolist())
+
+
+def _windows(
+    text: Tensor, block: int, n: int, steps: int, generator: torch.Generator
+) -> Iterator[Tensor]:
+    if len(text) <= block:
+        raise ValueError(f"a text of {len(text)} symbols is too short for windows of {block + 1}")
+    for _ in range(steps):
+        starts = torch.randint(len(text) - block, (n, 1), generator=generator)
+        yield text[starts + torch.arange(block + 1)]

@@ -1,0 +1,191 @@
+"""Which strings is the model asked to say? Drawn before anything is tried on them.
+
+Four kinds, from easy to hard for a model of the language:
+
+text
+    a piece of the held-out text that begins with a word and has no line break and no two spaces in
+    a row (much of the text is indentation, which says itself);
+model
+    written by the model itself, symbol by symbol at random: the first symbol by its frequency in
+    the training text, each further one by the model's distribution;
+shuffled
+    such a piece with its symbols in random order;
+random
+    every symbol drawn evenly from the alphabet.
+
+Pieces of held-out text, shuffled or not, are drawn from one of two disjoint `PARTS`, by a fixed
+hash of the piece: settings are chosen on strings of the first, results are read on strings of the
+second.
+
+The probability of a string is known for ``model`` and ``random``. `surprisals` returns its negative
+logarithm, which the counting of `counting` needs.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from notebooks.prefix_tuning.continuous_and_discrete.corpus import Corpus, encode
+from promptlib.prefix_tuning.gpt import GPT
+
+KINDS = ("text", "model", "shuffled", "random")
+PARTS = ("validation", "test")
+
+Part = Literal["validation", "test"]
+
+VALIDATION_EVERY = 4
+"""One piece of the held-out text in so many is for choosing settings."""
+
+
+def draw(
+    kind: str,
+    n: int,
+    length: int,
+    model: GPT,
+    corpus: Corpus,
+    generator: torch.Generator,
+    part: Part = "test",
+) -> Tensor:
+    """Draw `n` strings of one kind.
+
+    Parameters
+    ----------
+    kind : str
+        One of `KINDS`.
+    n, length : int
+        How many strings, and symbols of each; at least 1.
+    part : {"validation", "test"}
+        From which pieces of the held-out text; the other kinds have no pieces.
+
+    Returns
+    -------
+    Tensor, int64, ``(n, length)``
+
+    Raises
+    ------
+    ValueError
+        If the kind or part is unknown, a number is below 1, or the part has no such piece.
+    """
+    if kind not in KINDS:
+        raise ValueError(f"kind must be one of {KINDS}, got {kind!r}")
+    if part not in PARTS:
+        raise ValueError(f"part must be one of {PARTS}, got {part!r}")
+    if n < 1 or length < 1:
+        raise ValueError(f"expected n >= 1 and length >= 1, got n={n} and length={length}")
+    if kind == "random":
+        return torch.randint(model.config.vocab_size, (n, length), generator=generator)
+    if kind == "model":
+        return _written_by(model, n, length, corpus, generator)
+    text = torch.tensor(encode(corpus.held_out, corpus.alphabet))
+    possible = torch.tensor(
+        [
+            start
+            for start in beginnings(corpus.held_out, length)
+            if part_of(corpus.held_out[start : start + length]) == part
+        ]
+    )
+    if len(possible) == 0:
+        raise ValueError(
+            f"the {part} part of the held-out text has no piece of length={length} without a line "
+            "break"
+        )
+    starts = possible[torch.randint(len(possible), (n, 1), generator=generator)]
+    pieces = text[starts + torch.arange(length)]
+    if kind == "text":
+        return pieces
+    order = torch.rand(n, length, generator=generator).argsort(dim=1)
+    return pieces.gather(1, order)
+
+
+def part_of(piece: str) -> Part:
+    """Say which part a piece of the held-out text belongs to: a fixed function of its symbols."""
+    hashed = hashlib.sha256(piece.encode()).digest()
+    return "validation" if int.from_bytes(hashed[:8], "big") % VALIDATION_EVERY == 0 else "test"
+
+
+def beginnings(text: str, length: int) -> list[int]:
+    """Return where the pieces of the kind ``text`` begin; see the module's docstring.
+
+    Examples
+    --------
+    >>> beginnings("one two", 3)
+    [0, 4]
+    """
+    found = []
+    for start in range(len(text) - length + 1):
+        piece = text[start : start + length]
+        at_word = not piece[0].isspace() and (start == 0 or text[start - 1].isspace())
+        if at_word and "\n" not in piece and "  " not in piece:
+            found.append(start)
+    return found
+
+
+def different(strings: Tensor, n: int) -> Tensor:
+    """Return the first `n` different rows, in order.
+
+    Raises
+    ------
+    ValueError
+        If there are fewer.
+    """
+    rows = list(dict.fromkeys(map(tuple, strings.tolist())))
+    if len(rows) < n:
+        raise ValueError(f"only {len(rows)} of {len(strings)} strings differ; expected {n}")
+    return torch.tensor(rows[:n])
+
+
+def surprisals(kind: str, strings: Tensor, model: GPT, corpus: Corpus) -> Tensor:
+    """Return minus the logarithm, base 2, of the probability that each string is drawn.
+
+    Parameters
+    ----------
+    kind : {"model", "random"}
+    strings : Tensor, int64, ``(n, L)``
+
+    Returns
+    -------
+    Tensor, float64, ``(n,)``, bits
+
+    Raises
+    ------
+    ValueError
+        For the kinds whose probabilities nobody knows.
+    """
+    n, length = strings.shape
+    if kind == "random":
+        bits = length * math.log2(model.config.vocab_size)
+        return torch.full((n,), bits, dtype=torch.float64)
+    if kind != "model":
+        raise ValueError(f"the probabilities of kind {kind!r} are not known; use 'model', 'random'")
+    first = _frequencies(corpus).log()[strings[:, 0]]
+    if length == 1:
+        return -first / math.log(2)
+    with torch.no_grad():
+        logs = F.log_softmax(model(strings[:, :-1]).double(), dim=-1)
+    later = logs.gather(-1, strings[:, 1:].unsqueeze(-1)).squeeze(-1).sum(dim=1)
+    return -(first + later) / math.log(2)
+
+
+def _frequencies(corpus: Corpus) -> Tensor:
+    """Return the share of each symbol in the training text, float64."""
+    tokens = torch.tensor(encode(corpus.train, corpus.alphabet))
+    return tokens.bincount(minlength=len(corpus.alphabet)).double() / len(tokens)
+
+
+@torch.no_grad()
+def _written_by(
+    model: GPT, n: int, length: int, corpus: Corpus, generator: torch.Generator
+) -> Tensor:
+    frequencies = _frequencies(corpus)
+    written = torch.multinomial(frequencies, n, replacement=True, generator=generator)[:, None]
+    for _ in range(length - 1):
+        shares = F.softmax(model(written, last=1)[:, 0].double(), dim=-1)
+        symbol = torch.multinomial(shares, 1, generator=generator)
+        written = torch.cat([written, symbol], dim=1)
+    return written

@@ -1,0 +1,122 @@
+r"""How good can it get, and how bad? What bounds the price of the head from both sides.
+
+``informed_error``
+    Bayes: the best that can be learned from the features, even by somebody who is told signal
+    ``x`` and noise :math:`\tau` of every sample. With :math:`w_\star` uniformly distributed in
+    direction, the posterior is symmetric about :math:`m = \sum_i x_i u_i/\tau_i^2` and falls away
+    from it, so the best prediction is the sign of :math:`\langle m, v\rangle`; its error is
+
+    .. math::
+
+        E\,\Phi\!\left(-\frac x\tau \frac{r}{\sqrt{r^2+1/\alpha}}\right),
+        \qquad r^2 = E[x^2/\tau^2].
+
+``mean_pooling_error``
+    No prompt, :math:`\kappa = 0`: every bag has :math:`x = \zeta W` and
+    :math:`\tau^2 = \sigma^2(1-\zeta)/T`, so the closed forms are exact at every ``T``.
+``hard_attention_error``
+    An endlessly long prompt, :math:`\kappa\to\infty`: attention falls on the relevant tokens if all
+    irrelevant ones have a smaller product with :math:`q_\star`, and on a single irrelevant one
+    otherwise. Every sensible head then errs with probability
+    :math:`\frac12\big(1-\Phi(Q/\sigma)^{T-m}\big)`.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from notebooks.prompt_attention.price_of_the_head.concentrated_head import (
+    concentrated_averaging_error,
+    signal_to_noise,
+)
+from promptlib.checks import check_public
+from promptlib.prompt_attention.averaging_head import aligned_error
+from promptlib.prompt_attention.core_model import as_parameters, relevant_counts
+from promptlib.prompt_attention.feature_law import FeatureLaw
+
+__all__ = ["hard_attention_error", "informed_error", "mean_pooling_error"]
+
+
+def informed_error(law: FeatureLaw, samples_per_dim: float | Tensor) -> Tensor:
+    r"""The smallest error of any head learned from features; see the top of this module.
+
+    Parameters
+    ----------
+    law : FeatureLaw
+        Tensors of shape (..., M).
+    samples_per_dim : float or Tensor
+        :math:`\alpha`, positive, inf allowed; broadcasts with ``...``.
+
+    Returns
+    -------
+    Tensor, shape (...)
+    """
+    (alpha,) = as_parameters(samples_per_dim=samples_per_dim)
+    squared = (law.signal / law.noise).square().mean(-1)  # r²
+    return aligned_error(law, (squared / (squared + alpha.reciprocal())).sqrt())
+
+
+def mean_pooling_error(
+    tokens: int,
+    *,
+    sparsity: float | Tensor,
+    signal_norm: float | Tensor,
+    noise_std: float | Tensor,
+    samples_per_dim: float | Tensor,
+) -> Tensor:
+    r"""Error of the averaging head without a prompt: exact at every number of tokens.
+
+    Parameters
+    ----------
+    tokens : int
+        ``T``.
+    sparsity, signal_norm, noise_std, samples_per_dim : float or Tensor
+        :math:`\zeta, W, \sigma, \alpha`; they broadcast.
+
+    Returns
+    -------
+    Tensor
+        Of the broadcast shape.
+    """
+    ratio = signal_to_noise(
+        tokens,
+        sparsity=sparsity,
+        context_norm=0.0,
+        signal_norm=signal_norm,
+        noise_std=noise_std,
+        scale=0.0,
+    )
+    return concentrated_averaging_error(ratio, samples_per_dim)
+
+
+def hard_attention_error(
+    tokens: int,
+    *,
+    sparsity: float | Tensor,
+    context_norm: float | Tensor,
+    noise_std: float | Tensor,
+) -> Tensor:
+    r"""Error of every head that points along :math:`w_\star` at all, as :math:`\kappa\to\infty`.
+
+    Parameters
+    ----------
+    tokens : int
+        ``T``.
+    sparsity, context_norm, noise_std : float or Tensor
+        :math:`\zeta, Q, \sigma`; they broadcast.
+
+    Returns
+    -------
+    Tensor
+        Of the broadcast shape.
+    """
+    share, context, sigma = as_parameters(
+        sparsity=sparsity, context_norm=context_norm, noise_std=noise_std
+    )
+    irrelevant = tokens - relevant_counts(share, tokens)
+    all_below = torch.special.log_ndtr(context / sigma) * irrelevant
+    return -0.5 * torch.special.expm1(all_below)
+
+
+check_public(__name__)

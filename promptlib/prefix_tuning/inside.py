@@ -1,0 +1,238 @@
+r"""Does the theorem hold inside a trained GPT, and what does fine-tuning do in its place?
+
+The model itself runs, in float64, with and without its prefix; its attention and the outputs of its
+heads are taken from the forward pass and compared. Only the first layer is compared with itself:
+its content does not depend on the prefix.
+
+Shape comments: ``B`` sequences of ``T`` tokens, ``H`` heads of width ``d``, ``p`` prefix vectors.
+"""
+
+from __future__ import annotations
+
+import copy
+from typing import TypeVar
+
+import torch
+from torch import Tensor, nn
+
+from promptlib.checks import check_public
+from promptlib.prefix_tuning.cases import AttentionCase
+from promptlib.prefix_tuning.gpt import GPT, Block
+from promptlib.prefix_tuning.identities import (
+    bias_errors,
+    relative_attention,
+    row_errors,
+    split,
+    total_variation,
+)
+from promptlib.prefix_tuning.prefix import Prefix
+from promptlib.prefix_tuning.reach import largest_share, log_normalisers
+
+__all__ = [
+    "case_of",
+    "first_layer",
+    "in_float64",
+    "largest_shares",
+    "model_movement",
+    "model_output_errors",
+    "model_ratio_errors",
+    "prefix_head_keys",
+    "prefix_head_values",
+    "shares_taken",
+]
+
+
+AnyModule = TypeVar("AnyModule", bound=nn.Module)
+
+
+def in_float64(module: AnyModule) -> AnyModule:
+    """A copy of a model or prefix with float64 weights that take no gradients."""
+    return copy.deepcopy(module).double().requires_grad_(False)
+
+
+def first_layer(model: GPT, tokens: Tensor, prefix: Prefix | None = None) -> tuple[Tensor, Tensor]:
+    """What the heads of the first layer read in a forward pass of the model.
+
+    Parameters
+    ----------
+    model : GPT
+    tokens : Tensor of int64, shape (B, T)
+    prefix : Prefix, optional
+
+    Returns
+    -------
+    outputs : Tensor, shape (B, H, T, d)
+        Of every head, before the output projection.
+    attention : Tensor, shape (B, H, T, p + T)
+    """
+    seen: list[Tensor] = []
+    layer = _first_block(model).attention
+    hook = layer.project.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
+    try:
+        with torch.no_grad():
+            _, attention = model(tokens, prefix, return_attention=True)
+    finally:
+        hook.remove()
+    return layer.heads(seen[0]), attention[0]
+
+
+def prefix_head_keys(model: GPT, prefix: Prefix) -> Tensor:
+    """The keys that the prefix offers to the heads of the first layer, shape (H, p, d)."""
+    block = _first_block(model)
+    for_keys, _ = prefix.layer(0)
+    if prefix.layer_norm:
+        for_keys = block.norm_attention(for_keys)
+    return block.attention.heads(block.attention.key(for_keys)).detach()
+
+
+def prefix_head_values(model: GPT, prefix: Prefix) -> Tensor:
+    """The values that the prefix offers to the heads of the first layer, shape (H, p, d)."""
+    block = _first_block(model)
+    _, for_values = prefix.layer(0)
+    if prefix.layer_norm:
+        for_values = block.norm_attention(for_values)
+    return block.attention.heads(block.attention.value(for_values)).detach()
+
+
+def case_of(model: GPT, prefix: Prefix, tokens: Tensor) -> AttentionCase:
+    """The first layer on one sequence, as the arguments of the attention function.
+
+    Parameters
+    ----------
+    model : GPT
+    prefix : Prefix
+    tokens : Tensor of int64, shape (T,)
+    """
+    block = _first_block(model)
+    layer = block.attention
+    with torch.no_grad():
+        content = block.norm_attention(model.token(tokens) + model.position.weight[: len(tokens)])
+        queries, keys, values = (
+            layer.heads(project(content)) for project in (layer.query, layer.key, layer.value)
+        )
+    logits = queries @ keys.mT * queries.shape[-1] ** -0.5
+    return AttentionCase(
+        queries=queries,
+        keys=keys,
+        values=values,
+        prefix_keys=prefix_head_keys(model, prefix),
+        prefix_values=prefix_head_values(model, prefix),
+        causal=True,
+        prefix_kind="LayerNormed vector" if prefix.layer_norm else "vector",
+        logit_scale=float(logits.std()),
+    )
+
+
+def model_ratio_errors(model: GPT, prefix: Prefix, tokens: Tensor) -> Tensor:
+    r"""Errors of :math:`A'_{ij} = (1-\alpha_i) A_{ij}` in the first layer, both ways.
+
+    The larger of the absolute error and of the relative error of the relative attention (see
+    :func:`promptlib.prefix_tuning.identities.ratio_errors`), for every row.
+
+    Returns
+    -------
+    Tensor, shape (B * H * T,)
+    """
+    _, plain = first_layer(model, tokens)
+    _, attention = first_layer(model, tokens, prefix)
+    return row_errors(plain, attention, prefix.length).flatten()
+
+
+def model_output_errors(model: GPT, prefix: Prefix, tokens: Tensor) -> Tensor:
+    r"""Errors of :math:`t'_i = (1-\alpha_i) t_i + \sum_m A'_{im} \bar v_m` in the first layer.
+
+    Returns
+    -------
+    Tensor, shape (B * H * T,)
+        Largest coordinate of every row, relative to the largest prefix value or output.
+    """
+    plain_outputs, _ = first_layer(model, tokens)
+    outputs, attention = first_layer(model, tokens, prefix)
+    values = prefix_head_values(model, prefix)
+    largest = torch.maximum(plain_outputs.abs().max(), values.abs().max())
+    return bias_errors(plain_outputs, outputs, attention, values).flatten() / largest
+
+
+def shares_taken(model: GPT, prefix: Prefix, tokens: Tensor) -> Tensor:
+    r"""The shares :math:`\alpha_i` of the first layer, shape (B, H, T)."""
+    _, attention = first_layer(model, tokens, prefix)
+    return split(attention, prefix.length)[0]
+
+
+def largest_shares(model: GPT, tokens: Tensor, prefix_length: int = 1) -> Tensor:
+    """The most that any LayerNormed prefix of that length can take in the first layer.
+
+    Returns
+    -------
+    Tensor, shape (B, H, T)
+
+    Raises
+    ------
+    ValueError
+        If the model's first block has no LayerNorm, and so no such limit.
+
+    See Also
+    --------
+    promptlib.prefix_tuning.reach.largest_share
+    """
+    if not model.config.first_layer_norm:
+        raise ValueError("the model has no first LayerNorm, so a prefix can take any share")
+    block = _first_block(model)
+    layer, norm = block.attention, block.norm_attention
+    assert isinstance(norm, nn.LayerNorm)
+    with torch.no_grad():
+        content = norm(model.token(tokens) + model.position.weight[: tokens.shape[-1]])
+        queries, keys = layer.heads(layer.query(content)), layer.heads(layer.key(content))
+        normalisers = log_normalisers(queries, keys, causal=True)  # (B, H, T)
+        weights = layer.key.weight.unflatten(0, (layer.n_head, -1))  # (H, d, D)
+        biases = layer.key.bias.unflatten(0, (layer.n_head, -1))  # (H, d)
+        shares = [
+            largest_share(
+                queries[:, head].flatten(0, 1),
+                normalisers[:, head].flatten(),
+                weights[head],
+                norm.weight,
+                norm.bias,
+                biases[head],
+                prefix_length,
+            ).view(tokens.shape)
+            for head in range(layer.n_head)
+        ]
+    return torch.stack(shares, dim=1)
+
+
+def model_movement(
+    before: GPT, after: GPT, tokens: Tensor, prefix: Prefix | None = None, last: int = 10
+) -> Tensor:
+    """How far relative attention over content moves in the first layer, in [0, 1].
+
+    Parameters
+    ----------
+    before : GPT
+        Runs without a prefix.
+    after : GPT
+        The same model or a fine-tuned one; runs with `prefix` if there is one.
+    tokens : Tensor of int64, shape (B, T)
+    prefix : Prefix, optional
+    last : int
+        Rows of this many last positions are compared: those that write the answer.
+
+    Returns
+    -------
+    Tensor, shape (B, H, last)
+        Total variation distance between the rows.
+    """
+    _, plain = first_layer(before, tokens)
+    _, changed = first_layer(after, tokens, prefix)
+    if prefix is not None:
+        changed = relative_attention(split(changed, prefix.length)[2])
+    return total_variation(plain, changed)[..., -last:]
+
+
+def _first_block(model: GPT) -> Block:
+    block = model.blocks[0]
+    assert isinstance(block, Block)
+    return block
+
+
+check_public(__name__)

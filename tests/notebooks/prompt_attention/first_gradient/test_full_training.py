@@ -1,0 +1,125 @@
+"""Full training beside three steps: a small round of tuning, and its claims."""
+
+import pytest
+import torch
+
+from notebooks.prompt_attention import first_gradient as chapter
+from notebooks.prompt_attention.first_gradient import full_training
+from promptlib.prompt_attention.mixture import ContextualMixture
+
+EASY = ContextualMixture(4, 5, 0.4, 2.0, 1.5, 0.5, dtype=torch.float32)
+BUDGET = full_training.Budget(90, 50, 400, 60, 30, (0.01, 0.1), (0.25, 1.0))
+
+
+def test_every_method_learns_an_easy_mixture():
+    tuned = full_training.compare(EASY, BUDGET, seed=0)
+    assert tuple(tuned) == full_training.METHODS
+    assert all(one.setting in (0, 1) for one in tuned.values())
+    errors = {method: one.error for method, one in tuned.items()}
+    assert errors["three steps, labels centred"] < 0.1
+    assert errors["prompt-attention"] < 0.05
+    assert errors["mean pooling"] < 0.15
+
+
+def test_a_method_does_not_depend_on_the_others():
+    alone = full_training.compare(EASY, BUDGET, 3, ("self-attention",))
+    together = full_training.compare(EASY, BUDGET, 3, ("mean pooling", "self-attention"))
+    assert alone["self-attention"] == together["self-attention"]
+
+
+def test_seeds_are_rows():
+    table = full_training.compare_seeds(EASY, BUDGET, (0, 1), ("mean pooling",))
+    assert table.errors.shape == table.settings.shape == (2, 1)
+    alone = full_training.compare(EASY, BUDGET, 1, ("mean pooling",))["mean pooling"]
+    assert (float(table.errors[1, 0]), int(table.settings[1, 0])) == alone
+    assert full_training.compare_seeds(EASY, BUDGET, (), ("mean pooling",)).errors.shape == (0, 1)
+
+
+def test_budgets_must_be_equal():
+    with pytest.raises(ValueError, match="2 learning rates and 1 scales"):
+        full_training.Budget(90, 50, 400, 60, 30, (0.01, 0.1), (0.25,))
+    with pytest.raises(ValueError, match="divisible by 3, got 100"):
+        full_training.Budget(100, 50, 400, 60, 30, (0.01,), (0.25,))
+
+
+def learned(errors=(1.0, 1.2, 0.9, 1.1), pooled=20.0):
+    """The control that training found the prompt."""
+    return chapter.training_attends(torch.tensor(errors), 900, pooled, 10_000)
+
+
+def rivals(errors=(5.0, 5.5, 4.8, 5.1), pooled=20.0):
+    """The control that a rival learned."""
+    return chapter.rivals_learn(torch.tensor(errors), 900, pooled, 10_000)
+
+
+@pytest.mark.claim("prompt-attention/training-finds-the-prompt")
+@pytest.mark.claim("prompt-attention/rivals-learn")
+@pytest.mark.parametrize("control", [learned, rivals])
+def test_controls(control):
+    assert control().verdict == "supported"
+    # Weights that do not move guess.
+    frozen = full_training.Budget(90, 50, 400, 2, 30, (1e-9,), (1.0,))
+    rows = full_training.compare_seeds(
+        EASY, frozen, range(10), ("prompt-attention", "linear prompt-attention", "mean pooling")
+    ).errors
+    guessed = (100 * rows).amin(1).tolist()
+    assert control(guessed, pooled=10.0).verdict == "contradicted"
+    assert control((19.0, 21.0, 20.5, 19.5)).verdict == "undecided"
+
+
+@pytest.mark.claim("prompt-attention/three-steps-reach-training")
+def test_reach_claim():
+    def reached(gaps, control):
+        return chapter.close_to_training(torch.tensor(gaps), 900, 10_000, control).verdict
+
+    assert reached([0.3, 0.9, 0.5], learned()) == "supported"
+    assert reached([9.0, 12.0, 8.0], learned()) == "contradicted"
+    assert reached([1.5, 2.5, 2.0], learned()) == "undecided"
+    assert reached([0.3, 0.9, 0.5], learned((50.0, 49.0, 51.0, 50.0))) == "uninformative"
+
+    def without_a_prompt(*arguments, **options):
+        # The prompt's scales at zero: three steps of mean pooling.
+        mixture, _, *bags = arguments
+        still = full_training.Budget(90, 50, 400, 60, 30, (0.01, 0.1), (0.0, 0.0))
+        return full_training.three_steps(mixture, still, *bags, **options)
+
+    hard = ContextualMixture(10, 10, 0.1, 3.0, 0.8, 1.0, dtype=torch.float32)
+    source = torch.Generator().manual_seed(0)
+    gaps = []
+    for _ in range(4):
+        bags = [hard.sample(n, source) for n in (900, 300, 1000)]
+        mine = without_a_prompt(hard, BUDGET, *bags, centred=True)
+        right = full_training.three_steps(hard, BUDGET, *bags, centred=True)
+        gaps.append(100 * (mine.error - right.error))
+    assert reached(gaps, learned()) == "contradicted"
+
+
+@pytest.mark.claim("prompt-attention/training-needs-fewer-bags")
+def test_fewer_bags_claim():
+    def verdict(ratios):
+        return chapter.training_uses_fewer_bags(torch.as_tensor(ratios), 150).verdict
+
+    assert verdict([2.0, 5.0, 3.0, 4.0]) == "supported"
+    assert verdict([0.8, 1.3, 5.0, 0.9]) == "undecided"
+    # Training that does not move: it guesses, and three steps do better.
+    frozen = full_training.Budget(90, 50, 400, 2, 30, (1e-9,), (1.0,))
+    rows = full_training.compare_seeds(
+        EASY, frozen, range(4), ("three steps, labels centred", "prompt-attention")
+    ).errors.clamp_min(0.5 / 400)
+    assert verdict(rows[:, 0] / rows[:, 1]) == "contradicted"
+
+
+@pytest.mark.claim("prompt-attention/three-steps-beat-rivals")
+def test_rivals_claim():
+    def beaten(gaps, control):
+        return chapter.attention_beats_its_rivals(torch.as_tensor(gaps), 2400, 2000, control)
+
+    assert beaten([4.0, 3.0, 5.0], rivals()).verdict == "supported"
+    assert beaten([4.0, 3.0, 5.0], rivals((50.0, 49.0, 51.0))).verdict == "uninformative"
+    # A prompt of length zero: three steps of mean pooling, no better than a trained rival.
+    world = ContextualMixture(6, 10, 0.3, 2.5, 1.0, 1.0, dtype=torch.float32)
+    still = full_training.Budget(300, 100, 2000, 100, 60, (0.05,), (0.0,))
+    rows = full_training.compare_seeds(
+        world, still, range(4), ("three steps, labels centred", "linear prompt-attention")
+    ).errors
+    assert beaten(100 * (rows[:, 1] - rows[:, 0]), rivals()).verdict == "contradicted"

@@ -1,0 +1,272 @@
+"""Settings are chosen on the validation split, and every seed draws its own sequences."""
+
+from __future__ import annotations
+
+import inspect
+import itertools
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, cast
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from notebooks.prefix_tuning.beyond_one_layer import plan as depth_plan
+from notebooks.prefix_tuning.cannot_re_aim import plan as deep_sorter
+from notebooks.prefix_tuning.combining import plan as combine
+from notebooks.prefix_tuning.continuous_and_discrete import plan as language_plan
+from notebooks.prefix_tuning.eliciting import plan as elicit
+from notebooks.prefix_tuning.long_prefixes import plan as long_plan
+from notebooks.prefix_tuning.new_task import plan as new_task_effort
+from notebooks.prefix_tuning.new_task.tables import Tabled, start_table
+from notebooks.prefix_tuning.prefix_or_lora import plan as lora_budget
+from notebooks.prompt_attention.prompt_or_finetune import plan as few_samples
+from promptlib.prefix_tuning import adapting as experiment_training
+from promptlib.prefix_tuning import planning as experiment_runs
+from promptlib.prefix_tuning import tasks
+from promptlib.prefix_tuning.adapting import PURPOSES, STREAMS, generator_for
+from promptlib.prefix_tuning.evaluation import greedy_decode, score, sequence_accuracy
+from promptlib.prefix_tuning.gpt import GPT, GPTConfig
+from promptlib.prefix_tuning.prefix import Prefix
+from promptlib.prefix_tuning.sweeps import Cell, best_cell, cells_of, lowest_loss_cell
+from promptlib.prefix_tuning.tasks import ADD_ONE, MIXTURE, SORT_ASCENDING
+from promptlib.runs import Run
+from tests.trained_in_memory import TrainedInMemory
+from workflow.profile_config import load_profile
+from workflow.sources import Source
+
+TASK = "add_one"
+
+
+def seeded(seed: int) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def small_model(n_layer: int = 2) -> GPT:
+    return GPT(GPTConfig(n_layer, 2, 14, 11, 19), seeded(0)).requires_grad_(False)
+
+
+# One pass for accuracy and loss.
+
+
+@pytest.mark.parametrize("split", ["train", "validation", "test"])
+@pytest.mark.parametrize("n", [5, 1024, 1500])
+def test_a_score_is_the_accuracy_and_the_loss_computed_naively(n: int, split: tasks.Split) -> None:
+    model = small_model()
+    model.head.weight.copy_(model.head.weight * 0)  # always the same answer, right now and then
+    model.norm.bias.fill_(1.0)
+    model.head.weight[3] = 0.5
+    prefix = Prefix(2, 3, 14, 1.0, seeded(1)).requires_grad_(False)
+    task = tasks.Task("mostly_three", lambda x: torch.where(x[:, :1] < 4, 3, x + 1), 9)
+    accuracy, loss = score(model, task, n, split, prefix, seeded(2))
+    inputs, targets = task.sample(n, split, seeded(2))
+    decoded = greedy_decode(model, inputs, prefix)
+    assert accuracy == float((decoded == targets).all(dim=1).double().mean())
+    assert n < 10 or 0 < accuracy < 1
+    logits = model(tasks.read_and_answer(inputs, targets), prefix)[:, -10:].double()
+    expected = F.cross_entropy(logits.flatten(0, 1), targets.flatten())
+    assert loss == pytest.approx(float(expected), rel=1e-6)
+
+
+def test_the_accuracy_is_that_of_the_test_split() -> None:
+    model = small_model()
+    ours = sequence_accuracy(model, SORT_ASCENDING, 30, None, seeded(3))
+    assert ours == score(model, SORT_ASCENDING, 30, "test", None, seeded(3))[0]
+    with pytest.raises(ValueError, match=r"split must be one of 'train', .*'test'; got 'dev'"):
+        score(model, SORT_ASCENDING, 30, "dev")  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="vocab_size=8"):
+        score(GPT(GPTConfig(1, 2, 14, 8, 19)), ADD_ONE, 5, "test")
+
+
+def test_a_table_is_scored_as_a_prefix_is() -> None:
+    model = small_model(1)
+    silent = cast(GPT, Tabled(model, [start_table(model, -200.0)]))  # takes no attention
+    there = score(silent, MIXTURE, 40, "validation", None, seeded(4))
+    here = score(model, MIXTURE, 40, "validation", None, seeded(4))
+    assert there == pytest.approx(here, rel=1e-6)
+
+
+# Streams of random numbers.
+
+
+def test_no_two_seeds_or_purposes_share_a_stream() -> None:
+    assert len(PURPOSES) <= STREAMS
+    first = {
+        (seed, purpose): generator_for(seed, purpose).initial_seed()
+        for seed, purpose in itertools.product(range(5), PURPOSES)
+    }
+    assert len(set(first.values())) == len(first)
+    assert generator_for({"seed": 3}, "test").initial_seed() == first[3, "test"]
+    with pytest.raises(ValueError, match="no stream is for 'tests'; there are weights, data"):
+        generator_for(0, "tests")
+    with pytest.raises(ValueError, match="a whole number of at least 0, got -1"):
+        generator_for(-1, "test")
+
+
+def adapted(seed: int) -> dict[str, Run]:
+    """Every way to adapt one small model."""
+    base = experiment_runs.pretrain(
+        experiment_runs.model_of(1, 2, 14),
+        "mixture",
+        seed=seed,
+        steps=10,
+        learning_rate=3e-3,
+        evaluate=[TASK],
+        test_sequences=40,
+    )
+    cells = experiment_runs.cells([0.03, 0.1], [0.1])
+    return {
+        "pretrained": base,
+        "fine-tuned": experiment_runs.fine_tune(base, TASK, steps=10, learning_rate=1e-3),
+        "prefixes": experiment_runs.tune_prefixes(
+            base, TASK, steps=10, length=2, parametrisation="free", sweep=cells
+        ),
+        "LoRA": experiment_runs.tune_lora(
+            base, TASK, steps=10, rank=1, modules=["mlp.expand"], sweep=cells
+        ),
+        "tables": new_task_effort.tune_tables(
+            base, TASK, 10, [{"learning_rate": 0.1, "start_logit": 0.0}]
+        ),
+    }
+
+
+def test_methods_of_a_seed_share_their_test_sequences_and_seeds_do_not(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    drawn: dict[tuple[int, str, str], list[torch.Tensor]] = {}
+    runs, now = TrainedInMemory(), [0, ""]
+    honest = tasks.sample_digits
+
+    def watched(n: int, split: tasks.Split, generator: torch.Generator | None) -> torch.Tensor:
+        digits = honest(n, split, generator)
+        if split != "train":
+            drawn.setdefault((*now, split), []).append(digits)  # type: ignore[arg-type]
+        return digits
+
+    monkeypatch.setattr(tasks, "sample_digits", watched)
+    for seed in (0, 1):
+        for name, run in adapted(seed).items():
+            now[:] = seed, name
+            runs.get(run)
+    for split in ("validation", "test"):
+        for seed in (0, 1):
+            of_seed = [d for key, many in drawn.items() for d in many if key[::2] == (seed, split)]
+            assert len(of_seed) >= 5 if split == "test" else 4
+            assert all(torch.equal(one, of_seed[0]) for one in of_seed)
+        first, second = (drawn[seed, "LoRA", split][0] for seed in (0, 1))
+        assert not torch.equal(first, second)
+
+
+def test_what_chooses_has_validation_numbers_and_pretraining_has_none() -> None:
+    runs = TrainedInMemory()
+    for name, run in adapted(2).items():
+        for cell in cells_of(run, runs.get):
+            if name == "pretrained":
+                assert "validation" not in cell.metrics
+                with pytest.raises(ValueError, match="nothing was measured on the validation"):
+                    _ = cell.validation_accuracy
+                with pytest.raises(ValueError, match="nothing was measured on the validation"):
+                    best_cell([cell], "mixture")
+            else:
+                assert set(cell.metrics["validation"]) == {"accuracy", "loss"}
+                assert 0 <= cell.validation_accuracy <= 1
+                assert cell.validation_loss != cell.loss(TASK)
+    run = adapted(2)["fine-tuned"]
+    model = experiment_training.load_model(run.config, runs.get(run))
+    generator = generator_for(2, "validation")
+    accuracy, loss = score(model, ADD_ONE, 40, "validation", None, generator)
+    assert runs.get(run).metrics["validation"] == {"accuracy": accuracy, "loss": loss}
+
+
+# Choosing.
+
+
+def cell(index: int, test: tuple[float, float], validation: tuple[float, float]) -> Cell:
+    metrics = {
+        "accuracy": {TASK: test[0]},
+        "loss": {TASK: test[1]},
+        "validation": {"accuracy": validation[0], "loss": validation[1]},
+    }
+    return Cell(Run("a:b", {"task": TASK}), index, metrics)
+
+
+def test_the_best_cell_is_chosen_by_validation_even_where_the_test_says_otherwise() -> None:
+    cells = [
+        cell(0, (0.9, 0.1), (0.5, 0.1)),
+        cell(1, (0.1, 3.0), (0.6, 2.0)),
+        cell(2, (0.2, 2.0), (0.6, 1.0)),
+    ]
+    assert best_cell(cells, TASK).index == 2
+    assert lowest_loss_cell(cells).index == 0
+    assert lowest_loss_cell(cells[1:]).index == 2
+    for choose in (lambda: best_cell([], TASK), lambda: lowest_loss_cell([])):
+        with pytest.raises(ValueError, match="no cell to choose from"):
+            choose()
+    with pytest.raises(ValueError, match="trained for reverse, got one for add_one"):
+        best_cell(cells, "reverse")
+
+
+# First seeds.
+
+PLANS: dict[str, Callable[..., Iterable[Run]]] = {
+    "prompt_attention/prompt_or_finetune": few_samples.plan,
+    "prefix_tuning/new_task": new_task_effort.plan,
+    "prefix_tuning/cannot_re_aim": deep_sorter.chapter_plan,
+    "prefix_tuning/beyond_one_layer": depth_plan.plan,
+    "prefix_tuning/long_prefixes": long_plan.plan,
+    "prefix_tuning/eliciting": elicit.plan,
+    "prefix_tuning/combining": combine.plan,
+    "prefix_tuning/prefix_or_lora": lora_budget.plan,
+    "prefix_tuning/continuous_and_discrete": language_plan.plan,
+}
+
+
+def shifted(run: Run, by: int) -> dict[str, Any]:
+    """Everything that a run is, with its seed and those of its needs moved."""
+    config = {**run.config, "seed": run.config["seed"] + by}
+    return {"train": run.train, "config": config, "needs": [shifted(one, by) for one in run.needs]}
+
+
+def arguments(plan: Callable[..., Any], defaults: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: defaults[name] for name in inspect.signature(plan).parameters if name in defaults}
+
+
+@pytest.mark.parametrize("name", PLANS)
+def test_the_first_seed_moves_the_seed_of_every_run_and_nothing_else(name: str) -> None:
+    plan = PLANS[name]
+    given = arguments(plan, Source(name).defaults)
+    assert given["first_seed"] == 0
+    here, there = list(plan(**given)), list(plan(**{**given, "first_seed": 7}))
+    assert [shifted(run, 7) for run in here] == [shifted(run, 0) for run in there]
+    assert {run.config["seed"] for run in there} == set(range(7, 7 + given["seeds"]))
+    with pytest.raises(ValueError, match=r"first_seed must be a whole number .* got -1"):
+        plan(**{**given, "first_seed": -1})
+
+
+def test_the_plan_of_the_table_of_all_trials_takes_first_seeds_too() -> None:
+    name = "prefix_tuning/expressivity_or_optimisation"
+    from notebooks.prefix_tuning.expressivity_or_optimisation import plan as synthesis
+
+    given = arguments(synthesis.plan, Source(name).defaults)
+    moved = {
+        key: {**value, "first_seed": 7} if isinstance(value, dict) else value
+        for key, value in given.items()
+    }
+    here, there = list(synthesis.plan(**given)), list(synthesis.plan(**moved))
+    assert [shifted(run, 7) for run in here] == [shifted(run, 0) for run in there]
+
+
+@pytest.mark.parametrize("profile", ["quick", "paper"])
+def test_chapters_of_a_profile_share_their_base_models(profile: str) -> None:
+    notebooks = {plan.source.name: plan for plan in load_profile(profile).notebooks}
+
+    def bases(name: str) -> set[str]:
+        runs = notebooks[f"prefix_tuning/{name}"].runs
+        return {run.key for run in runs if not run.needs}
+
+    every = bases("expressivity_or_optimisation")
+    assert bases("prefix_or_lora") <= bases("combining") <= every
+    assert bases("new_task") <= every
+    assert bases("eliciting") <= every
+    assert bases("new_task") <= bases("cannot_re_aim")
+    assert bases("long_prefixes") <= bases("beyond_one_layer")

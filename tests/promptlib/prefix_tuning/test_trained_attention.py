@@ -1,0 +1,113 @@
+"""What is read from the inside of a GPT is what the GPT computes."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from promptlib.attention import attend
+from promptlib.prefix_tuning.gpt import GPT, GPTConfig
+from promptlib.prefix_tuning.inside import (
+    case_of,
+    first_layer,
+    in_float64,
+    largest_shares,
+    model_movement,
+    model_output_errors,
+    model_ratio_errors,
+    prefix_head_values,
+    shares_taken,
+)
+from promptlib.prefix_tuning.prefix import Prefix
+
+BATCH, TOKENS, HEADS, WIDTH, LENGTH, LAYERS = 5, 17, 3, 33, 2, 2
+
+
+def a_model(first_layer_norm: bool = True) -> GPT:
+    generator = torch.Generator().manual_seed(0)
+    config = GPTConfig(LAYERS, HEADS, WIDTH, 11, 19, first_layer_norm)
+    model = GPT(config, generator)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(0.3 * torch.randn(parameter.shape, generator=generator))
+    return in_float64(model)
+
+
+def a_prefix(**options) -> Prefix:
+    generator = torch.Generator().manual_seed(1)
+    return in_float64(Prefix(LAYERS, LENGTH, WIDTH, 1.0, generator, **options))
+
+
+@pytest.fixture(scope="module")
+def tokens():
+    return torch.randint(0, 8, (BATCH, TOKENS), generator=torch.Generator().manual_seed(2))
+
+
+def test_head_outputs_are_attention_times_values(tokens):
+    model = a_model()
+    block = model.blocks[0]
+    outputs, attention = first_layer(model, tokens)
+    content = block.norm_attention(model.token(tokens) + model.position.weight[:TOKENS])
+    values = block.attention.heads(block.attention.value(content))
+    assert outputs.shape == (BATCH, HEADS, TOKENS, WIDTH // HEADS)
+    torch.testing.assert_close(outputs, attention @ values)
+
+
+@pytest.mark.parametrize("layer_norm", [True, False])
+@pytest.mark.parametrize("separate_values", [True, False])
+def test_prefix_values_are_those_that_the_model_uses(tokens, layer_norm, separate_values):
+    model, prefix = a_model(), a_prefix(layer_norm=layer_norm, separate_values=separate_values)
+    assert prefix_head_values(model, prefix).shape == (HEADS, LENGTH, WIDTH // HEADS)
+    assert float(model_output_errors(model, prefix, tokens).max()) < 1e-12
+    assert float(model_ratio_errors(model, prefix, tokens).max()) < 1e-10
+    assert shares_taken(model, prefix, tokens).shape == (BATCH, HEADS, TOKENS)
+
+
+@pytest.mark.parametrize("options", [{}, {"layer_norm": False, "separate_values": True}])
+def test_a_case_repeats_what_the_model_does(tokens, options):
+    model, prefix = a_model(), a_prefix(**options)
+    case = case_of(model, prefix, tokens[3])
+    outputs, attention = attend(
+        case.queries,
+        case.keys,
+        case.values,
+        case.prefix_keys,
+        case.prefix_values,
+        causal=case.causal,
+    )
+    inside_outputs, inside = first_layer(model, tokens, prefix)
+    torch.testing.assert_close(outputs, inside_outputs[3])
+    torch.testing.assert_close(attention, inside[3])
+
+
+def test_the_hook_is_removed(tokens):
+    model = a_model()
+    first_layer(model, tokens)
+    assert not model.blocks[0].attention.project._forward_pre_hooks
+
+
+def test_shares_stay_below_the_limit_only_with_the_layer_norm(tokens):
+    model = a_model()
+    limit = largest_shares(model, tokens, LENGTH)
+    assert (shares_taken(model, a_prefix(), tokens) <= limit).all()
+    loud = a_prefix(layer_norm=False)
+    loud.vectors.mul_(100)
+    assert (shares_taken(model, loud, tokens) > limit).any()
+    with pytest.raises(ValueError, match="no first LayerNorm"):
+        largest_shares(a_model(first_layer_norm=False), tokens)
+
+
+def test_movement_is_zero_for_a_prefix_and_not_for_other_weights(tokens):
+    model, other = a_model(), a_model()
+    other.blocks[0].attention.key.weight.mul_(-1)
+    assert float(model_movement(model, model, tokens, a_prefix()).max()) < 1e-12
+    moved = model_movement(model, other, tokens, last=7)
+    assert moved.shape == (BATCH, HEADS, 7)
+    assert float(moved.mean()) > 0.1
+
+
+def test_float64_copies_leave_the_original_alone():
+    prefix = Prefix(1, LENGTH, WIDTH)
+    assert in_float64(prefix).vectors.dtype == torch.float64
+    assert prefix.vectors.dtype == torch.float32
+    assert prefix.vectors.requires_grad

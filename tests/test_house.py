@@ -1,0 +1,136 @@
+"""A small library, and a room for every chapter: who may live where, and who may import whom."""
+
+from __future__ import annotations
+
+import ast
+import re
+from functools import cache
+from pathlib import Path
+
+import pytest
+
+from promptlib.runs import import_closure, imported_modules
+from workflow import sources
+from workflow.profile_config import load_profile
+from workflow.sources import Source
+
+ROOT = Path(__file__).resolve().parent.parent
+LONGEST = 400
+"""Lines of a module."""
+MOST_FILES = 20
+"""Files of a folder."""
+
+
+@cache
+def modules() -> dict[str, Path]:
+    """All modules of the library and the chapters, by dotted name."""
+    found = {}
+    for folder in ("promptlib", "notebooks"):
+        for path in sorted((ROOT / folder).rglob("*.py")):
+            parts = path.relative_to(ROOT).with_suffix("").parts
+            found[".".join(parts[:-1] if parts[-1] == "__init__" else parts)] = path
+    return found
+
+
+@cache
+def imports(module: str) -> tuple[str, ...]:
+    return imported_modules(modules()[module].read_text(encoding="utf-8"))
+
+
+def room(module: str) -> str:
+    """The chapter that a module serves alone; empty for the library."""
+    parts = module.split(".")
+    return "/".join(parts[1:3]) if parts[0] == "notebooks" else ""
+
+
+def used_by(chapter: str) -> set[str]:
+    """Every module that a chapter reaches: from its page, its plan, and its archived claims."""
+    plan = load_profile("paper").notebook(chapter)
+    entries = [entry.partition(":")[0] for entry in (plan.plan, plan.archived) if entry]
+    trained = {run.train.partition(":")[0] for run in plan.runs}
+    return set(import_closure(*Source(chapter).modules, *entries, *sorted(trained)))
+
+
+def test_the_library_imports_no_chapter():
+    for module in modules():
+        if not room(module):
+            assert not [name for name in imports(module) if room(name)], module
+
+
+def test_a_chapter_imports_the_plan_of_another_and_nothing_else():
+    for module in modules():
+        for name in imports(module):
+            if room(module) and room(name) not in ("", room(module)):
+                assert name.rpartition(".")[2] == "plan", f"{module} imports {name}"
+
+
+def test_the_library_holds_what_is_public_or_used_by_two_chapters():
+    public = set()
+    for wing in ("promptlib", "promptlib.prompt_attention", "promptlib.prefix_tuning"):
+        public |= set(import_closure(wing))  # a type checker's imports are those of its names
+    users: dict[str, set[str]] = {}
+    for chapter in sources.names():
+        for module in used_by(chapter):
+            users.setdefault(module, set()).add(chapter)
+    lonely = [
+        f"{module} serves {', '.join(users.get(module, ())) or 'nobody'}"
+        for module in modules()
+        if not room(module) and module not in public and len(users.get(module, ())) < 2
+    ]
+    assert lonely == []
+
+
+def test_no_import_goes_in_a_circle():
+    done: set[str] = set()
+
+    def visit(module: str, path: tuple[str, ...]) -> None:
+        assert module not in path, " -> ".join([*path, module])
+        if module not in done:
+            for name in imports(module):
+                if not modules()[module].name.startswith("__init__"):
+                    visit(name, (*path, module))
+            done.add(module)
+
+    for module in modules():
+        visit(module, ())
+
+
+@pytest.mark.parametrize("chapter", sources.names())
+def test_a_chapter_has_one_name_everywhere(chapter):
+    wing, _, name = chapter.partition("/")
+    assert Source(chapter).path == ROOT / "notebooks" / wing / name / f"{name}.md"
+    tests = ROOT / "tests" / "notebooks" / wing / name
+    assert sorted(tests.glob("test_*.py")), f"{chapter} has no tests in {tests.relative_to(ROOT)}"
+    archived = ROOT / "archive" / f"{chapter}.json"
+    assert archived.parent.is_dir() or not archived.exists()
+    for profile in ("quick", "paper"):
+        plan = load_profile(profile).notebook(chapter).plan
+        if plan is not None:
+            assert plan.partition(":")[0] == f"notebooks.{wing}.{name}.plan"
+
+
+def test_files_are_short_and_folders_hold_few():
+    long = {
+        str(path.relative_to(ROOT)): lines
+        for path in modules().values()
+        if (lines := path.read_text(encoding="utf-8").count("\n")) >= LONGEST
+    }
+    assert long == {}
+    for folder in {path.parent for path in modules().values()}:
+        files = [path for path in folder.iterdir() if path.is_file()]
+        assert len(files) <= MOST_FILES, folder.relative_to(ROOT)
+
+
+def test_the_names_of_modules_are_those_of_the_house():
+    """No prefix stands in for a folder: what serves a chapter does not repeat its name."""
+    for module in modules():
+        chapter = room(module).partition("/")[2]
+        name = module.rpartition(".")[2]
+        assert not chapter or name == chapter or not re.match(rf"{chapter}_", name), module
+
+
+def test_every_module_says_in_its_first_sentence_what_it_answers():
+    for module, path in modules().items():
+        text = ast.get_docstring(ast.parse(path.read_text(encoding="utf-8")))
+        assert text, module
+        assert text.endswith((".", "?", "\n")) or re.search(r"[.?]", text), module
