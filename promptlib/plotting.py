@@ -11,9 +11,14 @@ uses: the site makes the dark twin of a figure by replacing exactly these in its
 from __future__ import annotations
 
 import io
+import itertools
+import math
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.collections import QuadMesh
     from matplotlib.figure import Figure
 
 INK = "#1f2329"
@@ -129,3 +134,122 @@ def show(figure: Figure, alt: str) -> None:
     data, metadata = figure_bundle(figure, alt)
     plt.close(figure)
     display(data, metadata=metadata, raw=True)
+
+
+def seeds_and_interval(
+    axes: Axes,
+    values: Sequence[float],
+    place: float,
+    colour: str,
+    limits: tuple[float, float] = (-math.inf, math.inf),
+) -> tuple[float, float]:
+    """Draw seeds as dots on one height, and the 95 % interval of their mean as a bar.
+
+    Parameters
+    ----------
+    axes
+    values
+        One for each seed.
+    place
+        Height.
+    colour
+    limits
+        What the values can be: the bar ends there.
+
+    Returns
+    -------
+    pair of float
+        Where dots or bar end.
+    """
+    from promptlib.claims import interval
+
+    low, high = interval(values) or (min(values), max(values))
+    low, high = max(low, limits[0]), min(high, limits[1])
+    axes.hlines(place, low, high, color=colour, linewidth=1.6)
+    axes.plot(values, [place] * len(values), "o", color=colour, alpha=0.7, markersize=5)
+    return min(low, *values), max(high, *values)
+
+
+def line_and_seeds(
+    axes: Axes,
+    x: Sequence[float],
+    rows: Sequence[Sequence[float]],
+    colour: str,
+    label: str | None = None,
+) -> None:
+    """Draw the mean over seeds as a line and seeds as dots; `rows` has the seeds of each place."""
+    axes.plot(x, [sum(row) / len(row) for row in rows], color=colour, label=label)
+    for place, row in zip(x, rows, strict=True):
+        axes.plot([place] * len(row), row, "o", color=colour, markersize=4, alpha=0.7)
+
+
+def spread_apart(
+    values: Sequence[float], gap: float, low: float = -math.inf, high: float = math.inf
+) -> list[float]:
+    """Move heights of labels apart until neighbours differ by `gap`, within limits if possible."""
+    import numpy as np
+
+    heights = np.array(values, dtype=float)
+    for _ in range(300):
+        order = np.argsort(heights, kind="stable")
+        for below, above in itertools.pairwise(order):
+            missing = gap - (heights[above] - heights[below])
+            if missing > 1e-9:
+                heights[below] -= missing / 2
+                heights[above] += missing / 2
+        heights = np.clip(heights, low, high)
+    return [float(height) for height in heights]
+
+
+def labelled_cells(
+    axes: Axes,
+    values: Sequence[Sequence[float]],
+    texts: Sequence[Sequence[str]],
+    rows: Sequence[str],
+    columns: Sequence[str],
+    limits: tuple[float, float] = (0.0, 100.0),
+    tops: Sequence[float] | None = None,
+) -> QuadMesh:
+    """Draw a table of numbers as a heat map with the text of each cell in it.
+
+    Parameters
+    ----------
+    axes
+    values, texts
+        By row, then column: what the colour shows, and what is written.
+    rows, columns
+        Names.
+    limits
+        Values of the darkest and the brightest colour.
+    tops
+        Upper edge of each row, where rows stand apart; from 0 in steps of 1 by default.
+    """
+    import numpy as np
+
+    edges = list(range(len(rows))) if tops is None else list(tops)
+    for top, line, said in zip(edges, values, texts, strict=True):
+        mesh = axes.pcolormesh(
+            np.arange(len(columns) + 1),
+            [top, top + 1],
+            [line],
+            cmap=SEQUENTIAL,
+            vmin=limits[0],
+            vmax=limits[1],
+        )
+        for column, (value, text) in enumerate(zip(line, said, strict=True)):
+            dark = value < sum(limits) / 2
+            axes.text(
+                column + 0.5,
+                top + 0.5,
+                text,
+                ha="center",
+                va="center",
+                color="#ffffff" if dark else "#000000",
+            )
+    axes.set_yticks([top + 0.5 for top in edges], rows)
+    axes.set_xticks([place + 0.5 for place in range(len(columns))], columns)
+    axes.set_ylim(edges[-1] + 1, 0)
+    axes.grid(False)
+    axes.spines[:].set_visible(False)
+    axes.tick_params(length=0)
+    return mesh

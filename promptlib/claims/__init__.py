@@ -18,7 +18,8 @@ it is *uninformative*. See `promptlib.claims.outcomes`.
 A claim that needs an optional extra of the project is shown when the extra is not installed, too,
 with the verdict *not checked* (`not_checked`); where it is installed the build insists on it.
 
-Each function is pure: it takes what was measured, decides, and returns a `Claim`. In a notebook a
+Each function is pure: it takes what was measured, decides, and returns a `Claim`. A chapter keeps
+its claims as one table of rows (`promptlib.claims.rows`), which `check` judges. In a notebook a
 claim is the last expression of its cell; what Jupyter then displays carries the claim three times:
 as a box to look at, as text, and as JSON under `MIME_TYPE`, which the build collects.
 """
@@ -36,16 +37,23 @@ from promptlib.claims.outcomes import (
     p_value,
     t_half_width,
 )
+from promptlib.claims.rows import Bound, Estimate, Identity, Outcome, Row, check
 
 __all__ = [
     "KINDS",
     "MIME_TYPE",
     "REPLICATIONS",
     "VERDICTS",
+    "Bound",
     "Claim",
+    "Estimate",
+    "Identity",
+    "Outcome",
     "Published",
+    "Row",
     "bound",
     "box",
+    "check",
     "decide",
     "estimate",
     "holm",
