@@ -91,7 +91,7 @@ $(VENV)/.book-$(TORCH): pyproject.toml constraints.txt
 		echo "error: $(PYTHON) made no virtual environment, it says why above (Debian needs its package python3-venv)" >&2; exit 1; }
 	@echo "Installing the pinned packages into $(VENV) …"
 	@$(call install-torch-$(TORCH))
-	@$(call install,.)
+	@$(call install,.[book])
 	@rm -f $(VENV)/.*-pip $(VENV)/.*-cpu $(VENV)/.*-gpu
 	@touch $@
 

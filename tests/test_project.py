@@ -29,7 +29,9 @@ def test_conda_environment_has_the_pins_of_pyproject():
     conda = [item for item in environment["dependencies"] if isinstance(item, str)]
     (pip,) = (item["pip"] for item in environment["dependencies"] if isinstance(item, dict))
     extras = PROJECT["optional-dependencies"]
-    pins = PROJECT["dependencies"] + extras["test"] + extras["lab"] + extras["real"]
+    pins = PROJECT["dependencies"] + [
+        pin for one in ("book", "test", "lab", "real") for pin in extras[one]
+    ]
     assert [item for item in pip if not item.startswith("--")] == pins
     assert "--constraint constraints.txt" in pip
     assert "--editable ." in pip

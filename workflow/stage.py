@@ -314,10 +314,11 @@ def _ledger(
 
 
 def _versions(pyproject: Path) -> dict[str, str]:
-    """Python, the direct dependencies and the optional extra `real`, as installed."""
-    dependencies = tomllib.loads(pyproject.read_text(encoding="utf-8"))["project"]["dependencies"]
+    """Python, what library and book need, and the optional extra `real`, as installed."""
+    project = tomllib.loads(pyproject.read_text(encoding="utf-8"))["project"]
+    book = project.get("optional-dependencies", {}).get("book", [])
     found = {"Python": platform.python_version()}
-    for requirement in dependencies:
+    for requirement in [*project["dependencies"], *book]:
         name = re.split(r"[\s=<>!~\[;]", requirement, maxsplit=1)[0]
         found[name] = importlib.metadata.version(name)
     if "real" in extras.extras(pyproject.parent):

@@ -25,19 +25,12 @@ as a box to look at, as text, and as JSON under `MIME_TYPE`, which the build col
 """
 
 from promptlib.claims.box import box, sentence_html
-from promptlib.claims.claim import KINDS, MIME_TYPE, REPLICATIONS, VERDICTS, Claim
+from promptlib.claims.claim import Claim
 from promptlib.claims.mathematics import bound, estimate, identity, needing, not_checked
-from promptlib.claims.outcomes import (
-    Published,
-    decide,
-    holm,
-    interval,
-    judge_again,
-    outcome,
-    p_value,
-    t_half_width,
-)
+from promptlib.claims.outcomes import Published, decide, judge_again, outcome
 from promptlib.claims.rows import Bound, Estimate, Identity, Outcome, Row, check
+from promptlib.claims.statistics import holm, interval, p_value, t_half_width
+from promptlib.claims.words import KINDS, MIME_TYPE, REPLICATIONS, VERDICTS
 
 __all__ = [
     "KINDS",

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import html
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from promptlib.claims.claim import Claim
-from promptlib.claims.outcomes import LEVEL
+from promptlib.claims.words import LEVEL
+
+if TYPE_CHECKING:
+    from promptlib.claims.claim import Claim
 
 
 def box(claim: Claim, archived: Claim | None = None, recorded: str | None = None) -> str:

@@ -10,21 +10,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 
-MIME_TYPE = "application/vnd.promptlib.claim+json"
-KINDS = ("identity", "bound", "estimate", "outcome")
-VERDICTS = (
-    "holds",
-    "fails",
-    "supported",
-    "contradicted",
-    "undecided",
-    "single run",
-    "uninformative",
-    "not checked",
-)
-"""The first two of mathematical claims, the next five of outcomes, the last of either."""
-REPLICATIONS = ("reproduced", "stronger", "weaker", "undecided", "other size")
-"""What an outcome is beside a published figure."""
+from promptlib.claims.box import box, sentence_html, summary
+from promptlib.claims.words import MIME_TYPE
 
 Checked = Callable[..., object] | str
 """What a claim speaks of: the function itself; its dotted name where it cannot be imported without
@@ -97,13 +84,9 @@ class Claim:
 
     def summary(self) -> str:
         """What was measured, in one line of plain text."""
-        from promptlib.claims.box import summary
-
         return summary(self)
 
     def _repr_mimebundle_(self, include: Any = None, exclude: Any = None) -> dict[str, Any]:
-        from promptlib.claims.box import box
-
         beside = f"\n[{self.replication}] beside the published figure" if self.replication else ""
         text = f"[{self.verdict}] {self.sentence}\n{self.summary()}{beside}"
         return {MIME_TYPE: self.to_json(), "text/html": box(self), "text/plain": text}
@@ -121,8 +104,6 @@ def make(
     **details: Any,
 ) -> Claim:
     """Build a claim, and refuse what no page could show."""
-    from promptlib.claims.box import sentence_html
-
     if not _ID.fullmatch(id):
         raise ValueError(f"claim id {id!r} must read '<wing>/<kebab-case>'")
     checked = checks if isinstance(checks, str) else f"{checks.__module__}.{checks.__qualname__}"

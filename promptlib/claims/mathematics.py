@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 
-from promptlib.claims.claim import KINDS, Checked, Claim, finite, make
+from promptlib.claims.claim import Checked, Claim, finite, make
+from promptlib.claims.words import KINDS
 
 
 def identity(

@@ -22,7 +22,8 @@ from numpy.typing import ArrayLike
 
 from promptlib.claims.claim import Checked, Claim
 from promptlib.claims.mathematics import bound, estimate, identity
-from promptlib.claims.outcomes import Published, Scale, outcome
+from promptlib.claims.outcomes import Published, outcome
+from promptlib.claims.statistics import Scale
 
 Of: TypeAlias = Callable[[Any], ArrayLike]
 """A function of what was measured."""
