@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from promptlib import claims
+from promptlib.claims import Claim
 from workflow.sources import BuildError
 
 IMAGE_TYPES = ("image/svg+xml", "image/png", "image/jpeg", "image/gif")
@@ -64,6 +65,8 @@ class Prepared:
         Ids of the claims that it shows, in order.
     noise
         What was removed from the page, cell by cell: messages on stderr, and widgets.
+    headline
+        Those of its claims that archived runs answer at the published size.
     """
 
     notebook: dict[str, Any]
@@ -71,6 +74,7 @@ class Prepared:
     parameters: tuple[Parameter, ...]
     claims: tuple[str, ...]
     noise: tuple[str, ...]
+    headline: tuple[Claim, ...] = ()
 
 
 def prepare(
@@ -119,10 +123,12 @@ def prepare(
         noise += _drop_noise(cell, where)
         _describe_figures(cell, where)
         shown += _redraw_claims(cell, archived or {}, decided or {}, recorded or {})
-    content["cells"] = _page_cells(cells, name, profile, parameters)
+    before = [archived[claim] for claim in shown if claim in archived] if archived else []
+    headline = tuple(filter(_is_headline, before))
+    content["cells"] = _page_cells(cells, name, profile, parameters, bool(headline))
     for number, cell in enumerate(content["cells"]):
         cell["id"] = f"cell-{number}"
-    return Prepared(content, title, parameters, tuple(shown), tuple(noise))
+    return Prepared(content, title, parameters, tuple(shown), tuple(noise), headline)
 
 
 def read_parameters(source: str) -> dict[str, tuple[str, str]]:
@@ -294,7 +300,11 @@ def _redraw_claims(
 
 
 def _page_cells(
-    cells: list[dict[str, Any]], name: str, profile: str, parameters: tuple[Parameter, ...]
+    cells: list[dict[str, Any]],
+    name: str,
+    profile: str,
+    parameters: tuple[Parameter, ...],
+    headline: bool,
 ) -> list[dict[str, Any]]:
     page: list[dict[str, Any]] = []
     for position, cell in enumerate(cells):
@@ -302,7 +312,7 @@ def _page_cells(
         if _is_injected(cell):
             continue
         if position == 0:
-            cell["source"] = _with_header(_source(cell), name)
+            cell["source"] = _with_header(_source(cell), name, headline)
         if "parameters" in tags and parameters:
             if not {"hide-input", "hide-cell", "remove-input", "remove-cell"} & set(tags):
                 cell["metadata"]["tags"] = [*tags, "hide-input"]
@@ -313,10 +323,18 @@ def _page_cells(
     return page
 
 
-def _with_header(source: str, name: str) -> str:
+def _is_headline(claim: Claim) -> bool:
+    """Whether an archived claim has a published figure, and the published size to compare at."""
+    published = claim.details.get("published")
+    return published is not None and not published["differs"]
+
+
+def _with_header(source: str, name: str, headline: bool) -> str:
     heading = re.match(r"\s*(?:\([^)\n]*\)=\n+)?# +.+\n?", source)
     assert heading is not None  # _title has seen it
     header = f"```{{notebook-header}} {name}\n```"
+    if headline:
+        header += f"\n\n```{{published-size}} {name}\n```"
     return f"{heading[0].rstrip()}\n\n{header}\n\n{source[heading.end() :]}"
 
 

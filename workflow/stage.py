@@ -241,10 +241,27 @@ def _notebook_record(
         "seconds": seconds,
         "peak_memory_mib": memory,
         "parameters": [vars(parameter) for parameter in prepared.parameters],
+        "published_size": [_at_published_size(claim) for claim in prepared.headline],
         "code": [
             {"path": path.relative_to(source.root).as_posix(), "asks": _asks(path)}
             for path in source.code
         ],
+    }
+
+
+def _at_published_size(claim: claims.Claim) -> dict[str, Any]:
+    """What the headline of a chapter says of one archived claim."""
+    given = claim.details
+    return {
+        "anchor": claim.anchor,
+        "sentence_html": claims.sentence_html(claim.sentence),
+        "published": given["published"]["value"],
+        "mean": claim.value,
+        "interval": given["interval"],
+        "seeds": given["seeds"],
+        "unit": given["unit"],
+        "verdict": claim.verdict,
+        "replication": claim.replication,
     }
 
 

@@ -4,6 +4,8 @@ Directives that render ``_data/build.json``, which staging writes, as plain HTML
 
 ``{notebook-header} wing/name``
     downloads, profile, run time and peak memory, below the title of a notebook;
+``{published-size} wing/name``
+    the chapter's headline: what archived runs gave at the published size;
 ``{chapter-code} wing/name``
     the modules in the chapter's folder, each with what it answers;
 ``{parameter-table} profile``
@@ -108,6 +110,53 @@ def notebook_header(relative: Relative, record: dict[str, Any], profile: str) ->
         f'<span class="measured">{duration(record["seconds"])}, '
         f"{record['peak_memory_mib']:,.0f} MiB at its peak</span>. "
         f'<a href="{relative("rerun.html")}">How to rerun it</a></p></div>'
+    )
+
+
+class PublishedSize(SphinxDirective):
+    """What archived runs of the chapter named gave at the published size."""
+
+    required_arguments = 1
+
+    def run(self) -> list[nodes.Node]:
+        """Return the table."""
+        build = read_data(self.env.app, "build.json")
+        name = self.arguments[0]
+        record = next(item for item in build["notebooks"] if item["name"] == name)
+        return [page_html(published_size, record["published_size"], build["profile"])]
+
+
+def published_size(relative: Relative, rows: list[dict[str, Any]], profile: str) -> str:
+    """The table below a chapter's title."""
+
+    def figure(row: dict[str, Any]) -> str:
+        mean = f"{row['mean']:.2f}"
+        if row["interval"] is None:
+            return f"{mean} (one seed)"
+        low, high = row["interval"]
+        return f"{mean} ({low:.2f} to {high:.2f})"
+
+    seeds = sorted({row["seeds"] for row in rows})
+    units = {row["unit"] for row in rows}
+    of = f", {units.pop()}" if len(units) == 1 else ""
+    body = [
+        [
+            f'<a href="#{row["anchor"]}">{row["sentence_html"]}</a>',
+            f"{row['published']:g}",
+            f'<span class="nowrap">{figure(row)}</span>',
+            f"{html.escape(row['verdict'])}; {html.escape(row['replication'])}",
+        ]
+        for row in rows
+    ]
+    head = ["Sentence", "Published", f"Here{of}", "True? The same?"]
+    many = " to ".join(str(number) for number in dict.fromkeys((seeds[0], seeds[-1])))
+    plural = "s" if seeds[-1] > 1 else ""
+    archive = f'<a href="{relative("reproducibility.html")}#the-archive">the archive</a>'
+    return (
+        f'<aside class="published-size" aria-label="At the published size"><p><b>At the published '
+        f"size</b>, over {many} seed{plural} and a full sweep, trained before this build "
+        f"({archive}), with 95 % intervals. The runs on this page, of the {html.escape(profile)} "
+        f"profile, are a rehearsal of it.</p>{table('At the published size', head, body)}</aside>"
     )
 
 
@@ -437,6 +486,7 @@ def setup(app: Sphinx) -> dict[str, Any]:
     app.add_domain(QuickStandardDomain, override=True)
     app.add_directive("notebook-header", NotebookHeader)
     app.add_directive("chapter-code", ChapterCode)
+    app.add_directive("published-size", PublishedSize)
     app.add_directive("parameter-table", ParameterTable)
     app.add_directive("build-table", BuildTable)
     app.connect("html-page-context", add_banner)

@@ -26,9 +26,7 @@ def wheel(tmp_path_factory):
     ignored = shutil.ignore_patterns("__pycache__")
     for name in ("promptlib", "notebooks", "workflow"):
         shutil.copytree(PROJECT / name, copy / name, ignore=ignored)
-    code = (
-        "import sys; from setuptools import build_meta; build_meta.build_wheel(sys.argv[1])"
-    )
+    code = "import sys; from setuptools import build_meta; build_meta.build_wheel(sys.argv[1])"
     out = tmp_path_factory.mktemp("wheel")
     done = subprocess.run(
         [sys.executable, "-c", code, str(out)],
