@@ -1,8 +1,9 @@
 """Which training run is this, and has it been done before?
 
 A run is named by what decides its result: the training function, every number in its config, the
-runs whose weights it starts from, the source code that the function can reach (docstrings and
-comments aside), and the version of torch. The store keeps one folder for each run:
+runs whose weights it starts from, the definitions that the function reaches (docstrings and
+comments aside; see `promptlib.digests.reach`), and the version of torch. The store keeps one folder
+for each run:
 
     <name>/metrics.json         what was measured; the same bytes each time
     <name>/weights.safetensors  tensors, no pickle
@@ -74,9 +75,11 @@ class Run:
     Attributes
     ----------
     train
-        ``"package.module:function"`` of a :data:`Train` function in ``promptlib``.
+        ``"package.module:function"`` of a :data:`Train` function, in ``promptlib`` or in the
+        ``notebooks`` of the project.
     config
-        Every number the function is given, seed and steps included; JSON-able.
+        Every number the function is given, seed and steps included, and the names that it looks up
+        in a :class:`promptlib.registry.Registry`; JSON-able.
     needs
         Runs whose results the function starts from.
     """

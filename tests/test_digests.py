@@ -63,6 +63,14 @@ def test_the_digest_of_code_is_the_same_under_every_python():
     assert digest == "79a14222a4929cb86c858094a5fa312286e743a4b71463139d4ad60c68d53f6a"
 
 
+def test_what_is_reached_is_the_same_under_every_python(project):
+    """Taken, like the last, from Python 3.11, 3.12 and 3.13."""
+    sample = (Path(__file__).parent / "every_syntax.txt").read_text(encoding="utf-8")
+    (project.root / "promptlib" / "outer.py").write_text(sample, encoding="utf-8")
+    digest = reached("promptlib.outer:gather", ()).digest
+    assert digest == "6dc18d671756c432e5832017d76047de07011c0536f5420b68fe3f56a519ca6b"
+
+
 @pytest.mark.parametrize(
     ("one", "other"),
     [

@@ -102,7 +102,7 @@ class Source:
 
     @cached_property
     def modules(self) -> tuple[str, ...]:
-        """The ``promptlib`` modules that the notebook's code reaches."""
+        """The modules of ``promptlib`` and ``notebooks`` that the notebook's code reaches."""
         code = "\n".join(
             line for cell in self.code_cells for line in cell.splitlines() if line[:1] not in "%!"
         )

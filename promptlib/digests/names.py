@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from promptlib.digests.modules import imported_from, is_bystander, nested_statements
-from promptlib.digests.text import does_nothing
+from promptlib.digests.text import does_nothing, joined
 
 Chain = tuple[str, ...]
 """A name and the attributes asked of it: ``a.b.c`` is ``("a", "b", "c")``."""
@@ -131,6 +131,9 @@ class _Reader:
                 return
             case ast.Constant(value=str(text)):
                 self.strings.add(text)
+            case ast.JoinedStr():
+                self._read_all(joined(node), scope)
+                return
             case ast.Import() | ast.ImportFrom():
                 imported = list(imported_names(node, self.package))
                 self.imports += imported

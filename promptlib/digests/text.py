@@ -31,7 +31,7 @@ def written(part: Any) -> str:
     if isinstance(part, ast.Constant):
         return f"{type(part.value).__name__}:{part.value!a}"
     if isinstance(part, ast.JoinedStr):
-        return f"JoinedStr{written(_joined(part))}"
+        return f"JoinedStr{written(joined(part))}"
     fields = {
         name: written(value)
         for name, value in ast.iter_fields(part)
@@ -43,11 +43,11 @@ def written(part: Any) -> str:
     return f"{type(part).__name__}({','.join(f'{name}={text}' for name, text in kept)})"
 
 
-def _joined(string: ast.JoinedStr) -> list[ast.expr]:
+def joined(string: ast.JoinedStr) -> list[ast.expr]:
     """The pieces of an f-string; versions differ in where they cut its text and nest it."""
     pieces: list[ast.expr] = []
     for value in string.values:
-        for piece in _joined(value) if isinstance(value, ast.JoinedStr) else [value]:
+        for piece in joined(value) if isinstance(value, ast.JoinedStr) else [value]:
             last = pieces[-1] if pieces else None
             if not isinstance(piece, ast.Constant):
                 pieces.append(piece)
