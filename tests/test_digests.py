@@ -500,6 +500,19 @@ def test_names_of_entries_in_reached_code_count(project):
     assert project.renames("promptlib/outer.py", *other, config=["one"])
 
 
+def test_entries_that_do_something_when_they_are_made_count(project):
+    project.write({"promptlib/outer.py": REGISTERED})
+    path = "promptlib/outer.py"
+    project.edit(
+        path,
+        "ONE = [rule]",
+        "MADE = []\ndef make(x):\n    MADE.append(x)\n    return x\nONE = [rule]",
+    )
+    assert not project.renames(path, "return x + 1", "return x - 1", config=["one"])
+    project.edit(path, '"two": TWO', '"two": make(TWO)')
+    assert project.renames(path, "return x + 1", "return x - 1", config=["one"])
+
+
 @pytest.mark.parametrize(
     "entries", ["dict(one=ONE, two=TWO)", "{**{'two': TWO}, 'one': ONE}", "{n: TWO for n in 'ab'}"]
 )

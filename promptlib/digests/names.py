@@ -163,8 +163,9 @@ class _Reader:
             else:
                 scope.bound.add(node.name)
                 self._read_all(node.body, inner)
-            arguments = {part.arg for part in ast.walk(node.args) if isinstance(part, ast.arg)}
-            scope.close(inner, inner.bound | arguments)
+            # Not by ast.walk: a default may be a lambda with arguments of its own.
+            parts = (part for part in ast.iter_child_nodes(node.args) if isinstance(part, ast.arg))
+            scope.close(inner, inner.bound | {part.arg for part in parts})
         elif isinstance(node, ast.ClassDef):
             self._read_all([*node.decorator_list, *node.bases, *node.keywords], scope)
             self._read_all(node.body, inner)

@@ -192,6 +192,7 @@ class _Walk:
         self._strings: set[str] = set()
         self._waiting: list[tuple[str, int]] = []
         self._registries: set[tuple[str, int]] = set()
+        self._effects: set[tuple[str, int]] = set()
         self._executed: set[str] = set()
         self._followed: set[tuple[str, Chain]] = set()
         self._changing: dict[tuple[str, Chain], bool] = {}
@@ -230,12 +231,15 @@ class _Walk:
         for module, number in sorted(self.reached):
             lines.append(f"{module} {self._statement(module, number).text}")
         for module, number, name in sorted(self.reached_entries):
-            text, _ = (self._statement(module, number).entries or {})[name]
-            lines.append(f"{module} {name} {text}")
+            text, _ = self._entries(module, number)[name]
+            lines.append(f"{module} {name!a} {text}")
         return hashlib.sha256("\n".join(lines).encode()).hexdigest()
 
     def _statement(self, module: str, number: int) -> Statement:
         return self.sources.definitions(module).statements[number]
+
+    def _entries(self, module: str, number: int) -> Mapping[str, tuple[str, Uses]]:
+        return self._statement(module, number).entries or {}
 
     def _reach(self, module: str, number: int) -> None:
         if (module, number) not in self.reached:
@@ -246,18 +250,17 @@ class _Walk:
         """Reach the entries that are asked for; all of a registry of which none is."""
         chosen: set[tuple[str, int, str]] = set()
         untouched: set[tuple[str, int, str]] = set()
-        for module, number in self._registries:
-            entries = {
-                (module, number, name) for name in self._statement(module, number).entries or {}
-            }
-            asked = {one for one in entries if one[2] in self.names | self._strings}
+        names = self.names | self._strings
+        for place in self._registries:
+            entries = {(*place, name) for name in self._entries(*place)}
+            asked = {one for one in entries if one[2] in names or place in self._effects}
             chosen |= asked
             if not asked and not entries & self.reached_entries:
                 untouched |= entries
         chosen -= self.reached_entries
         new = chosen or untouched
         for module, number, name in sorted(new):
-            _, uses = (self._statement(module, number).entries or {})[name]
+            _, uses = self._entries(module, number)[name]
             self.covered.add(name)
             self._follow(module, uses)
         self.reached_entries |= new
@@ -277,16 +280,19 @@ class _Walk:
             *found.imports.get(chain[0], ()),
             *(one for one in local if one.name == chain[0]),
         ]
-        followed = [one for one in imports if not one.of_bystander]
-        for imported in followed:
+        for imported in imports:
+            if imported.of_bystander:
+                continue
             if is_ours(imported.module):
                 inside = () if imported.attribute is None else (imported.attribute,)
                 self.attribute(imported.module, (*inside, *chain[1:]))
             elif _unfollowed(".".join([imported.full, *chain[1:]])):
                 self._whole(module)
         numbers = found.binders.get(chain[0], [])
-        for number in numbers if followed or not imports else []:
-            self._reach(module, number)
+        for number in numbers:
+            bound = self._statement(module, number).imported
+            if bound is None or not bound.of_bystander:
+                self._reach(module, number)
         if not imports and not numbers and chain[0] in _UNFOLLOWED_BUILTINS:
             self._whole(module)
 
@@ -326,6 +332,7 @@ class _Walk:
                 self._whole(imported.module)
         for number, statement in enumerate(found.statements):
             if statement.effect or any(self._changes(module, one) for one in statement.at_import):
+                self._effects.add((module, number))
                 self._reach(module, number)
 
     def _changes(self, module: str, chain: Chain) -> bool:
@@ -347,7 +354,7 @@ class _Walk:
         for module, number in self.reached:
             yield module, self._statement(module, number).uses
         for module, number, name in self.reached_entries:
-            yield module, (self._statement(module, number).entries or {})[name][1]
+            yield module, self._entries(module, number)[name][1]
 
     def _is_variable(self, module: str, chain: Chain, local: Iterable[Imported]) -> bool:
         """Whether a chain begins with something of ours, not of another library or of Python."""
