@@ -1,6 +1,7 @@
 """What a run's key covers: the definitions that its training function reaches, wording aside."""
 
 import shutil
+import sys
 import textwrap
 from pathlib import Path
 
@@ -15,8 +16,10 @@ from promptlib.digests import (
     source_path,
 )
 from promptlib.digests.text import source_digest
+from promptlib.prefix_tuning import experiment_runs
 from promptlib.registry import Registry, covering
 from promptlib.runs import Result, Run, RunStore
+from tests.trained_in_memory import TrainedInMemory
 
 TASKS = "promptlib.prefix_tuning.experiment_training"
 
@@ -591,6 +594,50 @@ def test_another_task_renames_no_run_and_an_edited_one_those_that_use_it(copied)
         True,
     ]
     assert all(renamed("< 0.5", "< 0.6"))  # in what draws the digits of every task
+
+
+@pytest.mark.parametrize("function", ["pretrain", "tune_prefixes", "tune_lora"])
+def test_whatever_a_training_calls_is_reached(function):
+    base = experiment_runs.pretrain(
+        experiment_runs.model_of(1, 1, 8),
+        "mixture",
+        seed=0,
+        steps=10,
+        learning_rate=0.01,
+        evaluate=["reverse"],
+        test_sequences=5,
+    )
+    cells = experiment_runs.cells([0.1], [0.02])
+    small = {"steps": 10, "sweep": cells}
+    run = {
+        "pretrain": base,
+        "tune_prefixes": experiment_runs.tune_prefixes(
+            base, "rotate", length=1, parametrisation="shared", **small
+        ),
+        "tune_lora": experiment_runs.tune_lora(
+            base, "rotate", rank=1, modules=["mlp.expand"], **small
+        ),
+    }[function]
+    package, called = modules.PACKAGE, set()
+
+    def note(frame, event, _):
+        path, name = Path(frame.f_code.co_filename), frame.f_code.co_qualname.partition(".")[0]
+        if path.is_relative_to(package) and name not in ("<module>", "<lambda>"):
+            module = ".".join(path.relative_to(package.parent).with_suffix("").parts)
+            if not modules.is_bystander(module):
+                called.add(f"{module}:{name}")
+
+    store = TrainedInMemory()
+    for needed in run.needs:
+        store.get(needed)
+    before = sys.getprofile()
+    sys.setprofile(note)
+    try:
+        store.get(run)
+    finally:
+        sys.setprofile(before)
+    assert len(called) > 20
+    assert called <= reached(run.train, run.config).definitions
 
 
 def test_chapters_keep_code_of_their_own(project):

@@ -62,11 +62,15 @@ class Reached:
     ----------
     digest
         Of all of it.
+    definitions
+        Names in it, such as ``"promptlib.training:train"``; of modules that are reached whole only
+        ``"promptlib.training"``.
     entries
         Names of the entries of registries in it.
     """
 
     digest: str
+    definitions: frozenset[str]
     entries: frozenset[str]
 
 
@@ -119,7 +123,7 @@ def reached(train: str, config: Any) -> Reached:
     module, _, function = train.partition(":")
     walk.attribute(module, (function,))
     walk.finish()
-    found = Reached(walk.digest(), frozenset(walk.covered))
+    found = Reached(walk.digest(), frozenset(walk.definitions()), frozenset(walk.covered))
     asked = frozenset(walk.asked)
     known.append(_Known(found, asked, names & asked, walk.sources.files))
     return found
@@ -234,6 +238,13 @@ class _Walk:
             text, _ = self._entries(module, number)[name]
             lines.append(f"{module} {name!a} {text}")
         return hashlib.sha256("\n".join(lines).encode()).hexdigest()
+
+    def definitions(self) -> Iterator[str]:
+        """Names of what was reached."""
+        yield from self.wholes
+        for module, number in self.reached:
+            for name in self._statement(module, number).uses.binds:
+                yield f"{module}:{name}"
 
     def _statement(self, module: str, number: int) -> Statement:
         return self.sources.definitions(module).statements[number]
