@@ -1,8 +1,9 @@
 """Which training run is this, and has it been done before?
 
 A run is named by what decides its result: the training function, every number in its config, the
-runs whose weights it starts from, the source code that the function can reach (docstrings and
-comments aside), and the version of torch. The store keeps one folder for each run:
+runs whose weights it starts from, the definitions that the function reaches (docstrings and
+comments aside; see `promptlib.digests.reach`), and the version of torch. The store keeps one folder
+for each run:
 
     <name>/metrics.json         what was measured; the same bytes each time
     <name>/weights.safetensors  tensors, no pickle
@@ -17,11 +18,9 @@ This module loads torch only to train or to read weights: the workflow plans wit
 
 from __future__ import annotations
 
-import ast
 import hashlib
 import importlib
 import importlib.metadata
-import importlib.util
 import json
 import os
 import platform
@@ -30,21 +29,18 @@ import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property, lru_cache
+from functools import cache, cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from promptlib.digests import PACKAGE, reached
 from promptlib.progress import progress_bar
+from promptlib.registry import covering
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-PACKAGE = Path(__file__).parent
-ROOTS = {"promptlib": PACKAGE, "notebooks": PACKAGE.parent / "notebooks"}
-"""Where our modules are: the library, and the code of each chapter if the project is around it."""
 FILES = ("metrics.json", "weights.safetensors")
-BYSTANDERS = {"promptlib.runs", "promptlib.progress", "promptlib.checks"}
-"""Modules that hand numbers over or refuse them and decide none: editing them never retrains."""
 
 
 class CorruptRunWarning(UserWarning):
@@ -79,9 +75,11 @@ class Run:
     Attributes
     ----------
     train
-        ``"package.module:function"`` of a :data:`Train` function in ``promptlib``.
+        ``"package.module:function"`` of a :data:`Train` function, in ``promptlib`` or in the
+        ``notebooks`` of the project.
     config
-        Every number the function is given, seed and steps included; JSON-able.
+        Every number the function is given, seed and steps included, and the names that it looks up
+        in a :class:`promptlib.registry.Registry`; JSON-able.
     needs
         Runs whose results the function starts from.
     """
@@ -108,8 +106,8 @@ class Run:
             "train": self.train,
             "config": self.config,
             "needs": [run.key for run in self.needs],
-            "code": code_digest(self.train.partition(":")[0]),
-            "torch": importlib.metadata.version("torch").partition("+")[0],
+            "code": reached(self.train, self.config).digest,
+            "torch": _torch_version(),
         }
         return hashlib.sha256(_json_bytes(identity)).hexdigest()
 
@@ -207,7 +205,8 @@ class RunStore:
         torch.set_num_threads(1)  # sums round in the same order on every machine's core count
         started, used = time.perf_counter(), time.process_time()
         try:
-            result = train(run.config, needs, progress_bar)
+            with covering(reached(run.train, run.config).entries):
+                result = train(run.config, needs, progress_bar)
         finally:
             torch.set_num_threads(threads)
         seconds, used = time.perf_counter() - started, time.process_time() - used
@@ -264,145 +263,9 @@ def machine() -> dict[str, str]:
     }
 
 
-def code_digest(module: str) -> str:
-    """Digest of a module's source and of all ``promptlib`` sources that it imports, transitively.
-
-    Docstrings, comments and layout do not count, nor do :data:`BYSTANDERS`: rewording never
-    retrains. Nor does the version of Python count.
-
-    Parameters
-    ----------
-    module
-        Dotted name of a module of this package.
-
-    Raises
-    ------
-    ValueError
-        If there is no such module.
-    """
-    digest = hashlib.sha256()
-    for name in sorted(set(import_closure(module)) - BYSTANDERS):
-        digest.update(f"{name}\n{_code(_source(name))}\n".encode())
-    return digest.hexdigest()
-
-
-def import_closure(*modules: str) -> tuple[str, ...]:
-    """Sorted names of the ``promptlib`` modules that the given ones reach by imports.
-
-    Imports inside functions count. A package's ``__init__`` counts when a name is imported from
-    the package itself, not when the import names a module inside it.
-    """
-    seen: set[str] = set()
-    waiting = list(modules)
-    while waiting:
-        name = waiting.pop()
-        if name not in seen:
-            seen.add(name)
-            waiting.extend(imported_modules(_source(name)))
-    return tuple(sorted(seen))
-
-
-def imported_modules(source: str) -> tuple[str, ...]:
-    """Names of the ``promptlib`` modules that a piece of source imports directly."""
-    return _imported(source)
-
-
-@lru_cache(maxsize=512)
-def _imported(source: str) -> tuple[str, ...]:
-    found: set[str] = set()
-    for node in ast.walk(ast.parse(source)):
-        if isinstance(node, ast.Import):
-            found |= {alias.name for alias in node.names if _is_ours(alias.name)}
-        elif isinstance(node, ast.ImportFrom) and node.module and _is_ours(node.module):
-            for alias in node.names:
-                inner = f"{node.module}.{alias.name}"
-                found.add(inner if _path(inner) else node.module)
-    return tuple(sorted(found))
-
-
-def _is_ours(name: str) -> bool:
-    return name.partition(".")[0] in ROOTS
-
-
-def _path(module: str) -> Path | None:
-    root, *parts = module.split(".")
-    inside = ROOTS[root].joinpath(*parts)
-    for candidate in (inside.with_suffix(".py"), inside / "__init__.py"):
-        # Some file systems would take Prefix.py, a name of a class, for prefix.py.
-        if candidate.is_file() and candidate.name in os.listdir(candidate.parent):
-            return candidate
-    return None
-
-
-def source_path(module: str) -> Path:
-    """The file of a ``promptlib`` module; ValueError if there is none."""
-    path = _path(module) if _is_ours(module) else None
-    if path is None:
-        raise ValueError(f"{module!r} is not a module of {PACKAGE.name}")
-    return path
-
-
-def _source(module: str) -> str:
-    return source_path(module).read_text(encoding="utf-8")
-
-
-@lru_cache(maxsize=512)
-def _code(source: str) -> str:
-    """Digest of source without docstrings, comments and layout, the same under every Python.
-
-    The syntax tree is written out here: the text of `ast.unparse` and of `ast.dump` changes from
-    one version of Python to the next.
-    """
-    return hashlib.sha256(_written(ast.parse(source)).encode()).hexdigest()
-
-
-_LAYOUT = {"ctx", "kind", "type_comment"}
-"""Fields of syntax nodes that decide nothing, or nothing that another field does not say."""
-
-
-def _written(part: Any) -> str:
-    """A part of a syntax tree as text: classes, and the fields that are not empty, by name."""
-    if isinstance(part, list):
-        return f"[{','.join(_written(item) for item in part if not _does_nothing(item))}]"
-    if not isinstance(part, ast.AST):  # a name, a number of the grammar, None in a list
-        return ascii(part)  # not repr: what it escapes depends on the version of Unicode
-    if isinstance(part, ast.Constant):
-        return f"{type(part.value).__name__}:{part.value!a}"
-    if isinstance(part, ast.JoinedStr):
-        return f"JoinedStr{_written(_joined(part))}"
-    fields = {
-        name: _written(value)
-        for name, value in ast.iter_fields(part)
-        if name not in _LAYOUT and value is not None
-    }
-    # Absent and empty are one: versions differ in what they leave out.
-    empty = {"format_spec": "JoinedStr[]"}
-    kept = sorted((name, text) for name, text in fields.items() if text != empty.get(name, "[]"))
-    return f"{type(part).__name__}({','.join(f'{name}={text}' for name, text in kept)})"
-
-
-def _joined(string: ast.JoinedStr) -> list[ast.expr]:
-    """The pieces of an f-string; versions differ in where they cut its text and nest it."""
-    pieces: list[ast.expr] = []
-    for value in string.values:
-        for piece in _joined(value) if isinstance(value, ast.JoinedStr) else [value]:
-            last = pieces[-1] if pieces else None
-            if not isinstance(piece, ast.Constant):
-                pieces.append(piece)
-            elif isinstance(last, ast.Constant):
-                pieces[-1] = ast.Constant(str(last.value) + str(piece.value))
-            elif piece.value:
-                pieces.append(piece)
-    return pieces
-
-
-def _does_nothing(node: Any) -> bool:
-    """Whether a statement is a docstring, another bare string, or `pass`."""
-    return isinstance(node, ast.Pass) or (
-        isinstance(node, ast.Expr)
-        and isinstance(node.value, ast.Constant)
-        and isinstance(node.value.value, str)
-    )
+@cache
+def _torch_version() -> str:
+    return importlib.metadata.version("torch").partition("+")[0]
 
 
 def _json_bytes(data: Any, indent: int | None = None) -> bytes:

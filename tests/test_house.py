@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from promptlib.runs import import_closure, imported_modules
+from promptlib.digests import import_closure, imported_modules
 from workflow import sources
 from workflow.profile_config import load_profile
 from workflow.sources import Source

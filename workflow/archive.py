@@ -28,7 +28,8 @@ from typing import Any
 import nbformat
 
 from promptlib.claims import Claim
-from promptlib.runs import RunStore, code_digest, machine
+from promptlib.digests import code_digest
+from promptlib.runs import RunStore, machine
 from workflow import extras
 from workflow.archived import ARCHIVE, from_runs, measurement
 from workflow.collect import claim_tests, notebook_records

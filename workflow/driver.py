@@ -19,7 +19,8 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-from promptlib.runs import RunStore, import_closure, source_path
+from promptlib.digests import import_closure, source_path
+from promptlib.runs import RunStore
 from workflow.archived import archive_profile
 from workflow.batches import batches
 from workflow.environment import clean

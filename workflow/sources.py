@@ -22,7 +22,7 @@ import jupytext
 import nbformat
 import yaml
 
-from promptlib.runs import import_closure, imported_modules, source_path
+from promptlib.digests import import_closure, imported_modules, source_path
 from workflow.command import BuildError
 
 ROOT = Path(__file__).resolve().parent.parent

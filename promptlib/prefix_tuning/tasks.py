@@ -22,6 +22,7 @@ import torch
 from torch import Tensor
 
 from promptlib.checks import check_public, shape_of, whole_number
+from promptlib.registry import Registry
 
 Split = Literal["train", "validation", "test"]
 
@@ -175,20 +176,25 @@ REVERSE = Task("reverse", lambda x: x.flip(-1), N_DIGITS)
 ROTATE = Task("rotate", lambda x: x.roll(-1, dims=-1), N_DIGITS)
 RUNNING_MAXIMUM = Task("running_maximum", lambda x: x.cummax(dim=-1).values, N_DIGITS)
 
-_TASKS: tuple[Task | Mixture, ...] = (
-    *MIXTURE.tasks,
-    ASCENDING_ADD_ONE,
-    DESCENDING_ADD_ONE,
-    ADD_THREE,
-    DOUBLE_HISTOGRAM,
-    ASCENDING_HISTOGRAM,
-    REVERSE,
-    ROTATE,
-    RUNNING_MAXIMUM,
-    MIXTURE,
-    EITHER_SORT,
+_BY_NAME: Registry[Task | Mixture] = Registry(
+    "task",
+    {
+        "sort_ascending": SORT_ASCENDING,
+        "sort_descending": SORT_DESCENDING,
+        "add_one": ADD_ONE,
+        "add_two": ADD_TWO,
+        "ascending_add_one": ASCENDING_ADD_ONE,
+        "descending_add_one": DESCENDING_ADD_ONE,
+        "add_three": ADD_THREE,
+        "double_histogram": DOUBLE_HISTOGRAM,
+        "ascending_histogram": ASCENDING_HISTOGRAM,
+        "reverse": REVERSE,
+        "rotate": ROTATE,
+        "running_maximum": RUNNING_MAXIMUM,
+        "mixture": MIXTURE,
+        "either_sort": EITHER_SORT,
+    },
 )
-_BY_NAME = {task.name: task for task in _TASKS}
 
 
 def task_named(name: str) -> Task | Mixture:
@@ -199,10 +205,7 @@ def task_named(name: str) -> Task | Mixture:
     ValueError
         If there is none.
     """
-    try:
-        return _BY_NAME[name]
-    except KeyError:
-        raise ValueError(f"no task is called {name!r}; there are {', '.join(_BY_NAME)}") from None
+    return _BY_NAME[name]
 
 
 def sample_digits(n: int, split: Split, generator: torch.Generator | None = None) -> Tensor:

@@ -215,10 +215,11 @@ class Book:
 
 def make(root: Path) -> Book:
     """Write the sources of a small book."""
-    for name in ("__init__", "plotting", "progress", "runs"):
+    for name in ("__init__", "plotting", "progress", "registry", "runs"):
         _copy(f"promptlib/{name}.py", root)
-    for path in (PROJECT / "promptlib" / "claims").glob("*.py"):
-        _copy(f"promptlib/claims/{path.name}", root)
+    for folder in ("claims", "digests"):
+        for path in (PROJECT / "promptlib" / folder).glob("*.py"):
+            _copy(f"promptlib/{folder}/{path.name}", root)
     for path in (PROJECT / "workflow").iterdir():
         if path.is_file():
             _copy(f"workflow/{path.name}", root)
