@@ -15,6 +15,7 @@ from __future__ import annotations
 import json
 import math
 import time
+import warnings
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from typing import Any
 
@@ -34,7 +35,8 @@ from promptlib.prefix_tuning.lockstep_data import (
     tested,
     validated,
 )
-from promptlib.prefix_tuning.lockstep_learners import KINDS, Learners
+from promptlib.prefix_tuning.lockstep_learners import KINDS, N_TOKENS, Learners
+from promptlib.prefix_tuning.tasks import SEQUENCE_LENGTH
 from promptlib.runs import Result, Run
 from promptlib.training import Recipe, TrainingDiverged, flushed_denormals
 
@@ -43,6 +45,9 @@ ROWS_AT_A_TIME = 32768
 
 STEPS_AT_A_TIME = 250
 """Steps after which the host looks at the clock."""
+
+MEASURED_FOR_TIMING = 128
+"""Sequences of each learner that measuring is timed on."""
 
 WARM_UP = 3
 """Steps before the capture; a library may set itself up in them."""
@@ -250,9 +255,18 @@ class Lockstep:
             for _ in range(min(WARM_UP, self.recipe.steps)):
                 self.one_step()
         torch.cuda.current_stream().wait_stream(stream)
-        self.graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(self.graph):
-            self.one_step()
+        torch.cuda.synchronize()
+        graph = torch.cuda.CUDAGraph()
+        try:
+            with torch.cuda.graph(graph):
+                self.one_step()
+            self.graph = graph
+        except RuntimeError as error:
+            warnings.warn(
+                f"the training step was not captured, so it is called anew each time: {error}",
+                stacklevel=2,
+            )
+        torch.cuda.synchronize()
         self._restore(before)
 
     def seconds_a_step(self, steps: int = 20) -> float:
@@ -267,6 +281,22 @@ class Lockstep:
         seconds = (time.perf_counter() - started) / max(steps - 1, 1)
         self._restore(before)
         return seconds
+
+    def seconds_to_measure(self) -> float:
+        """Estimate how long all measuring takes, from a part of it."""
+        configs = [member.config for member in self.learners.members]
+        wanted = [validated(config)._replace(n=MEASURED_FOR_TIMING) for config in configs]
+        self.score(wanted)  # libraries set themselves up
+        self._wait()
+        started = time.perf_counter()
+        self.score(wanted)
+        self._wait()
+        seconds = time.perf_counter() - started
+        config = configs[0]
+        passes = max(len(one["evaluate"]) for one in configs) + 1
+        sequences = passes * config["test_sequences"]
+        sequences += len(self.checkpoints) * looked_at(config).n
+        return seconds * sequences / MEASURED_FOR_TIMING
 
     @property
     def _state(self) -> list[Tensor]:
@@ -343,8 +373,16 @@ class Lockstep:
             for count, loss in zip(right.tolist(), lost.tolist(), strict=True)
         ]
 
-    def results(self) -> list[Result | TrainingDiverged]:
-        """Measure, and return for each run its result, or why it has none."""
+    def results(
+        self, with_tensors: Callable[[Run], bool] = lambda run: True
+    ) -> list[Result | TrainingDiverged]:
+        """Measure, and return for each run its result, or why it has none.
+
+        Parameters
+        ----------
+        with_tensors : callable
+            Whether a result is to hold what was learned, too.
+        """
         members = self.learners.members
         configs = [member.config for member in members]
         most = max(len(config["evaluate"]) for config in configs)
@@ -376,7 +414,10 @@ class Lockstep:
                 found["checkpoints"] = {"step": self.checkpoints, "accuracy": accuracy}
             return found
 
-        return [self._result(place, rows, measured, curve) for place in range(len(self.runs))]
+        return [
+            self._result(place, rows, measured, curve, with_tensors(run))
+            for place, run in enumerate(self.runs)
+        ]
 
     def _result(
         self,
@@ -384,6 +425,7 @@ class Lockstep:
         rows: Mapping[tuple[int, int], int],
         measured: Callable[[int], dict[str, Any]],
         curve: Tensor,
+        with_tensors: bool,
     ) -> Result | TrainingDiverged:
         config = self.runs[place].config
         cells = config.get("cells")
@@ -392,11 +434,13 @@ class Lockstep:
             lost = (~curve[:, row].isfinite()).nonzero()
             if len(lost):
                 return self._divergence(row, int(lost[0]), float(curve[int(lost[0]), row]))
-        if cells is None:
-            return Result(measured(own[0]), self.learners.tensors(own[0]))
+            if not all(map(math.isfinite, measured(row)["loss"].values())):
+                return self._divergence(row, self.recipe.steps, math.nan)
         tensors: dict[str, Tensor] = {}
-        for row in own:
+        for row in own if with_tensors else []:
             tensors |= self.learners.tensors(row)
+        if cells is None:
+            return Result(measured(own[0]), tensors)
         metrics = [
             {**cell, **measured(row), "parameters": self.learners.parameters(row)}
             for cell, row in zip(cells, own, strict=True)
@@ -407,9 +451,21 @@ class Lockstep:
         rate = self.learners.members[row].learning_rate
         return TrainingDiverged(
             f"the loss of cell {self.learners.members[row].cell} is {loss} at step {step} of "
-            f"{self.recipe.steps}, with learning rate {rate:g} "
-            f"(now {rate * self.recipe.schedule(step):.3g}); lower the learning rate"
+            f"{self.recipe.steps}, with learning rate {rate:g}; lower the learning rate"
         )
+
+
+def work_of(runs: Sequence[Run]) -> float:
+    """Roughly how many floating-point operations the training of runs takes."""
+    total = 0.0
+    for run in runs:
+        config, model = run.config, run.config["model"]
+        weights = 12 * model["n_embd"] ** 2  # of a block
+        positions = (model["n_layer"] - 1) * N_TOKENS + SEQUENCE_LENGTH  # the last block needs less
+        passes = 3 if "cells" not in config else 2  # frozen weights get no gradient
+        sequences = config["steps"] * config["batch_size"] * len(config.get("cells", [0]))
+        total += 2.0 * weights * positions * passes * sequences
+    return total
 
 
 def thinned(curve: Tensor) -> list[float]:

@@ -44,13 +44,16 @@ Draw = Callable[[Stream | Examples], Drawn]
 def draw(wanted: Stream | Examples) -> Drawn:
     """Draw training batches, ``(steps, batch_size, …)``, or examples, ``(n, …)``."""
     if isinstance(wanted, Stream):
-        seed, name, steps, batch_size = wanted
-        drawn = batches(task_named(name), steps, batch_size, generator_for(seed, "data"))
+        drawn = batches(
+            task_named(wanted.task),
+            wanted.steps,
+            wanted.batch_size,
+            generator_for(wanted.seed, "data"),
+        )
         tokens, targets = zip(*drawn, strict=True)
         return torch.stack(tokens).to(torch.uint8), torch.stack(targets).to(torch.uint8)
-    inputs, answers = task_named(wanted.task).sample(
-        wanted.n, wanted.split, generator_for(wanted.seed, wanted.split)
-    )
+    task, generator = task_named(wanted.task), generator_for(wanted.seed, wanted.split)
+    inputs, answers = task.sample(wanted.n, wanted.split, generator)
     return read_and_answer(inputs, answers).to(torch.uint8), answers.to(torch.uint8)
 
 
@@ -100,7 +103,7 @@ class Rows:
     """
 
     def __init__(
-        self, wanted: Sequence[Stream] | Sequence[Examples], draw: Draw, device: torch.device
+        self, wanted: Sequence[Stream | Examples], draw: Draw, device: torch.device
     ) -> None:
         different = list(dict.fromkeys(wanted))
         drawn = [draw(one) for one in different]

@@ -14,14 +14,14 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
-from promptlib.prefix_tuning.experiment_training import generator_for, load_model, new_prefix
+from promptlib.prefix_tuning.experiment_training import generator_for, new_prefix
 from promptlib.prefix_tuning.gpt import GPT, GPTConfig
-from promptlib.prefix_tuning.lora import add_lora, remove_lora
 from promptlib.prefix_tuning.lockstep_model import (
     ALIGNED,
     Prefixes,
@@ -29,6 +29,7 @@ from promptlib.prefix_tuning.lockstep_model import (
     is_product,
     rounded,
 )
+from promptlib.prefix_tuning.lora import add_lora, remove_lora
 from promptlib.prefix_tuning.tasks import SEQUENCE_LENGTH
 from promptlib.runs import Result, Run
 
@@ -319,7 +320,7 @@ KINDS: dict[str, Any] = {
 def _start(run: Run, needs: Sequence[Result]) -> Named:
     """The weights that a run starts from."""
     if run.needs:
-        return dict(load_model(run.config, needs[0]).state_dict())
+        return dict(needs[0].tensors)
     config = GPTConfig(**run.config["model"])
     return dict(GPT(config, generator_for(run.config, "weights")).state_dict())
 
@@ -338,8 +339,15 @@ def _prefixes(config: Mapping[str, Any]) -> list[Named]:
     ]
 
 
+@lru_cache(maxsize=1)
+def _any_model(config: GPTConfig) -> GPT:
+    """A model of some weights: those of LoRA do not depend on them."""
+    return GPT(config)
+
+
 def _corrections(config: Mapping[str, Any]) -> list[Named]:
-    model, generator = GPT(GPTConfig(**config["model"])), generator_for(config, "lora")
+    model = _any_model(GPTConfig(**config["model"]))
+    generator = generator_for(config, "lora")
     drawn = []
     for cell in config["cells"]:
         add_lora(model, config["rank"], config["modules"], generator, init_std=cell["init_std"])

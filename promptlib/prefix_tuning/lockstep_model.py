@@ -23,6 +23,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from promptlib.attention import causal_mask
+from promptlib.prefix_tuning import lockstep_kernels
 from promptlib.prefix_tuning.gpt import GPTConfig
 
 ALIGNED = 8
@@ -96,7 +97,14 @@ class Stack:
         is computed once.
     n_tokens : int
         Tokens of each sequence, ``T``.
+
+    Attributes
+    ----------
+    fusing : bool
+        Of the class: whether kernels of `lockstep_kernels` are used where they can be.
     """
+
+    fusing = True
 
     def __init__(
         self,
@@ -111,6 +119,7 @@ class Stack:
         head = weights["head.weight"]  # (S, V, D)
         self.dtype, self.stacked = head.dtype, head.shape[0]
         self.head = F.pad(head, (0, 0, 0, -head.shape[1] % ALIGNED))
+        self.fused = constant and self.fusing and lockstep_kernels.available(head.device)
         self.tables = self._tabulate() if constant else None
 
     def __call__(
@@ -122,29 +131,51 @@ class Stack:
     ) -> Tensor:
         """Predict the symbols after the last positions: ``(L, B, T) -> (L, B, last, V)``."""
         corrections = corrections or {}
-        bias = None
-        for layer in range(self.config.n_layer):
+        n_layer = self.config.n_layer
+        bias: Tensor | None = None
+        x = seen = tokens.new_empty(())  # the residual stream, and the stream normalised
+        for layer in range(n_layer):
             name = f"blocks.{layer}"
-            final = layer == self.config.n_layer - 1
+            final = layer == n_layer - 1
             wanted = last if final else self.n_tokens
             if layer == 0:
                 x, read = self._first(tokens, wanted, corrections)
             else:
-                seen = self._norm(x, f"{name}.norm_attention").to(self.dtype)
                 read = self._read(seen, name, wanted, corrections)
                 x = self._last(x, wanted)
             if layer == 0 or final:
                 bias = self._bias(wanted, prefixes)
-            shown = None if prefixes is None else self._show(prefixes, layer, corrections)
+            shown = None if prefixes is None else self._show(prefixes, layer)
             mixed = self._attend(*read, shown, bias)
-            x = x + self._linear(mixed, f"{name}.attention.project", corrections)
-            seen = self._norm(x, f"{name}.norm_mlp").to(self.dtype)
-            hidden = self._linear(seen, f"{name}.mlp.expand", corrections)
-            hidden = F.gelu(hidden, approximate="tanh")
-            x = x + self._linear(hidden, f"{name}.mlp.contract", corrections)
-        x = self._norm(self._last(x, last, wanted), "norm").to(self.dtype)
-        logits = torch.bmm(x, self.head.mT)[..., : self.config.vocab_size]
+            x, seen = self._add(
+                x, mixed, f"{name}.attention.project", f"{name}.norm_mlp", corrections
+            )
+            hidden = self._activate(seen, f"{name}.mlp.expand", corrections)
+            following = "norm" if final else f"blocks.{layer + 1}.norm_attention"
+            x, seen = self._add(x, hidden, f"{name}.mlp.contract", following, corrections)
+        logits = torch.bmm(seen, self.head.mT)[..., : self.config.vocab_size]
         return logits.unflatten(1, (self.learners, -1, last)).flatten(0, 1)
+
+    def _add(
+        self, x: Tensor, y: Tensor, module: str, norm: str, corrections: Corrections
+    ) -> tuple[Tensor, Tensor]:
+        """Add what a linear layer makes of `y` to the stream, and read the sum normalised."""
+        if self.fused:
+            parameters = (self.weights[f"{norm}.weight"], self.weights[f"{norm}.bias"])
+            y = self._linear(y, module, corrections, biased=False)
+            added: tuple[Tensor, Tensor] = lockstep_kernels.add_norm(
+                x, y, self.weights[f"{module}.bias"], *parameters
+            )
+            return added
+        x = x + self._linear(y, module, corrections)
+        return x, self._norm(x, norm).to(self.dtype)
+
+    def _activate(self, x: Tensor, module: str, corrections: Corrections) -> Tensor:
+        """The activation of what a linear layer makes of `x`."""
+        if self.fused:
+            x = self._linear(x, module, corrections, biased=False)
+            return lockstep_kernels.gelu(x, self.weights[f"{module}.bias"])
+        return F.gelu(self._linear(x, module, corrections), approximate="tanh")
 
     def _first(
         self, tokens: Tensor, wanted: int, corrections: Corrections
@@ -206,9 +237,7 @@ class Stack:
             self._linear(seen, f"{name}.attention.value", corrections),
         )
 
-    def _show(
-        self, prefixes: Prefixes, layer: int, corrections: Corrections
-    ) -> tuple[Tensor, Tensor]:
+    def _show(self, prefixes: Prefixes, layer: int) -> tuple[Tensor, Tensor]:
         """Keys and values of the prefixes in a layer: ``(L, H, p, d)`` each."""
         for_keys = prefixes.vectors[:, layer]
         for_values = for_keys
@@ -274,9 +303,14 @@ class Stack:
         bias = torch.zeros(hidden.shape, dtype=self.dtype, device=device)
         return bias.masked_fill_(hidden, float("-inf"))[:, None, None]
 
-    def _linear(self, x: Tensor, name: str, corrections: Corrections) -> Tensor:
-        weight, bias = self.weights[f"{name}.weight"], self.weights[f"{name}.bias"]
-        y = torch.baddbmm(bias.unsqueeze(1), x, weight.mT)
+    def _linear(
+        self, x: Tensor, name: str, corrections: Corrections, biased: bool = True
+    ) -> Tensor:
+        weight = self.weights[f"{name}.weight"]
+        if biased:
+            y = torch.baddbmm(self.weights[f"{name}.bias"].unsqueeze(1), x, weight.mT)
+        else:
+            y = torch.bmm(x, weight.mT)
         return self._correct(y, x, corrections[name]) if name in corrections else y
 
     def _correct(self, y: Tensor, x: Tensor, correction: tuple[Tensor, Tensor]) -> Tensor:

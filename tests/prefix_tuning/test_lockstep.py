@@ -1,4 +1,4 @@
-"""Runs in lockstep get what they would get alone; in float64, so that the order of sums is small."""
+"""Runs in lockstep get what they would get alone: in float64, but for the order of sums."""
 
 from __future__ import annotations
 
