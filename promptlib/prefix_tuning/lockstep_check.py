@@ -17,10 +17,11 @@ from typing import Any
 
 import torch
 
-from promptlib.prefix_tuning import experiment_runs, lockstep
+from promptlib.prefix_tuning import experiment_runs, lockstep, lockstep_kernels
 from promptlib.prefix_tuning import experiment_training as alone
 from promptlib.prefix_tuning.gpt import GPT, GPTConfig
 from promptlib.prefix_tuning.lockstep_data import read_by
+from promptlib.prefix_tuning.lockstep_model import Stack
 from promptlib.prefix_tuning.lockstep_session import Workers, describe, merged
 from promptlib.prefix_tuning.lockstep_store import Planned
 from promptlib.runs import Result, Run
@@ -96,6 +97,7 @@ def tell_machine(device: torch.device) -> None:
     if device.type == "cuda":
         free, total = torch.cuda.mem_get_info()
         print(f"{torch.cuda.get_device_name()}, {free / 2**30:.0f} of {total / 2**30:.0f} GiB free")
+    print(f"fused kernels: {lockstep_kernels.available(device)}", flush=True)
 
 
 def groups_of(planned: Sequence[Planned]) -> list[list[Run]]:
@@ -141,9 +143,24 @@ def time_group(group: Sequence[Run], workers: Workers, device: torch.device, pla
         if kind in PROFILED and steps >= 5000:
             try:
                 profile(training)
+                del training
+                with_usual_operations(short, needs, device, workers)
             except Exception as error:  # of the profiler, no fault of the training
                 print(f"      no profile: {error!r}")
     return seconds
+
+
+def with_usual_operations(
+    runs: Sequence[Run], needs: Sequence[Sequence[Result]], device: torch.device, workers: Workers
+) -> None:
+    """Print how long a step takes without the fused kernels."""
+    Stack.fusing = False
+    try:
+        training = lockstep.Lockstep(runs, needs, device, workers.draw)
+        training.capture()
+        print(f"      {1e3 * training.seconds_a_step(STEPS):.3f} ms with the usual operations")
+    finally:
+        Stack.fusing = True
 
 
 def profile(training: lockstep.Lockstep) -> None:

@@ -12,9 +12,12 @@ Shapes as in `promptlib.prefix_tuning.lockstep_model`; ``R`` rows of each of ``S
 
 from __future__ import annotations
 
+import warnings
+from functools import lru_cache
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 try:
@@ -26,13 +29,58 @@ except ImportError:  # pragma: no cover
 EPSILON = 1e-5
 """Of `torch.nn.LayerNorm`."""
 
+LARGEST_ERROR = 1e-4
+"""Of results of about 1 to 10, in float32."""
+
 ELEMENTS = 2048
 """Numbers that a program of `add_norm` handles at a time."""
 
 
+@lru_cache(maxsize=8)
 def available(device: torch.device) -> bool:
-    """Whether there are kernels for this device."""
-    return triton is not None and device.type == "cuda"
+    """Whether there are kernels for this device, and they compute what they should.
+
+    Triton needs a compiler of C, which not every machine has. Found out once for each device.
+    """
+    if triton is None or device.type != "cuda":
+        return False
+    try:
+        apart = worst_error(device)
+    except Exception as error:  # whatever it is, the usual operations do the same
+        warnings.warn(f"no fused kernels: {type(error).__name__}: {error}", stacklevel=2)
+        return False
+    if not apart < LARGEST_ERROR:
+        warnings.warn(f"no fused kernels: they are wrong by {apart:.1e}", stacklevel=2)
+        return False
+    return True
+
+
+@torch.enable_grad()
+def worst_error(device: torch.device) -> float:
+    """How far results and gradients are from those of the usual operations, at most."""
+    generator = torch.Generator().manual_seed(0)
+
+    def some(*shape: int) -> Tensor:
+        return torch.randn(*shape, generator=generator).to(device)
+
+    worst = 0.0
+    for width in (96, 256):
+        x, y, weight = (some(3, 37, width).requires_grad_() for _ in range(3))
+        bias, gain, shift = (some(3, width) for _ in range(3))
+        stream = x + (y + bias.unsqueeze(1))
+        normalised = F.layer_norm(stream, (width,)) * gain.unsqueeze(1) + shift.unsqueeze(1)
+        active = F.gelu(weight + bias.unsqueeze(1), approximate="tanh")
+        wanted = [stream, normalised, active]
+        found = [*add_norm(x, y, bias, gain, shift), gelu(weight, bias)]
+        factors = [some(3, 37, width) for _ in wanted]
+        for used in ((0, 1, 2), (1, 2)):
+            for parts in (wanted, found):
+                total = sum((parts[place] * factors[place]).sum() for place in used)
+                assert isinstance(total, Tensor)
+                parts.extend(torch.autograd.grad(total, (x, y, weight), retain_graph=True))
+        pairs = zip(wanted, found, strict=True)
+        worst = max(worst, *(float((a - b).detach().abs().max()) for a, b in pairs))
+    return worst
 
 
 def add_norm(x: Tensor, y: Tensor, bias: Tensor, gain: Tensor, shift: Tensor) -> Any:

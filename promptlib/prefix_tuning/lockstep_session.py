@@ -52,8 +52,11 @@ class Workers:
     """Processes that draw random numbers and train small runs, while the card works."""
 
     def __init__(self, cores: int) -> None:
-        # Forked before the card is touched, so that they need not load torch anew.
-        self.pool = ProcessPoolExecutor(cores, multiprocessing.get_context("fork"), _one_thread)
+        # Forked from a process that has loaded torch and done nothing else: a copy of this one
+        # could wait for ever for threads that it has not.
+        context = multiprocessing.get_context("forkserver")
+        context.set_forkserver_preload([__spec__.name if __spec__ else __name__])
+        self.pool = ProcessPoolExecutor(cores, context, _one_thread)
         self.drawn: dict[Stream | Examples, Future[Any]] = {}
 
     def draw_soon(self, wanted: Sequence[Stream | Examples]) -> None:
@@ -367,7 +370,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
         planned = merged(planned)
     workers = Workers(options.cores)
     try:
-        workers.pool.submit(int).result()  # the processes start now, before the card is touched
         name = options.device
         if name == "auto":
             name = "cuda" if torch.cuda.is_available() else "cpu"

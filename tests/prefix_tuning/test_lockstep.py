@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 
-from promptlib.prefix_tuning import experiment_runs, lockstep
+from promptlib.prefix_tuning import experiment_runs, lockstep, lockstep_kernels
 from promptlib.prefix_tuning.experiment_runs import PARAMETRISATIONS
 from promptlib.runs import Result, Run
 from promptlib.training import TrainingDiverged
@@ -206,3 +206,9 @@ def test_the_timing_of_steps_undoes_them() -> None:
     assert group.seconds_a_step(4) > 0
     for tensor, value in zip(group._state, before, strict=True):
         torch.testing.assert_close(tensor.detach(), value, rtol=0, atol=0, equal_nan=True)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="the fused kernels need a GPU")
+def test_fused_kernels_compute_what_the_usual_operations_do() -> None:
+    torch.set_default_dtype(torch.float32)
+    assert lockstep_kernels.worst_error(torch.device("cuda")) < lockstep_kernels.LARGEST_ERROR
