@@ -152,10 +152,10 @@ def from_runs(plan: NotebookPlan, runs: Iterable[Mapping[str, Any]]) -> list[Cla
         return []
     compute = named(plan.archived, f"{plan.source.name}: no function")
     by_name = {entry["name"]: entry for entry in runs}
-    by_identity = {_identity_of(entry, by_name): entry for entry in by_name.values()}
+    by_identity = {identity_of(entry, by_name): entry for entry in by_name.values()}
 
     def get(run: Run) -> Result:
-        entry = by_identity.get(_identity(run))
+        entry = by_identity.get(identity(run))
         if entry is None:
             raise Stale(f"{plan.source.name} asks for a run that is not archived: {run.name}")
         return Result(entry["metrics"])
@@ -167,14 +167,14 @@ def from_runs(plan: NotebookPlan, runs: Iterable[Mapping[str, Any]]) -> list[Cla
     return found
 
 
-def _identity(run: Run) -> str:
+def identity(run: Run) -> str:
     """What makes a run what it is, apart from the code: function, config and needs."""
-    needs = [_identity(needed) for needed in run.needs]
+    needs = [identity(needed) for needed in run.needs]
     return json.dumps([run.train.partition(":")[2], run.config, needs], sort_keys=True)
 
 
-def _identity_of(entry: Mapping[str, Any], by_name: Mapping[str, Mapping[str, Any]]) -> str:
-    needs = [_identity_of(by_name[name], by_name) for name in entry["needs"] if name in by_name]
+def identity_of(entry: Mapping[str, Any], by_name: Mapping[str, Mapping[str, Any]]) -> str:
+    needs = [identity_of(by_name[name], by_name) for name in entry["needs"] if name in by_name]
     return json.dumps([entry["train"].partition(":")[2], entry["config"], needs], sort_keys=True)
 
 
