@@ -76,7 +76,7 @@ record: $(VENV)/.book-$(TORCH) $(EXTRA_STAMPS)  ## accept the verdicts of the la
 
 archive: PROFILE = paper# unless another is asked for
 archive: $(VENV)/.book-$(TORCH) $(EXTRA_STAMPS)  ## keep what a finished PROFILE=paper build measured in archive/, or run and keep one NOTEBOOK=… SET=…, or train on DEVICE=gpu for MINUTES=10
-	@$(if $(filter gpu,$(DEVICE)),$(RUN) -m workflow.lockstep_archive --profile $(call literal,$(PROFILE)) --minutes $(call literal,$(MINUTES)),$(RUN) -m workflow.archive $(if $(NOTEBOOK),$(call literal,$(NOTEBOOK))) --profile $(call literal,$(PROFILE)) $(if $(value SET),--set $(call literal,$(value SET))))
+	@$(if $(filter gpu,$(DEVICE)),$(RUN) -m workflow.lockstep.archive --profile $(call literal,$(PROFILE)) --minutes $(call literal,$(MINUTES)),$(RUN) -m workflow.archive $(if $(NOTEBOOK),$(call literal,$(NOTEBOOK))) --profile $(call literal,$(PROFILE)) $(if $(value SET),--set $(call literal,$(value SET))))
 
 clean:  ## remove what was built; training runs stay
 	@rm -rf _build .snakemake

@@ -24,8 +24,11 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from promptlib.checks import check_public
-from promptlib.prefix_tuning.experiment_training import CURVE_POINTS
-from promptlib.prefix_tuning.lockstep_data import (
+from promptlib.prefix_tuning.adapting import CURVE_POINTS
+from promptlib.prefix_tuning.tasks import SEQUENCE_LENGTH
+from promptlib.runs import Result, Run
+from promptlib.training import Recipe, TrainingDiverged, flushed_denormals
+from workflow.lockstep.data import (
     Draw,
     Examples,
     Rows,
@@ -35,10 +38,7 @@ from promptlib.prefix_tuning.lockstep_data import (
     tested,
     validated,
 )
-from promptlib.prefix_tuning.lockstep_learners import KINDS, N_TOKENS, Learners
-from promptlib.prefix_tuning.tasks import SEQUENCE_LENGTH
-from promptlib.runs import Result, Run
-from promptlib.training import Recipe, TrainingDiverged, flushed_denormals
+from workflow.lockstep.learners import KINDS, N_TOKENS, Learners
 
 ROWS_AT_A_TIME = 32768
 """Sequences of a pass in measuring, all learners together."""

@@ -10,8 +10,10 @@ from typing import Any
 
 import pytest
 
-from promptlib.prefix_tuning import lockstep_session
-from promptlib.prefix_tuning.lockstep_store import (
+from workflow.archived import from_runs, read_archive
+from workflow.lockstep import archive as lockstep_archive
+from workflow.lockstep import session as lockstep_session
+from workflow.lockstep.store import (
     ENDING,
     Planned,
     Shards,
@@ -20,8 +22,6 @@ from promptlib.prefix_tuning.lockstep_store import (
     read_shard,
     write_plan,
 )
-from workflow import lockstep_archive
-from workflow.archived import from_runs, read_archive
 from workflow.profile_config import Profile, load_profile
 
 SMALL: dict[str, dict[str, Any]] = {
@@ -143,7 +143,7 @@ def test_a_session_measures_every_run(plan: Path, measured: Path) -> None:
 def test_entries_tell_device_and_batching_by_name_and_machine(plan: Path, measured: Path) -> None:
     runs = {one.run.name: one.run for one in read_plan(plan)[0]}
     for entry in entries_of(measured):
-        if entry["train"].endswith("any_prefix:train"):
+        if entry["train"].endswith("tables:train"):
             assert entry["name"] in runs  # trained alone, as always
         else:
             assert entry["name"] not in runs

@@ -1,9 +1,9 @@
 """Train the runs of a plan in lockstep, within a number of minutes.
 
-``python -m promptlib.prefix_tuning.lockstep_session --plan FILE --out FOLDER --minutes 10`` needs
+``python -m workflow.lockstep.session --plan FILE --out FOLDER --minutes 10`` needs
 torch, numpy, scipy, tqdm and safetensors, and nothing else of the project than ``promptlib``. It
 trains group by group, the worthiest runs first, and writes what it measured after each group
-(`promptlib.prefix_tuning.lockstep_store`). A group that would not be ready in time is not begun;
+(`workflow.lockstep.store`). A group that would not be ready in time is not begun;
 half of it is tried instead. At the limit, and at a signal to end, the group in work is given up,
 and the command ends as if it were done. Weights are not kept.
 
@@ -29,10 +29,10 @@ from typing import Any
 
 import torch
 
-from promptlib.prefix_tuning import lockstep
-from promptlib.prefix_tuning.lockstep_data import Drawn, Examples, Stream, draw, read_by
-from promptlib.prefix_tuning.lockstep_store import Planned, Shards, read_plan
 from promptlib.runs import Result, Run, machine
+from workflow.lockstep import groups as lockstep
+from workflow.lockstep.data import Drawn, Examples, Stream, draw, read_by
+from workflow.lockstep.store import Planned, Shards, read_plan
 
 RESERVE = 12.0
 """Seconds kept free at the end, for what no estimate knew."""
@@ -40,7 +40,7 @@ RESERVE = 12.0
 FASTEST_TIMED = 2
 """Runs that a group must have to be halved when time is short."""
 
-ALONE = ("promptlib.prefix_tuning.any_prefix:train",)
+ALONE = ("notebooks.prefix_tuning.new_task.tables:train",)
 """Small runs without a lockstep; the processor trains them one by one, beside the others."""
 
 
@@ -355,7 +355,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Command line; see the module's docstring."""
     started = time.monotonic()
     parser = argparse.ArgumentParser(
-        prog="python -m promptlib.prefix_tuning.lockstep_session", description=__doc__
+        prog="python -m workflow.lockstep.session", description=__doc__
     )
     parser.add_argument("--plan", type=Path, required=True)
     parser.add_argument("--out", type=Path, required=True)
@@ -377,7 +377,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         set_precision()
         deadline = started + 60 * options.minutes
         if options.check:
-            from promptlib.prefix_tuning.lockstep_check import check
+            from workflow.lockstep.check import check
 
             return check(planned, workers, device, deadline)
         shards = Shards(options.out, card(device))

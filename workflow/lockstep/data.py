@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from promptlib.checks import check_public
-from promptlib.prefix_tuning.experiment_training import CHECKPOINT_SEQUENCES, generator_for
+from promptlib.prefix_tuning.adapting import CHECKPOINT_SEQUENCES, generator_for
 from promptlib.prefix_tuning.tasks import Split, batches, read_and_answer, task_named
 
 

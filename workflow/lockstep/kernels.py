@@ -5,7 +5,7 @@ addition to the residual stream with the LayerNorm after it, and the activation 
 compute what the usual operations compute; in between nothing is rounded. They need Triton, which
 comes with the torch for GPUs; without it the usual operations are used.
 
-Shapes as in `promptlib.prefix_tuning.lockstep_model`; ``R`` rows of each of ``S`` models.
+Shapes as in `workflow.lockstep.model`; ``R`` rows of each of ``S`` models.
 """
 
 # mypy: disable-error-code="no-untyped-def"

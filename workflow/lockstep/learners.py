@@ -1,12 +1,12 @@
 """What do many learners in lockstep learn, and from where do they start?
 
-Three kinds, as in `promptlib.prefix_tuning.experiment_training`: weights of models, prefixes, LoRA.
+Three kinds, as in `promptlib.prefix_tuning.adapting`: weights of models, prefixes, LoRA.
 What learns lies in one or two matrices with a row for each learner, so that an update of all takes
 a handful of operations. Prefixes of several lengths and LoRA of several ranks and sets of layers
 fill their rows with zeros; the gradient of the filling is zero, so it stays.
 
 Starts are drawn on the CPU, from the streams of random numbers that the runs would use alone.
-Shapes as in `promptlib.prefix_tuning.lockstep_model`.
+Shapes as in `workflow.lockstep.model`.
 """
 
 from __future__ import annotations
@@ -20,18 +20,18 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from promptlib.prefix_tuning.experiment_training import generator_for, new_prefix
+from promptlib.prefix_tuning.adapting import generator_for, new_prefix
 from promptlib.prefix_tuning.gpt import GPT, GPTConfig
-from promptlib.prefix_tuning.lockstep_model import (
+from promptlib.prefix_tuning.lora import add_lora, remove_lora
+from promptlib.prefix_tuning.tasks import SEQUENCE_LENGTH
+from promptlib.runs import Result, Run
+from workflow.lockstep.model import (
     ALIGNED,
     Prefixes,
     Stack,
     is_product,
     rounded,
 )
-from promptlib.prefix_tuning.lora import add_lora, remove_lora
-from promptlib.prefix_tuning.tasks import SEQUENCE_LENGTH
-from promptlib.runs import Result, Run
 
 N_TOKENS = 2 * SEQUENCE_LENGTH - 1
 """Of a sequence that a model reads and answers."""

@@ -23,8 +23,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from promptlib.attention import causal_mask
-from promptlib.prefix_tuning import lockstep_kernels
 from promptlib.prefix_tuning.gpt import GPTConfig
+from workflow.lockstep import kernels as lockstep_kernels
 
 ALIGNED = 8
 """Rows of keys and logits come in multiples of this; matrix units are slow at other sizes."""

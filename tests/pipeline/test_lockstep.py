@@ -9,11 +9,13 @@ from typing import Any
 import pytest
 import torch
 
-from promptlib.prefix_tuning import experiment_runs, lockstep, lockstep_kernels
-from promptlib.prefix_tuning.experiment_runs import PARAMETRISATIONS
+from promptlib.prefix_tuning import planning as experiment_runs
+from promptlib.prefix_tuning.planning import PARAMETRISATIONS
 from promptlib.runs import Result, Run
 from promptlib.training import TrainingDiverged
 from tests.trained_in_memory import TrainedInMemory
+from workflow.lockstep import groups as lockstep
+from workflow.lockstep import kernels as lockstep_kernels
 
 MODEL = experiment_runs.model_of(n_layer=2, n_head=2, n_embd=12)
 STEPS = 12
@@ -190,7 +192,9 @@ def test_groups() -> None:
     runs = [of, slow, wide, base(1), prefixes(of, "reverse", 1, "free", [0.1])]
     assert lockstep.groups(runs) == [[of, runs[3]], [slow], [wide], [runs[4]]]
     with pytest.raises(ValueError, match="no lockstep for"):
-        lockstep.groups([Run("promptlib.prefix_tuning.planted:plant", {})])
+        lockstep.groups(
+            [Run("notebooks.prefix_tuning.expressivity_or_optimisation.training:plant", {})]
+        )
 
 
 def test_runs_of_two_groups_are_refused() -> None:

@@ -98,7 +98,7 @@ def read_plan(path: Path) -> tuple[list[Planned], dict[str, Any]]:
     except (KeyError, IndexError, TypeError, json.JSONDecodeError) as error:
         raise ValueError(
             f"{path} is no plan of runs ({type(error).__name__}: {error}); "
-            "write one with: python -m workflow.lockstep_archive --plan FILE"
+            "write one with: python -m workflow.lockstep.archive --plan FILE"
         ) from None
 
 

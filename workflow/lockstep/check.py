@@ -17,14 +17,16 @@ from typing import Any
 
 import torch
 
-from promptlib.prefix_tuning import experiment_runs, lockstep, lockstep_kernels
-from promptlib.prefix_tuning import experiment_training as alone
+from promptlib.prefix_tuning import adapting as alone
+from promptlib.prefix_tuning import planning as experiment_runs
 from promptlib.prefix_tuning.gpt import GPT, GPTConfig
-from promptlib.prefix_tuning.lockstep_data import read_by
-from promptlib.prefix_tuning.lockstep_model import Stack
-from promptlib.prefix_tuning.lockstep_session import Workers, describe, merged
-from promptlib.prefix_tuning.lockstep_store import Planned
 from promptlib.runs import Result, Run
+from workflow.lockstep import groups as lockstep
+from workflow.lockstep import kernels as lockstep_kernels
+from workflow.lockstep.data import read_by
+from workflow.lockstep.model import Stack
+from workflow.lockstep.session import Workers, describe, merged
+from workflow.lockstep.store import Planned
 
 STEPS = 40
 """Of the training of a group."""

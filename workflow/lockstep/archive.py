@@ -1,12 +1,12 @@
 """Train what the archive lacks on a GPU, many runs at once, and keep it.
 
-``python -m workflow.lockstep_archive --minutes 10`` writes the plan of the four chapters with long
+``python -m workflow.lockstep.archive --minutes 10`` writes the plan of the four chapters with long
 runs, trains it within these minutes on the GPU of this machine, and merges what was measured into
 ``archive/``. The three parts can be done apart, for a GPU on a machine that has torch only:
 
-    python -m workflow.lockstep_archive --plan FILE          here
-    python -m promptlib.prefix_tuning.lockstep_session …     there, with a copy of the sources
-    python -m workflow.lockstep_archive --merge FOLDER       here, with what came back
+    python -m workflow.lockstep.archive --plan FILE          here
+    python -m workflow.lockstep.session …     there, with a copy of the sources
+    python -m workflow.lockstep.archive --merge FOLDER       here, with what came back
 
 A chapter is kept when all of its runs are there; the others are named, with what they lack.
 """
@@ -20,16 +20,16 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from promptlib.prefix_tuning.lockstep_store import (
+from promptlib.runs import Run
+from workflow.archive import committed, laid_out
+from workflow.archived import ARCHIVE, ARCHIVE_PROFILE, identity, identity_of
+from workflow.command import BuildError, Parser, command
+from workflow.lockstep.store import (
     ENDING,
     Planned,
     read_shard,
     write_plan,
 )
-from promptlib.runs import Run
-from workflow.archive import committed, laid_out
-from workflow.archived import ARCHIVE, ARCHIVE_PROFILE, identity, identity_of
-from workflow.command import BuildError, Parser, command
 from workflow.profile_config import NotebookPlan, Profile, load_profile
 from workflow.sources import ROOT, write_if_changed
 
@@ -37,13 +37,13 @@ WING = "prefix_tuning"
 CHAPTERS = ("new_task", "eliciting", "combining", "prefix_or_lora")
 """Whose runs are kept; see also `worths`."""
 
-SESSION = "promptlib.prefix_tuning.lockstep_session"
+SESSION = "workflow.lockstep.session"
 
 
 @command
 def main(arguments: list[str] | None = None) -> int:
     """Command line; see the module's docstring."""
-    parser = Parser(prog="python -m workflow.lockstep_archive", description=__doc__)
+    parser = Parser(prog="python -m workflow.lockstep.archive", description=__doc__)
     parser.add_argument("--profile", default=ARCHIVE_PROFILE)
     parser.add_argument("--minutes", type=float)
     parser.add_argument("--device", default="auto")
