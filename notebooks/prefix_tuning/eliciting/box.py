@@ -24,6 +24,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from promptlib.checks import check_public
 from promptlib.prefix_tuning.geometry import distance_to_segment
 from promptlib.prefix_tuning.gpt import GPT
 from promptlib.prefix_tuning.inside import (
@@ -277,3 +278,6 @@ def _answering_queries(model: GPT, tokens: Tensor) -> tuple[Tensor, Tensor]:
         queries, keys = layer.heads(layer.query(content)), layer.heads(layer.key(content))
         normalisers = log_normalisers(queries, keys, causal=True)
     return queries[..., -SEQUENCE_LENGTH:, :], normalisers[..., -SEQUENCE_LENGTH:]
+
+
+check_public(__name__)

@@ -27,6 +27,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from promptlib.checks import check_public
 from promptlib.prefix_tuning.evaluation import sequence_loss
 from promptlib.prefix_tuning.gpt import GPT
 from promptlib.prefix_tuning.inside import first_layer, prefix_head_values, shares_taken
@@ -232,3 +233,6 @@ def content_size(model: GPT) -> float:
     with torch.no_grad():
         every_pair = model.token.weight[:, None] + model.position.weight  # (V, T, D)
         return float(block.norm_attention(every_pair).square().mean().sqrt())
+
+
+check_public(__name__)
