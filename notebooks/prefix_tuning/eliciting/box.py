@@ -18,8 +18,9 @@ sequences, ``m`` answering positions, ``H`` heads of width ``d``, ``D`` the widt
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -169,6 +170,44 @@ def searched_shares(
                 taken = answering_shares(model, prefix, tokens[sequence : sequence + 1])
                 found[sequence, head, place] = taken[0, head, place]
     return found
+
+
+class Tried(NamedTuple):
+    """Shares that were taken, what limits each, and how they were looked for."""
+
+    values: Tensor
+    limits: Tensor
+    search: str
+
+
+def taken_and_limits(
+    by_model: Sequence[Sequence[tuple[GPT, Prefix]]],
+    tokens: Tensor,
+    generator: torch.Generator,
+    *,
+    restarts: int,
+    steps: int,
+    searched: int,
+    limit: Callable[[GPT, Tensor], Tensor] = answering_limits,
+) -> Tried:
+    """What each model's prefixes take, all through its LayerNorm, and what a search finds.
+
+    The search goes over the first `searched` sequences.
+    """
+    taken, limits = [], []
+    for pairs in by_model:
+        model, few = pairs[0][0], tokens[:searched]
+        most = limit(model, tokens)
+        taken += [answering_shares(*pair, tokens) for pair in pairs]
+        taken.append(searched_shares(model, few, generator, restarts=restarts, steps=steps))
+        limits += [most] * len(pairs) + [most[:searched]]
+    count = sum(len(pairs) for pairs in by_model)
+    return Tried(
+        torch.cat([values.flatten() for values in taken]),
+        torch.cat([values.flatten() for values in limits]),
+        f"{count} prefixes trained by gradient descent, and for each head and position of "
+        f"{searched} sequence(s) in {len(by_model)} model(s) {restarts} searches of {steps} steps",
+    )
 
 
 def joint_shares(

@@ -1,23 +1,21 @@
-"""What does the chapter "Eliciting a learned task" claim, and what is measured for it?
+"""What does the chapter "Eliciting a learned task" claim?
 
-Four tables, as the page measures in four places: accuracies of all trials, attention and gradients
-inside the trained models, the limit that a LayerNorm sets, and untrained prefixes.
+ACCURACIES
+    Judged by all trials, from an archive of metrics, too.
+INSIDE
+    Judged each by its own measurement, in trained models and of untrained prefixes.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import Any, Literal
-
-import torch
-from torch import Tensor
+from collections.abc import Callable
+from typing import Literal
 
 from notebooks.prefix_tuning.eliciting import box, results, start
 from notebooks.prefix_tuning.eliciting.plan import PUBLISHED_ARM, SWEPT
-from notebooks.prefix_tuning.eliciting.results import IN_WORDS, Pair
+from notebooks.prefix_tuning.eliciting.results import IN_WORDS
 from promptlib import claims
 from promptlib.prefix_tuning import adapting, evaluation, published
-from promptlib.prefix_tuning.gpt import GPT
 from promptlib.prefix_tuning.inside import model_ratio_errors
 from promptlib.prefix_tuning.planning import MIXED
 from promptlib.prefix_tuning.sweeps import HERE, UNIT
@@ -136,7 +134,6 @@ ACCURACIES = (
         "starts, had been tried.",
     ),
 )
-"""Of `Trials`."""
 
 
 def claims_at_published_size(plan: Plan, get: Get) -> list[claims.Claim]:
@@ -149,7 +146,6 @@ INSIDE = (
         "relative-attention",
         "In the trained models, in all heads, the attention over content with a prefix, divided by "
         r"$1-\alpha_i$, is the attention without it.",
-        errors=lambda measured: measured["ratios"],
         tolerance=TOLERANCE,
         source=PAPER,
         checks=model_ratio_errors,
@@ -159,7 +155,6 @@ INSIDE = (
         "In the trained models the prefix moves the output of the attention block to the point "
         r"$y_i + \sum_h \alpha_i^h d_i^h$ of the box whose far corner is the fixed point; "
         "coefficients are found from the outputs alone.",
-        errors=lambda measured: measured["box"],
         tolerance=TOLERANCE,
         source=HERE,
         checks=box.box_errors,
@@ -169,52 +164,27 @@ INSIDE = (
         "For one prefix vector, the gradients of the loss with respect to what the key and the "
         "value projection read equal the sums over heads and positions that carry "
         r"$\alpha(1-\alpha)$ and $\alpha$; errors relative to the longest entry.",
-        errors=lambda measured: measured["gradient"],
         tolerance=TOLERANCE,
         source=HERE,
         checks=start.gradient_parts,
     ),
-)
-"""Of what `errors_inside` returns."""
-
-
-def errors_inside(
-    pairs: Sequence[Pair],
-    tokens: Tensor,
-    targets: Tensor,
-    parts: start.GradientParts = start.gradient_parts,
-) -> dict[str, Tensor]:
-    """Errors of the three identities, on all pairs; `parts` stands for what is checked."""
-    blocks = [box.block_outputs(*pair, tokens) for pair in pairs]
-    return {
-        "ratios": torch.cat([model_ratio_errors(*pair, tokens) for pair in pairs]),
-        "box": torch.stack(
-            [f(block) for block in blocks for f in (box.box_errors, box.corner_errors)]
-        ),
-        "gradient": torch.stack(
-            [start.gradient_errors(*pair, tokens, targets, parts) for pair in pairs]
-        ),
-    }
-
-
-LIMITS = (
     claims.Bound(
         "layer-norm-limit",
         "In the models with first LayerNorm, no prefix vector that passes through it takes more "
         "attention from any head at any answering position than the limit of the model.",
-        values=lambda measured: measured["taken"],
-        limits=lambda measured: measured["limits"],
+        values=lambda tried: tried.values,
+        limits=lambda tried: tried.limits,
         tolerance=1e-12,
         source=HERE,
         checks=box.answering_limits,
-        search=lambda measured: measured["search"],
+        search=lambda tried: tried.search,
     ),
     claims.Outcome(
         "limit-not-needed",
         "In fewer than 50 % of the rows (head, answering position, input), the best free prefix "
         "takes a larger share than any vector through the LayerNorm could take of that row; mean "
         "over tasks.",
-        values=lambda measured: measured["above"],
+        values=lambda by_seed: by_seed,
         source=HERE,
         checks=box.share_above_limit,
         unit="% of rows",
@@ -222,43 +192,6 @@ LIMITS = (
         requires=("free-elicits",),
         note="The limit was chosen after shares of small models had been seen.",
     ),
-)
-"""Of what `shares_and_limits` returns, and ``above``, percent of rows by seed."""
-
-
-def shares_and_limits(
-    by_model: Sequence[Sequence[Pair]],
-    tokens: Tensor,
-    generator: torch.Generator,
-    *,
-    restarts: int,
-    steps: int,
-    searched: int,
-    limit: Callable[[GPT, Tensor], Tensor] = box.answering_limits,
-) -> dict[str, Any]:
-    """What prefixes take that pass through the LayerNorm, trained or searched for, and the limit.
-
-    `by_model` has the prefixes of each model; the search for each head and answering position goes
-    over the first `searched` sequences. `limit` stands for what is checked.
-    """
-    taken, limits = [], []
-    for pairs in by_model:
-        model, few = pairs[0].model, tokens[:searched]
-        most = limit(model, tokens)
-        taken += [box.answering_shares(*pair, tokens) for pair in pairs]
-        taken.append(box.searched_shares(model, few, generator, restarts=restarts, steps=steps))
-        limits += [most] * len(pairs) + [most[:searched]]
-    count = sum(len(pairs) for pairs in by_model)
-    return {
-        "taken": torch.cat([values.flatten() for values in taken]),
-        "limits": torch.cat([values.flatten() for values in limits]),
-        "search": f"{count} prefixes trained by gradient descent, and for each head and position "
-        f"of {searched} sequence(s) in {len(by_model)} model(s) {restarts} searches of {steps} "
-        "steps",
-    }
-
-
-STARTS = (
     claims.Outcome(
         "start-saturates",
         "Without first LayerNorm, an untrained prefix of the largest initial scale leaves more "
@@ -284,4 +217,3 @@ STARTS = (
         scale="log",
     ),
 )
-"""Of pairs of `Start`, at the smallest and the largest initial scale, one for each seed."""

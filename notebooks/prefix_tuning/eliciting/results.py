@@ -1,6 +1,6 @@
 """What do the prefixes of the chapter "Eliciting a learned task" do, and which of a sweep counts?
 
-Accuracies are in percent, arrays have a last dimension of seeds unless it is said otherwise.
+Accuracies are in percent; the last dimension of an array is seeds.
 """
 
 from __future__ import annotations
@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
 import numpy as np
 
@@ -120,15 +120,7 @@ def steps_until(trial: Trial, loss: float = GUESSING_LOSS / 2) -> int | None:
     return None if first == len(curve) else round((first + 1) * steps / len(curve))
 
 
-class Rated(Protocol):
-    """Anything that was trained at a learning rate."""
-
-    @property
-    def learning_rate(self) -> float:
-        """The highest of its schedule."""
-
-
-def rates_chosen(chosen: Iterable[Rated], rates: Iterable[float]) -> str:
+def rates_chosen(chosen: Iterable[Trial], rates: Iterable[float]) -> str:
     """Say how often each rate of a sweep was chosen, and that a sweep ends where it was."""
     counts = Counter(one.learning_rate for one in chosen)
     listed = sorted({*counts, *rates})

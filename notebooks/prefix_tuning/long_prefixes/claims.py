@@ -1,7 +1,9 @@
 """What does the chapter "Long prefixes" claim?
 
-Three tables of theorems, for the three places where the page checks them, judge errors, or values
-with their limits, by name: see `theory`. The fourth is of what training gave.
+THEORY
+    Judged each by its own measurement of `theory`: errors, or values with their limits.
+TRAINED
+    Judged by `Trained`, what training gave.
 """
 
 from __future__ import annotations
@@ -23,11 +25,10 @@ from promptlib.prefix_tuning.trials import Trials
 PREFIX = "prefix-tuning/long"
 TOLERANCE = 1e-10
 
-COMBINED = (
+THEORY = (
     claims.Identity(
         "identical-vectors",
         r"$k$ copies of a prefix vector are one vector whose logit is larger by $\log k$.",
-        errors=lambda measured: measured["identical-vectors"],
         tolerance=TOLERANCE,
         source=HERE,
         checks=concatenation.repetition_errors,
@@ -37,7 +38,6 @@ COMBINED = (
         "Prefixes one after another: the odds of their shares add, and the output is "
         r"$t'_i = (t_i + \sum_r o_i^r \mu_i^r)/(1 + \sum_r o_i^r)$, which the outputs with each "
         "alone determine.",
-        errors=lambda measured: measured["concatenation"],
         tolerance=TOLERANCE,
         source=HERE,
         checks=concatenation.concatenated,
@@ -46,7 +46,6 @@ COMBINED = (
         "averaged-vectors",
         "The mean of $k$ prefix keys has the geometric mean of their odds, so the $k$ vectors one "
         "after another have at least $k$ times these odds.",
-        errors=lambda measured: measured["averaged-vectors"],
         tolerance=TOLERANCE,
         source=HERE,
         checks=concatenation.average_errors,
@@ -55,22 +54,19 @@ COMBINED = (
         "dilution",
         "If prefix and content pass through the same LayerNorm, a prefix of length $p$ takes at "
         r"most $p/(p + |M_i| e^{-2 r_i})$ of a query that sees $|M_i|$ tokens.",
-        values=lambda measured: measured["dilution"][0],
-        limits=lambda measured: measured["dilution"][1],
+        values=lambda measured: measured[0],
+        limits=lambda measured: measured[1],
         tolerance=1e-12,
         source=HERE,
         checks=spread.diluted_share,
         search="random layers, and for one query the worst prefix and content, which reach it",
     ),
-)
-
-DIMENSION = (
     claims.Bound(
         "convex-share",
         r"As a function of the query $\log o_i + \log Z_i$ is convex, and between the largest of "
         r"$p$ linear functions and that plus $\log p$; so it is linear for one vector.",
-        values=lambda measured: measured["convex-share"][0],
-        limits=lambda measured: measured["convex-share"][1],
+        values=lambda measured: measured[0],
+        limits=lambda measured: measured[1],
         tolerance=1e-9,
         source=HERE,
         checks=attend,
@@ -80,8 +76,8 @@ DIMENSION = (
         "bias-rank",
         "In one head, the biases that a prefix of length $p$ produces over all positions of all "
         "contents have rank at most $p$.",
-        values=lambda measured: measured["bias-rank"][0],
-        limits=lambda measured: measured["bias-rank"][1],
+        values=lambda measured: measured[0],
+        limits=lambda measured: measured[1],
         source=HERE,
         checks=attend,
         search="random layers, four contents for each prefix",
@@ -90,20 +86,17 @@ DIMENSION = (
         "bias-rank-reached",
         "Random prefixes reach that rank when the values have more than $p$ coordinates: the "
         "difference.",
-        errors=lambda measured: measured["bias-rank"][0] - measured["bias-rank"][1],
+        errors=lambda measured: measured[0] - measured[1],
         tolerance=0.5,
         source=HERE,
         checks=attend,
     ),
-)
-
-SPREAD = (
     claims.Bound(
         "effective-number",
         r"If the logits of a query to $p$ prefix vectors lie in an interval of length $\Delta$, "
         r"the effective number of vectors it attends to is between $1 + (p-1)e^{-\Delta}$ and $p$.",
-        values=lambda measured: measured["effective-number"][0],
-        limits=lambda measured: measured["effective-number"][1],
+        values=lambda measured: measured[0],
+        limits=lambda measured: measured[1],
         tolerance=1e-9,
         source=HERE,
         checks=spread.least_effective_number,
@@ -114,7 +107,6 @@ SPREAD = (
         "use-and-information",
         "The log of the number of prefix vectors in use is the mean log of the number that a row "
         "attends to, plus the mutual information between query and prefix position.",
-        errors=lambda measured: measured["use-and-information"],
         tolerance=TOLERANCE,
         source=HERE,
         checks=spread.number_in_use,
@@ -124,8 +116,8 @@ SPREAD = (
         r"The points $\mu_i$ that a prefix aims at lie on average at most "
         r"$\operatorname{diam}(\bar v)\sqrt{I/2}$ from their mean, where $I$ is the mutual "
         "information between query and prefix position; random prefixes and trained ones.",
-        values=lambda measured: measured["points-stay-close"][0],
-        limits=lambda measured: measured["points-stay-close"][1],
+        values=lambda measured: measured[0],
+        limits=lambda measured: measured[1],
         tolerance=1e-9,
         source=HERE,
         checks=spread.spread_limit,
@@ -253,4 +245,3 @@ TRAINED = (
         requires=("known-task",),
     ),
 )
-"""Of `Trained`."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import matplotlib.pyplot as plt
@@ -57,10 +58,23 @@ PAIRS = [
 ]
 
 
-def inside(name: str, **wrong: Any) -> str:
-    """The verdict on one of the identities, for a wrong implementation if one is given."""
-    errors = stated.errors_inside(PAIRS, TOKENS, TARGETS, **wrong)
-    return claims.check(stated.PREFIX, stated.INSIDE, errors)[name].verdict
+def verdict(name: str, measured: Any) -> str:
+    return claims.check_each(stated.PREFIX, stated.INSIDE, {name: measured})[name].verdict
+
+
+def verdicts_of_identities(pairs: Sequence[Pair], **wrong: Any) -> dict[str, str]:
+    """For a wrong implementation of the gradient's parts if one is given."""
+    moved = [box.block_outputs(*pair, TOKENS) for pair in pairs]
+    measured = {
+        "relative-attention": [
+            trained_attention.model_ratio_errors(*pair, TOKENS) for pair in pairs
+        ],
+        "box": [part(one) for one in moved for part in (box.box_errors, box.corner_errors)],
+        "gradient-parts": [
+            start.gradient_errors(*pair, TOKENS, TARGETS, **wrong) for pair in pairs
+        ],
+    }
+    return {name: verdict(name, torch.cat(errors)) for name, errors in measured.items()}
 
 
 def attend_elsewhere(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -78,9 +92,10 @@ def attend_elsewhere(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_attention_that_is_re_aimed_refutes_the_identities(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    assert (inside("relative-attention"), inside("box")) == ("holds", "holds")
+    names = ("relative-attention", "box")
+    assert {verdicts_of_identities(PAIRS)[name] for name in names} == {"holds"}
     attend_elsewhere(monkeypatch)
-    assert (inside("relative-attention"), inside("box")) == ("fails", "fails")
+    assert {verdicts_of_identities(PAIRS)[name] for name in names} == {"fails"}
 
 
 def test_the_output_is_a_mixture_of_the_corners_of_the_box() -> None:
@@ -135,16 +150,16 @@ def test_a_limit_that_is_too_low_is_broken_by_the_search() -> None:
     pairs = [[PAIRS[1]]]
     options: dict[str, Any] = {"restarts": 2, "steps": 60, "searched": 1}
 
-    def verdict(**other: Any) -> str:
+    def judged(**other: Any) -> str:
         generator = torch.Generator().manual_seed(5)
-        found = stated.shares_and_limits(pairs, TOKENS, generator, **options, **other)
-        return claims.check(stated.PREFIX, stated.LIMITS[:1], found)["layer-norm-limit"].verdict
+        found = box.taken_and_limits(pairs, TOKENS, generator, **options, **other)
+        return verdict("layer-norm-limit", found)
 
     def too_low(model: GPT, tokens: Tensor) -> Tensor:
         return 0.999 * box.answering_limits(model, tokens)
 
-    assert verdict() == "holds"
-    assert verdict(limit=too_low) == "fails"
+    assert judged() == "holds"
+    assert judged(limit=too_low) == "fails"
 
 
 def test_what_is_found_jointly_stays_below_the_limits_of_the_queries() -> None:
@@ -189,9 +204,10 @@ def test_a_limit_that_forgets_the_length_of_the_key_is_exceeded_almost_everywher
     pair.prefix.layer_norm = True
 
     def judged(trials: Trials) -> claims.Claim:
-        measured = {"above": [box.share_above_limit(*pair, TOKENS)] * 2}
+        measured = {"limit-not-needed": [box.share_above_limit(*pair, TOKENS)] * 2}
         control = {"free-elicits": claim("free-elicits", trials)}
-        return claims.check(stated.PREFIX, stated.LIMITS[1:], measured, control)["limit-not-needed"]
+        found = claims.check_each(stated.PREFIX, stated.INSIDE, measured, control)
+        return found["limit-not-needed"]
 
     assert (judged(FINE).value, judged(FINE).verdict) == (0.0, "supported")
     assert judged(ALL_ALIKE).verdict == "uninformative"
@@ -238,14 +254,14 @@ def test_an_imitated_key_takes_shares_that_a_normalised_vector_can() -> None:
 
 @pytest.mark.claim("prefix-tuning/eliciting-gradient-parts")
 def test_a_gradient_without_the_factor_that_vanishes_is_refuted() -> None:
-    assert inside("gradient-parts") == "holds"
+    assert verdicts_of_identities(PAIRS)["gradient-parts"] == "holds"
 
     def forgets(model: GPT, prefix: Prefix, *batch: Tensor) -> tuple[Tensor, Tensor]:
         key_part, value_part = start.gradient_parts(model, prefix, *batch)
         taken = trained_attention.shares_taken(model, prefix, batch[0])
         return key_part / float((1 - taken).mean()), value_part
 
-    assert inside("gradient-parts", parts=forgets) == "fails"
+    assert verdicts_of_identities(PAIRS, parts=forgets)["gradient-parts"] == "fails"
 
 
 def test_the_parts_add_up_to_the_gradient_of_a_shared_vector() -> None:
@@ -281,8 +297,8 @@ def test_a_layer_norm_before_the_prefix_refutes_both_statements_on_large_starts(
         pair = tuple(
             start.starts(some_model(first_layer_norm), "shared", ADD_ONE, scales, **options)
         )
-        found = claims.check(stated.PREFIX, stated.STARTS, [pair] * 2)
-        return [one.verdict for one in found.values()]
+        names = ("start-saturates", "gradient-does-not-vanish")
+        return [verdict(name, [pair] * 2) for name in names]
 
     assert verdicts(False, [0.01, 30.0])[0] == "supported"
     assert verdicts(False, [30.0, 0.01])[0] == "contradicted"
@@ -305,8 +321,8 @@ def test_runs_that_are_too_short_go_through_every_claim_and_picture(
     arms = {arm: results.best_pairs(trials, runs.get, arm)[0] for arm in ARMS}
     pairs = [one for by_task in arms.values() for one in by_task.values()]
     assert len(pairs) == len(ARMS) * len(MIXED)
-    found = claims.check(stated.PREFIX, stated.INSIDE, stated.errors_inside(pairs, TOKENS, TARGETS))
-    measured = stated.shares_and_limits(
+    assert set(verdicts_of_identities(pairs).values()) == {"holds"}
+    taken = box.taken_and_limits(
         [list(arms["with LayerNorm"].values())],
         TOKENS,
         torch.Generator().manual_seed(9),
@@ -314,9 +330,7 @@ def test_runs_that_are_too_short_go_through_every_claim_and_picture(
         steps=3,
         searched=1,
     )
-    found |= claims.check(stated.PREFIX, stated.LIMITS[:1], measured)
-    for one in found.values():
-        assert one.verdict == "holds", one
+    assert verdict("layer-norm-limit", taken) == "holds"
     for pair in arms["with LayerNorm, free"].values():
         assert 0 <= box.share_above_limit(*pair, TOKENS) <= 100
 

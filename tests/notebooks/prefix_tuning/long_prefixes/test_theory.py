@@ -29,11 +29,9 @@ def cases() -> list[AttentionCase]:
     return theory.random_long_cases(18, generator())
 
 
-def verdict(name: str, measured: Any, key: str = "") -> str:
+def verdict(name: str, measured: Any) -> str:
     """Judge one claim of a theorem by what was measured for it."""
-    rows = [*stated.COMBINED, *stated.DIMENSION, *stated.SPREAD]
-    one = [row for row in rows if row.name == name]
-    return claims.check(stated.PREFIX, one, {key or name: measured})[name].verdict
+    return claims.check_each(stated.PREFIX, stated.THEORY, {name: measured})[name].verdict
 
 
 def leaking(*arguments: Any, **options: Any) -> tuple[Tensor, Tensor]:
@@ -95,9 +93,9 @@ def test_the_rank_of_the_biases() -> None:
     assert verdict("bias-rank", (ranks, lengths)) == "holds"
     assert verdict("bias-rank", (ranks, lengths - 1)) == "fails"
     assert verdict("bias-rank", theory.bias_ranks(2, generator(), leaking)) == "fails"
-    assert verdict("bias-rank-reached", (ranks, lengths), "bias-rank") == "holds"
+    assert verdict("bias-rank-reached", (ranks, lengths)) == "holds"
     for wrong in (lengths - 1, lengths + 1):
-        assert verdict("bias-rank-reached", (ranks, wrong), "bias-rank") == "fails"
+        assert verdict("bias-rank-reached", (ranks, wrong)) == "fails"
 
 
 @pytest.mark.claim("prefix-tuning/long-convex-share")
