@@ -176,11 +176,11 @@ def test_parameters_out_of_range_are_named(
 
 def test_the_plans_need_no_torch() -> None:
     code = (
-        f"import sys; from {elicit.__name__} import plan as elicit;"
-        f"from {combine.__name__} import plan as combine;"
-        f"from {lora_budget.__name__} import plan as lora_budget;"
-        f"list(elicit(**{ELICIT!r})); list(combine(**{COMBINE!r}));"
-        f"list(lora_budget(**{BUDGET!r})); assert 'torch' not in sys.modules"
+        "import sys; from notebooks.prefix_tuning.combining import plan as combine;"
+        "from notebooks.prefix_tuning.eliciting import plan as elicit;"
+        "from notebooks.prefix_tuning.prefix_or_lora import plan as lora_budget;"
+        f"list(elicit.plan(**{ELICIT!r})); list(combine.plan(**{COMBINE!r}));"
+        f"list(lora_budget.plan(**{BUDGET!r})); assert 'torch' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
 
