@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
+
+import torch
 
 from promptlib.runs import Result, Run
 
@@ -29,8 +31,18 @@ class TrainedInMemory:
     def get(self, run: Run) -> Result:
         """The result of a run and of all that it needs."""
         if run.key not in self.results:
-            module, _, name = run.train.partition(":")
-            needs = [self.get(needed) for needed in run.needs]
-            function = getattr(importlib.import_module(module), name)
-            self.results[run.key] = function(run.config, needs, silent)
+            self.results[run.key] = self.again(run)
         return self.results[run.key]
+
+    def again(self, run: Run) -> Result:
+        """Train a run again, under whatever a test has broken; not what it needs."""
+        module, _, name = run.train.partition(":")
+        needs = [self.get(needed) for needed in run.needs]
+        return getattr(importlib.import_module(module), name)(run.config, needs, silent)
+
+
+def train_nothing(
+    learners: Sequence[Any], loss: object, batches: object, recipe: Any, **options: object
+) -> torch.Tensor:
+    """Stand in for the training loop of `promptlib.prefix_tuning.adapting`; forgets to train."""
+    return torch.zeros(recipe.steps, len(learners))

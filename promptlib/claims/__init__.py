@@ -28,7 +28,7 @@ from promptlib.claims.box import box, sentence_html
 from promptlib.claims.claim import Claim
 from promptlib.claims.mathematics import bound, estimate, identity, needing, not_checked
 from promptlib.claims.outcomes import Published, decide, judge_again, outcome
-from promptlib.claims.rows import Bound, Estimate, Identity, Outcome, Row, check
+from promptlib.claims.rows import Bound, Estimate, Identity, Outcome, Row, check, check_each
 from promptlib.claims.statistics import holm, interval, p_value, t_half_width
 from promptlib.claims.words import KINDS, MIME_TYPE, REPLICATIONS, VERDICTS
 
@@ -47,6 +47,7 @@ __all__ = [
     "bound",
     "box",
     "check",
+    "check_each",
     "decide",
     "estimate",
     "holm",

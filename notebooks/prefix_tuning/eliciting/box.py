@@ -12,15 +12,15 @@ a point of the box that the steps :math:`d_i^h` span at :math:`y_i`. The opposit
 is the fixed point :math:`y^* = \sum_h W_O^h \bar v^h + b_O`, the same for all contents and
 positions. Proved in the chapter "Eliciting a learned task".
 
-Only the answering positions are looked at: the last ten, which write the answer.
-
-Shape comments: ``B`` sequences, ``m`` answering positions, ``H`` heads of width ``d``, ``D`` the
-width of the model.
+Only the answering positions are looked at: the last ten, which write the answer. Shapes: ``B``
+sequences, ``m`` answering positions, ``H`` heads of width ``d``, ``D`` the width of the model.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -38,61 +38,25 @@ from promptlib.prefix_tuning.prefix import Prefix
 from promptlib.prefix_tuning.reach import climb, log_normalisers, normalise
 from promptlib.prefix_tuning.tasks import SEQUENCE_LENGTH
 
-__all__ = [
-    "BlockOutputs",
-    "answering_limits",
-    "answering_shares",
-    "block_outputs",
-    "box_coefficients",
-    "box_errors",
-    "corner_errors",
-    "imitation",
-    "joint_shares",
-    "searched_shares",
-    "straightness",
-]
-
 FAR = 1e4
 """Length of a searched vector, against which the constant inside LayerNorm vanishes."""
+FIRST_STEP = 0.3
+"""Length of the first step of a search relative to the vector's; it falls to zero linearly."""
 
 
 @dataclass(frozen=True)
 class BlockOutputs:
-    """What the first attention block writes at the answering positions.
+    """What the first attention block writes at the answering positions, without its input."""
 
-    Attributes
-    ----------
-    plain, moved : Tensor, shape (B, m, D)
-        Without and with the prefix; the residual stream is not added.
-    shares : Tensor, shape (B, m, H)
-        What the prefix takes of each head, in (0, 1).
-    steps : Tensor, shape (B, m, H, D)
-        By how much each head alone would move the output if the prefix took it whole.
-    fixed_point : Tensor, shape (D,)
-        What the block would write if the prefix took all heads whole.
-    """
-
-    plain: Tensor
-    moved: Tensor
-    shares: Tensor
-    steps: Tensor
-    fixed_point: Tensor
+    plain: Tensor  # (B, m, D), without the prefix
+    moved: Tensor  # (B, m, D), with it
+    shares: Tensor  # (B, m, H), what the prefix takes of each head
+    steps: Tensor  # (B, m, H, D), by which each head would move the output if it were taken whole
+    fixed_point: Tensor  # (D,), what the block would write if all heads were
 
 
 def block_outputs(model: GPT, prefix: Prefix, tokens: Tensor) -> BlockOutputs:
-    """Run the model without and with a prefix of one vector, and take its first block apart.
-
-    Parameters
-    ----------
-    model, prefix : GPT and Prefix
-        In float64, if the result is to be compared with a theorem.
-    tokens : Tensor of int64, shape (B, T)
-
-    Raises
-    ------
-    ValueError
-        If the prefix has more than one vector.
-    """
+    """Run the model without and with a prefix of one vector, and take its first block apart."""
     if prefix.length != 1:
         raise ValueError(f"one prefix vector has a fixed point, {prefix.length} have not; use 1")
     project = model.blocks[0].attention.project
@@ -116,15 +80,10 @@ def block_outputs(model: GPT, prefix: Prefix, tokens: Tensor) -> BlockOutputs:
 
 
 def box_coefficients(outputs: BlockOutputs) -> tuple[Tensor, Tensor]:
-    """Write each movement as a combination of the steps, by least squares.
+    """Write each movement as a combination of the steps, by least squares: (B, m, H), (B, m).
 
-    Attention is not consulted: only outputs and steps enter.
-
-    Returns
-    -------
-    coefficients : Tensor, shape (B, m, H)
-    residuals : Tensor, shape (B, m)
-        Length of what no combination explains, relative to the longest step.
+    Attention is not consulted. The second is the length of what no combination explains, relative
+    to the longest step.
     """
     movement = (outputs.moved - outputs.plain)[..., None]  # (B, m, D, 1)
     directions = outputs.steps.mT  # (B, m, D, H)
@@ -134,13 +93,10 @@ def box_coefficients(outputs: BlockOutputs) -> tuple[Tensor, Tensor]:
 
 
 def box_errors(outputs: BlockOutputs) -> Tensor:
-    """How far each moved output is from the point of the box that the shares name.
+    """How far each moved output is from the point of the box that the shares name, (B, m).
 
-    Returns
-    -------
-    Tensor, shape (B, m)
-        The largest of three: what no combination of the steps explains, how far a coefficient lies
-        outside [0, 1], and how far it is from the share that the prefix takes of that head.
+    The largest of three: what no combination of the steps explains, how far a coefficient lies
+    outside [0, 1], and how far it is from the share that the prefix takes of that head.
     """
     coefficients, residuals = box_coefficients(outputs)
     outside = (coefficients - coefficients.clamp(0, 1)).abs().amax(-1)
@@ -149,13 +105,7 @@ def box_errors(outputs: BlockOutputs) -> Tensor:
 
 
 def corner_errors(outputs: BlockOutputs) -> Tensor:
-    """How far the corner opposite to each output is from the fixed point.
-
-    Returns
-    -------
-    Tensor, shape (B, m)
-        Largest coordinate, relative to the largest of the outputs and the fixed point.
-    """
+    """How far the corner opposite to each output is from the fixed point, relative, (B, m)."""
     corners = outputs.plain + outputs.steps.sum(dim=-2)
     largest = torch.maximum(outputs.plain.abs().max(), outputs.fixed_point.abs().max())
     return (corners - outputs.fixed_point).abs().amax(-1) / largest
@@ -164,12 +114,8 @@ def corner_errors(outputs: BlockOutputs) -> Tensor:
 def straightness(outputs: BlockOutputs) -> tuple[Tensor, Tensor]:
     """How far outputs go towards the fixed point, and how far they stray from the straight way.
 
-    Returns
-    -------
-    way : Tensor, shape (B, m)
-        Movement along the straight line to the fixed point, relative to its length.
-    astray : Tensor, shape (B, m)
-        Distance from the segment to the fixed point, relative to the movement; in [0, 1].
+    Both (B, m): movement along the line relative to its length, and distance from the segment
+    relative to the movement, in [0, 1].
     """
     movement, whole = outputs.moved - outputs.plain, outputs.fixed_point - outputs.plain
     way = (movement * whole).sum(-1) / whole.square().sum(-1)
@@ -188,32 +134,19 @@ def answering_limits(model: GPT, tokens: Tensor) -> Tensor:
     return largest_shares(model, tokens)[..., -SEQUENCE_LENGTH:]
 
 
+def share_above_limit(model: GPT, prefix: Prefix, tokens: Tensor) -> float:
+    """Part of all heads, positions and inputs where a prefix takes more than the limit, in %."""
+    taken = answering_shares(model, prefix, tokens)
+    return 100 * float((taken > answering_limits(model, tokens)).double().mean())
+
+
 def searched_shares(
     model: GPT, tokens: Tensor, generator: torch.Generator, *, restarts: int, steps: int
 ) -> Tensor:
-    """Look for vectors that take most of one head at one answering position of one sequence.
+    """The most that a search finds a vector to take of one head at one position, (B, H, m).
 
-    A gradient search of `promptlib.prefix_tuning.reach.climb`, for every head and position of every
-    sequence, which knows nothing of the limit. What it finds is put into the model as a prefix, and
-    the share is read from the model's own attention.
-
-    Parameters
-    ----------
-    model : GPT
-        In float64, with first LayerNorm.
-    tokens : Tensor of int64, shape (B, T)
-        A few sequences: the model runs ``B H m`` times.
-    generator : torch.Generator
-    restarts, steps : int
-
-    Returns
-    -------
-    Tensor, shape (B, H, m)
-
-    Raises
-    ------
-    ValueError
-        If the model has no first LayerNorm.
+    The search knows nothing of the limit. What it finds is put into the model as a prefix, and the
+    share is read from the model's own attention; so the model runs ``B H m`` times.
     """
     norm = _first_norm(model)
     layer = model.blocks[0].attention
@@ -239,6 +172,44 @@ def searched_shares(
     return found
 
 
+class Tried(NamedTuple):
+    """Shares that were taken, what limits each, and how they were looked for."""
+
+    values: Tensor
+    limits: Tensor
+    search: str
+
+
+def taken_and_limits(
+    by_model: Sequence[Sequence[tuple[GPT, Prefix]]],
+    tokens: Tensor,
+    generator: torch.Generator,
+    *,
+    restarts: int,
+    steps: int,
+    searched: int,
+    limit: Callable[[GPT, Tensor], Tensor] = answering_limits,
+) -> Tried:
+    """What each model's prefixes take, all through its LayerNorm, and what a search finds.
+
+    The search goes over the first `searched` sequences.
+    """
+    taken, limits = [], []
+    for pairs in by_model:
+        model, few = pairs[0][0], tokens[:searched]
+        most = limit(model, tokens)
+        taken += [answering_shares(*pair, tokens) for pair in pairs]
+        taken.append(searched_shares(model, few, generator, restarts=restarts, steps=steps))
+        limits += [most] * len(pairs) + [most[:searched]]
+    count = sum(len(pairs) for pairs in by_model)
+    return Tried(
+        torch.cat([values.flatten() for values in taken]),
+        torch.cat([values.flatten() for values in limits]),
+        f"{count} prefixes trained by gradient descent, and for each head and position of "
+        f"{searched} sequence(s) in {len(by_model)} model(s) {restarts} searches of {steps} steps",
+    )
+
+
 def joint_shares(
     model: GPT,
     tokens: Tensor,
@@ -247,43 +218,16 @@ def joint_shares(
     restarts: int,
     steps: int,
     all_heads: bool,
-    rate: float = 0.3,
 ) -> Tensor:
-    """Look for one normalised vector that takes most of all answering positions at once.
+    """Mean share of each head that a vector takes of all answering positions at once, (H,).
 
-    Gradient ascent on the mean share, with the LayerNorm in place, from random starts. What it
-    finds can be taken; that nothing takes more is not shown.
-
-    Parameters
-    ----------
-    model : GPT
-        With first LayerNorm.
-    tokens : Tensor of int64, shape (B, T)
-    generator : torch.Generator
-    restarts, steps : int
-        Both at least 1.
-    all_heads : bool
-        One vector for the mean over all heads, or one for each head.
-    rate : float
-        First step length relative to the vector's; it falls to zero linearly.
-
-    Returns
-    -------
-    Tensor, shape (H,)
-        Mean share of each head, by its own vector or by the common one.
-
-    Raises
-    ------
-    ValueError
-        If the model has no first LayerNorm.
+    A search looks for one normalised vector with the largest mean over all heads, or for one for
+    each head. What it finds can be taken; that nothing takes more is not shown.
     """
     norm = _first_norm(model)
     layer = model.blocks[0].attention
     queries, normalisers = _answering_queries(model, tokens)
     goals = 1 if all_heads else layer.n_head
-    vectors = torch.randn(
-        restarts, goals, model.config.n_embd, generator=generator, dtype=queries.dtype
-    )
 
     def shares(candidates: Tensor) -> Tensor:  # (restarts, goals, D) -> (restarts, goals, H)
         keys = layer.key(normalise(candidates) * norm.weight + norm.bias)
@@ -291,19 +235,17 @@ def joint_shares(
         logits = torch.einsum("bhmd,rghd->rgbhm", queries, keys) * queries.shape[-1] ** -0.5
         return torch.sigmoid(logits - normalisers).mean(dim=(2, 4))
 
-    def worth(taken: Tensor) -> Tensor:  # (restarts, goals)
+    def worth(candidates: Tensor) -> Tensor:  # (restarts, goals)
+        taken = shares(candidates)
         return taken.mean(-1) if all_heads else taken.diagonal(dim1=1, dim2=2)
 
-    for step in range(steps):
-        vectors = normalise(vectors).requires_grad_()
-        (slope,) = torch.autograd.grad(worth(shares(vectors)).sum(), vectors)
-        length = rate * (1 - step / steps) * vectors.norm(dim=-1, keepdim=True)
-        slope = slope / slope.norm(dim=-1, keepdim=True).clamp_min(1e-30)
-        vectors = (vectors + length * slope).detach()
+    drawn = torch.randn(
+        restarts, goals, model.config.n_embd, generator=generator, dtype=queries.dtype
+    )
+    vectors = _ascend(worth, drawn, steps)
     with torch.no_grad():
-        taken = shares(vectors)
-        best = worth(taken).argmax(dim=0)  # (goals,)
-        winners = taken[best, torch.arange(goals)]  # (goals, H)
+        best = worth(vectors).argmax(dim=0)  # (goals,)
+        winners = shares(vectors)[best, torch.arange(goals)]  # (goals, H)
     return winners[0] if all_heads else winners.diagonal()
 
 
@@ -315,36 +257,12 @@ def imitation(
     *,
     restarts: int,
     steps: int,
-    rate: float = 0.3,
 ) -> Prefix:
-    """Give a free prefix a key that one vector through the LayerNorm can have.
+    """Give a free prefix a key that one vector through the LayerNorm can have; keep its value.
 
-    Gradient descent looks for the normalised vector whose shares, at the answering positions of all
-    heads, come nearest to those of the free prefix (mean square). The value of the free prefix is
-    kept. So if the result still does the task, the bounded key was no obstacle.
-
-    Parameters
-    ----------
-    model : GPT
-        With first LayerNorm.
-    free : Prefix
-        One vector for the key and one for the value, past the LayerNorm.
-    tokens : Tensor of int64, shape (B, T)
-    generator : torch.Generator
-    restarts, steps : int
-        Both at least 1.
-    rate : float
-        First step length relative to the vector's; it falls to zero linearly.
-
-    Returns
-    -------
-    Prefix
-        As free as the given one; its key vector is what the LayerNorm makes of the found one.
-
-    Raises
-    ------
-    ValueError
-        If the model has no first LayerNorm or the prefix has no vector of its own for the value.
+    A search looks for the normalised vector whose shares, at the answering positions of all heads,
+    come nearest to those of the free prefix (mean square). If the result, as free as the given one,
+    still does the task, the bounded key was no obstacle.
     """
     if free.value_vectors is None:
         raise ValueError("only a free prefix can be imitated; this one has no value_vectors")
@@ -352,27 +270,34 @@ def imitation(
     layer = model.blocks[0].attention
     queries, normalisers = _answering_queries(model, tokens)
     wanted = answering_shares(model, free, tokens)  # (B, H, m)
-    vectors = torch.randn(restarts, model.config.n_embd, generator=generator, dtype=queries.dtype)
 
-    def distance(candidates: Tensor) -> Tensor:  # (restarts, D) -> (restarts,)
+    def nearness(candidates: Tensor) -> Tensor:  # (restarts, D) -> (restarts,)
         keys = layer.heads(layer.key(normalise(candidates) * norm.weight + norm.bias)[:, None])
         logits = torch.einsum("bhmd,rhd->rbhm", queries, keys[:, :, 0]) * queries.shape[-1] ** -0.5
-        return (torch.sigmoid(logits - normalisers) - wanted).square().mean(dim=(1, 2, 3))
+        shares = torch.sigmoid(logits - normalisers)
+        return -(shares - wanted).square().mean(dim=(1, 2, 3))
 
-    for step in range(steps):
-        vectors = normalise(vectors).requires_grad_()
-        (slope,) = torch.autograd.grad(distance(vectors).sum(), vectors)
-        length = rate * (1 - step / steps) * vectors.norm(dim=-1, keepdim=True)
-        slope = slope / slope.norm(dim=-1, keepdim=True).clamp_min(1e-30)
-        vectors = (vectors - length * slope).detach()
+    drawn = torch.randn(restarts, model.config.n_embd, generator=generator, dtype=queries.dtype)
+    vectors = _ascend(nearness, drawn, steps)
     found = Prefix(1, 1, model.config.n_embd, separate_values=True, layer_norm=False)
     found = found.to(queries.dtype)
     assert found.value_vectors is not None
     with torch.no_grad():
-        best = normalise(vectors)[distance(vectors).argmin()]
+        best = normalise(vectors)[nearness(vectors).argmax()]
         found.vectors[0, 0] = best * norm.weight + norm.bias
         found.value_vectors.copy_(free.value_vectors)
     return found.requires_grad_(False)
+
+
+def _ascend(worth: Callable[[Tensor], Tensor], vectors: Tensor, steps: int) -> Tensor:
+    """Gradient ascent of normalised vectors, each for its own worth; shape (..., D)."""
+    for step in range(steps):
+        vectors = normalise(vectors).requires_grad_()
+        (slope,) = torch.autograd.grad(worth(vectors).sum(), vectors)
+        length = FIRST_STEP * (1 - step / steps) * vectors.norm(dim=-1, keepdim=True)
+        slope = slope / slope.norm(dim=-1, keepdim=True).clamp_min(1e-30)
+        vectors = (vectors + length * slope).detach()
+    return vectors
 
 
 def _first_norm(model: GPT) -> nn.LayerNorm:

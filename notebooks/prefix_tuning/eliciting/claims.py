@@ -1,267 +1,219 @@
-"""What does the chapter "Eliciting a learned task" state about attention, and how is it checked?
+"""What does the chapter "Eliciting a learned task" claim?
 
-One function for each claim on the trained models of the chapter, in float64. What is measured is
-passed in, so that a test can pass in a wrong implementation and see the claim fail. Claims on
-accuracies are in `results`.
+ACCURACIES
+    Judged by all trials, from an archive of metrics, too.
+INSIDE
+    Judged each by its own measurement, in trained models and of untrained prefixes.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable
+from typing import Literal
 
-import torch
-from torch import Tensor
-
-from notebooks.prefix_tuning.eliciting import box as elicit_attention
-from notebooks.prefix_tuning.eliciting import start as elicit_start
-from notebooks.prefix_tuning.eliciting.results import HERE, PAPER, Measured
-from notebooks.prefix_tuning.eliciting.start import Start
+from notebooks.prefix_tuning.eliciting import box, results, start
+from notebooks.prefix_tuning.eliciting.plan import PUBLISHED_ARM, SWEPT
+from notebooks.prefix_tuning.eliciting.results import IN_WORDS
 from promptlib import claims
-from promptlib.checks import check_public
-from promptlib.prefix_tuning import inside as trained_attention
-from promptlib.prefix_tuning.adapting import load_model, load_prefix
-from promptlib.prefix_tuning.gpt import GPT
-from promptlib.prefix_tuning.inside import in_float64
-from promptlib.prefix_tuning.prefix import Prefix
-from promptlib.prefix_tuning.sweeps import Cell, Get
+from promptlib.prefix_tuning import adapting, evaluation, published
+from promptlib.prefix_tuning.inside import model_ratio_errors
+from promptlib.prefix_tuning.planning import MIXED
+from promptlib.prefix_tuning.sweeps import HERE, UNIT
+from promptlib.prefix_tuning.trials import Get, Plan, Trials, read
 
+PREFIX = "prefix-tuning/eliciting"
+PAPER = "Petrov et al. 2024, eliciting a pretrained task"
+OTHER_TASKS = 0.66
+"""Highest published accuracy, in percent, of a prefix on a task that is not its own."""
+GUESSING = 100 / len(MIXED)
+"""Accuracy, in percent, on each task of a model that picks one of them at random and does it."""
 TOLERANCE = 1e-10
 """Largest error that counts as float64 rounding; least squares amplify it."""
 
 
-@dataclass(frozen=True)
-class Trained:
-    """A model of the chapter with one of its prefixes, both in float64."""
-
-    model: GPT
-    prefix: Prefix
-    cell: Cell
+def _published(
+    value: float, favours: Literal["higher", "lower"]
+) -> Callable[[Trials], claims.Published]:
+    return lambda trials: claims.Published(value, favours, differs=results.differs(trials))
 
 
-def trained(cell: Cell, get: Get) -> Trained:
-    """Load a cell of a sweep and the model that it was trained for."""
-    run = cell.run
-    return Trained(
-        model=in_float64(load_model(run.config, get(run.needs[0]))),
-        prefix=in_float64(load_prefix(run.config, get(run), cell.index)),
-        cell=cell,
+def _own_task(task: str) -> claims.Outcome:
+    return claims.Outcome(
+        task.replace("_", "-"),
+        f"With one prefix vector trained for it, the mixture's model does {IN_WORDS[task]} more "
+        "often than one that picks among the four tasks at random could: on more than 25 % of the "
+        "sequences.",
+        values=lambda trials: results.best(trials, PUBLISHED_ARM, task).percent(),
+        above=GUESSING,
+        unit=UNIT,
+        source=PAPER,
+        checks=adapting.tune_prefixes,
+        trials=results.sequences,
+        published=_published(published.ELICIT["prefix"][task], "higher"),
+        requires=("mixture-learned",),
+        note="The limit was 50 % until results of small models had been seen.",
     )
 
 
-def best_of(
-    measured: Measured, get: Get, arm: str, seed: int = 0, init_std: float | None = None
-) -> dict[str, Trained]:
-    """Load the best prefix of each task, by task."""
-    return {
-        task: trained(measured.best(arm, task, seed, init_std), get) for task in measured.cells[arm]
-    }
+ACCURACIES = (
+    claims.Outcome(
+        "mixture-learned",
+        "Pretrained on the mixture, the model without first LayerNorm does one of the four tasks "
+        "on more than half of the inputs: the sum of the four accuracies is above 50 %.",
+        values=lambda trials: results.without_prefix(trials).sum(axis=0),
+        above=50.0,
+        unit=UNIT,
+        source=PAPER,
+        checks=adapting.pretrain,
+        resolution=lambda trials: 100 / results.sequences(trials),
+        published=_published(sum(published.ELICIT["pretrained"].values()), "higher"),
+    ),
+    claims.Outcome(
+        "mixture-undecided",
+        "Without a prefix that model does none of the tasks on more than half of the inputs: the "
+        "highest of the four accuracies is below 50 %.",
+        values=lambda trials: results.without_prefix(trials).max(axis=0),
+        below=50.0,
+        unit=UNIT,
+        source=PAPER,
+        checks=evaluation.sequence_accuracy,
+        trials=results.sequences,
+        published=_published(max(published.ELICIT["pretrained"].values()), "lower"),
+        requires=("mixture-learned",),
+    ),
+    *(_own_task(task) for task in MIXED),
+    claims.Outcome(
+        "other-tasks",
+        "With the prefix of one task, the model does every other one less often than by picking "
+        "among the four at random: the highest of the twelve accuracies is below 25 %.",
+        values=results.leaks,
+        below=GUESSING,
+        unit=UNIT,
+        source=PAPER,
+        checks=evaluation.sequence_accuracy,
+        trials=results.sequences,
+        published=_published(OTHER_TASKS, "lower"),
+        requires=("mixture-learned",),
+        note="The limit was 5 %, then 10 %, until results of small models had been seen.",
+    ),
+    claims.Outcome(
+        "free-elicits",
+        "Control: in the model with first LayerNorm, a free key and value make the model do their "
+        "task on more than half of the sequences, mean over the four tasks.",
+        values=lambda trials: results.own_task(trials, "with LayerNorm, free").mean(axis=0),
+        above=50.0,
+        unit=UNIT,
+        source=HERE,
+        checks=adapting.tune_prefixes,
+        trials=results.sequences,
+    ),
+    claims.Outcome(
+        "free-escapes",
+        "In the model with first LayerNorm, a key and a value that do not pass through it elicit "
+        "more than one vector that does: the difference of the accuracies, mean over the four "
+        "tasks, is above 0.",
+        values=lambda trials: results.differences(trials, "with LayerNorm, free", "with LayerNorm"),
+        above=0.0,
+        unit=UNIT,
+        source=HERE,
+        checks=results.differences,
+        resolution=lambda trials: 100 / results.sequences(trials) / len(MIXED),
+    ),
+    claims.Outcome(
+        "init-scale",
+        "Without first LayerNorm, a prefix that starts at the largest initial scale ends below one "
+        "that starts at the smallest, each at its best learning rate: the difference of the "
+        "accuracies, mean over two tasks, is above 0.",
+        values=results.losses_of_scale,
+        above=0.0,
+        unit=UNIT,
+        source=HERE,
+        checks=results.losses_of_scale,
+        resolution=lambda trials: 100 / results.sequences(trials) / len(SWEPT),
+        note="The limit was 50 points until a third learning rate, which rescues some large "
+        "starts, had been tried.",
+    ),
+)
 
 
-def relative_attention(
-    pairs: Iterable[Trained],
-    tokens: Tensor,
-    errors: Callable[[GPT, Prefix, Tensor], Tensor] = trained_attention.model_ratio_errors,
-) -> claims.Claim:
-    """Divided by what the prefix leaves, the attention over content is that without a prefix."""
-    return claims.identity(
-        "prefix-tuning/eliciting-relative-attention",
+def claims_at_published_size(plan: Plan, get: Get) -> list[claims.Claim]:
+    """Judge an archive of metrics, perhaps without weights, as the page judges its own runs."""
+    return list(claims.check(PREFIX, ACCURACIES, read(plan, get)).values())
+
+
+INSIDE = (
+    claims.Identity(
+        "relative-attention",
         "In the trained models, in all heads, the attention over content with a prefix, divided by "
         r"$1-\alpha_i$, is the attention without it.",
-        errors=torch.cat([errors(one.model, one.prefix, tokens) for one in pairs]).numpy(),
         tolerance=TOLERANCE,
         source=PAPER,
-        checks=trained_attention.model_ratio_errors,
-    )
-
-
-def outputs_in_box(
-    pairs: Iterable[Trained],
-    tokens: Tensor,
-    outputs: Callable[
-        [GPT, Prefix, Tensor], elicit_attention.BlockOutputs
-    ] = elicit_attention.block_outputs,
-) -> claims.Claim:
-    """What the block writes stays in the box, at the point that the shares name."""
-    errors = []
-    for one in pairs:
-        block = outputs(one.model, one.prefix, tokens)
-        errors += [elicit_attention.box_errors(block), elicit_attention.corner_errors(block)]
-    return claims.identity(
-        "prefix-tuning/eliciting-box",
+        checks=model_ratio_errors,
+    ),
+    claims.Identity(
+        "box",
         "In the trained models the prefix moves the output of the attention block to the point "
         r"$y_i + \sum_h \alpha_i^h d_i^h$ of the box whose far corner is the fixed point; "
         "coefficients are found from the outputs alone.",
-        errors=torch.cat([error.flatten() for error in errors]).numpy(),
         tolerance=TOLERANCE,
         source=HERE,
-        checks=elicit_attention.box_errors,
-    )
-
-
-def gradient_in_parts(
-    pairs: Iterable[Trained],
-    tokens: Tensor,
-    targets: Tensor,
-    parts: Callable[
-        [GPT, Prefix, Tensor, Tensor], tuple[Tensor, Tensor]
-    ] = elicit_start.gradient_parts,
-) -> claims.Claim:
-    """The gradient has a part through the key and a part through the value, as the formula says."""
-    errors = []
-    for one in pairs:
-        expected = elicit_start.gradient_by_autograd(one.model, one.prefix, tokens, targets)
-        for ours, theirs in zip(
-            parts(one.model, one.prefix, tokens, targets), expected, strict=True
-        ):
-            errors.append((ours - theirs).abs().max() / theirs.abs().max().clamp_min(1e-12))
-    return claims.identity(
-        "prefix-tuning/eliciting-gradient-parts",
+        checks=box.box_errors,
+    ),
+    claims.Identity(
+        "gradient-parts",
         "For one prefix vector, the gradients of the loss with respect to what the key and the "
         "value projection read equal the sums over heads and positions that carry "
         r"$\alpha(1-\alpha)$ and $\alpha$; errors relative to the longest entry.",
-        errors=torch.stack(errors).numpy(),
         tolerance=TOLERANCE,
         source=HERE,
-        checks=elicit_start.gradient_parts,
-    )
-
-
-def layer_norm_limit(
-    by_model: Sequence[Sequence[Trained]],
-    tokens: Tensor,
-    generator: torch.Generator,
-    *,
-    restarts: int,
-    steps: int,
-    searched: int,
-    limit: Callable[[GPT, Tensor], Tensor] = elicit_attention.answering_limits,
-) -> claims.Claim:
-    """Neither training nor a search finds a normalised vector that takes more than the limit.
-
-    Parameters
-    ----------
-    by_model : sequence of sequences of Trained
-        For each model, its trained prefixes; all pass through the LayerNorm.
-    tokens : Tensor of int64, shape (B, T)
-    generator : torch.Generator
-    restarts, steps : int
-        Of the search for each head and answering position.
-    searched : int
-        Sequences that are searched on.
-    """
-    taken, limits = [], []
-    for pairs in by_model:
-        most = limit(pairs[0].model, tokens)
-        for one in pairs:
-            taken.append(elicit_attention.answering_shares(one.model, one.prefix, tokens))
-            limits.append(most)
-        few = tokens[:searched]
-        taken.append(
-            elicit_attention.searched_shares(
-                pairs[0].model, few, generator, restarts=restarts, steps=steps
-            )
-        )
-        limits.append(most[:searched])
-    count = sum(len(pairs) for pairs in by_model)
-    return claims.bound(
-        "prefix-tuning/eliciting-layer-norm-limit",
+        checks=start.gradient_parts,
+    ),
+    claims.Bound(
+        "layer-norm-limit",
         "In the models with first LayerNorm, no prefix vector that passes through it takes more "
         "attention from any head at any answering position than the limit of the model.",
-        values=torch.cat([values.flatten() for values in taken]).numpy(),
-        limits=torch.cat([most.flatten() for most in limits]).numpy(),
+        values=lambda tried: tried.values,
+        limits=lambda tried: tried.limits,
         tolerance=1e-12,
         source=HERE,
-        checks=elicit_attention.answering_limits,
-        search=f"{count} prefixes trained by gradient descent, and for each head and position of "
-        f"{searched} sequence(s) in {len(by_model)} model(s) {restarts} searches of {steps} steps",
-    )
-
-
-def share_above_limit(pair: Trained, tokens: Tensor) -> float:
-    """Part of all heads, positions and inputs where a prefix takes more than the limit, in %."""
-    limits = elicit_attention.answering_limits(pair.model, tokens)
-    taken = elicit_attention.answering_shares(pair.model, pair.prefix, tokens)
-    return 100 * float((taken > limits).double().mean())
-
-
-def limit_not_needed(
-    by_seed: Sequence[Mapping[str, Trained]],
-    tokens: Tensor,
-    requires: Sequence[claims.Claim] = (),
-) -> claims.Claim:
-    """A free prefix hardly uses what the limit of single queries forbids.
-
-    Parameters
-    ----------
-    by_seed : sequence of mappings of Trained
-        The best free prefix of each task, in the model with first LayerNorm.
-    tokens : Tensor of int64, shape (B, T)
-    requires : sequence of Claim
-        That free prefixes elicit their tasks: else there is nothing for which it is not needed.
-    """
-    values = [
-        sum(share_above_limit(pair, tokens) for pair in pairs.values()) / len(pairs)
-        for pairs in by_seed
-    ]
-    return claims.outcome(
-        "prefix-tuning/eliciting-limit-not-needed",
+        checks=box.answering_limits,
+        search=lambda tried: tried.search,
+    ),
+    claims.Outcome(
+        "limit-not-needed",
         "In fewer than 50 % of the rows (head, answering position, input), the best free prefix "
         "takes a larger share than any vector through the LayerNorm could take of that row; mean "
         "over tasks.",
-        values=values,
+        values=lambda by_seed: by_seed,
         source=HERE,
-        checks=share_above_limit,
+        checks=box.share_above_limit,
         unit="% of rows",
-        limit=50.0,
-        side="below",
-        requires=requires,
+        below=50.0,
+        requires=("free-elicits",),
         note="The limit was chosen after shares of small models had been seen.",
-    )
-
-
-def start_saturates(small: Sequence[Start], large: Sequence[Start]) -> claims.Claim:
-    """A large start saturates attention.
-
-    Parameters
-    ----------
-    small, large : sequences of Start
-        At the smallest and the largest initial scale that was trained from; one for each seed.
-    """
-    return claims.outcome(
-        "prefix-tuning/eliciting-start-saturates",
+    ),
+    claims.Outcome(
+        "start-saturates",
         "Without first LayerNorm, an untrained prefix of the largest initial scale leaves more "
         "rows with a share below 1 % or above 99 % than one of the smallest: the difference is "
         "above 0.",
-        values=[
-            100 * (wide.saturated - narrow.saturated)
-            for narrow, wide in zip(small, large, strict=True)
+        values=lambda starts: [
+            100 * (large.saturated - small.saturated) for small, large in starts
         ],
         source=HERE,
-        checks=elicit_start.start,
+        checks=start.start,
         unit="% of rows",
-        limit=0.0,
-        side="above",
-    )
-
-
-def gradient_does_not_vanish(small: Sequence[Start], large: Sequence[Start]) -> claims.Claim:
-    """A vanishing gradient is not what stops a prefix that starts large.
-
-    Parameters as for `start_saturates`.
-    """
-    return claims.outcome(
-        "prefix-tuning/eliciting-gradient-does-not-vanish",
+        above=0.0,
+    ),
+    claims.Outcome(
+        "gradient-does-not-vanish",
         "Without first LayerNorm, the gradient of an untrained prefix is longer at the largest "
         "initial scale than at the smallest: the ratio is above 1.",
-        values=[wide.gradient / narrow.gradient for narrow, wide in zip(small, large, strict=True)],
+        values=lambda starts: [large.gradient / small.gradient for small, large in starts],
         source=HERE,
-        checks=elicit_start.start,
+        checks=start.start,
         unit="times",
-        limit=1.0,
-        side="above",
+        above=1.0,
         scale="log",
-    )
-
-
-check_public(__name__)
+    ),
+)

@@ -1,7 +1,6 @@
-"""The figures of the chapter "Eliciting a learned task" about what was measured.
+"""The figures of the chapter "Eliciting a learned task" about accuracies and untrained prefixes.
 
-Each function returns a figure and its alt text. Pictures of attention and of its outputs are in
-`figures_attention`.
+Each function returns a figure and its alt text; pictures of attention are in `figures_attention`.
 """
 
 from __future__ import annotations
@@ -11,21 +10,16 @@ from collections.abc import Mapping, Sequence
 import matplotlib.pyplot as plt
 import numpy as np
 
-from notebooks.prefix_tuning.eliciting.plan import ARMS, SWEPT
-from notebooks.prefix_tuning.eliciting.results import (
-    IN_WORDS,
-    PUBLISHED_ARM,
-    Measured,
-    mixture_shares,
-)
+from notebooks.prefix_tuning.eliciting import results
+from notebooks.prefix_tuning.eliciting.plan import ARMS, PUBLISHED_ARM, SWEPT
+from notebooks.prefix_tuning.eliciting.results import IN_WORDS
 from notebooks.prefix_tuning.eliciting.start import Start
 from promptlib import claims, plotting
-from promptlib.checks import check_public
 from promptlib.plotting import MUTED, PALETTE
-from promptlib.prefix_tuning import drawing as experiment_figures
-from promptlib.prefix_tuning import published
+from promptlib.prefix_tuning import drawing, published
 from promptlib.prefix_tuning.drawing import Drawn
 from promptlib.prefix_tuning.planning import MIXED
+from promptlib.prefix_tuning.trials import Trials
 
 SHORT = {
     "sort_ascending": "ascending",
@@ -38,90 +32,71 @@ SHORT = {
 COLOURS = dict(zip(ARMS, (PALETTE["blue"], PALETTE["vermilion"], PALETTE["green"]), strict=True))
 
 
-def matrix(measured: Measured) -> Drawn:
+def matrix(trials: Trials) -> Drawn:
     """Draw the accuracy of each task's prefix on each task, and that without a prefix."""
-    stacked = np.array([measured.matrix(PUBLISHED_ARM, seed) for seed in measured.seeds])
-    without = np.array(mixture_shares(measured))[:, None]
-    every = np.concatenate([without, stacked], axis=1)  # (seeds, 5, 4)
-    means = every.mean(axis=0)
+    without = results.without_prefix(trials)[None]
+    every = np.concatenate([without, results.every_task(trials)])  # (5, 4, seeds)
+    means = every.mean(axis=-1)
+    texts = [
+        [
+            f"{np.mean(seeds):.1f}" + (f"\n± {np.std(seeds, ddof=1):.1f}" if len(seeds) > 1 else "")
+            for seeds in row
+        ]
+        for row in every
+    ]
     figure, axes = plt.subplots(figsize=(plotting.WIDTH, 4.4))
-    rows = np.array([0.0, *(1.25 + np.arange(len(MIXED)))])  # a gap below the model alone
-    for place, row in enumerate(rows):
-        mesh = axes.pcolormesh(
-            np.arange(len(MIXED) + 1),
-            [row, row + 1],
-            means[place : place + 1],
-            cmap=plotting.SEQUENTIAL,
-            vmin=0.0,
-            vmax=100.0,
-        )
-        for column in range(len(MIXED)):
-            values = every[:, place, column]
-            spread = f"\n± {values.std(ddof=1):.1f}" if len(values) > 1 else ""
-            axes.text(
-                column + 0.5,
-                row + 0.5,
-                f"{values.mean():.1f}{spread}",
-                ha="center",
-                va="center",
-                fontsize=11,
-                color="#ffffff" if values.mean() < 50 else "#000000",
-            )
-    axes.set_yticks(rows + 0.5, ["no prefix", *(f"prefix: {SHORT[task]}" for task in MIXED)])
-    axes.set_xticks(np.arange(len(MIXED)) + 0.5, [SHORT[task] for task in MIXED])
-    axes.set(xlabel="measured on", ylim=(rows[-1] + 1, 0))
-    axes.grid(False)
-    axes.spines[:].set_visible(False)
-    axes.tick_params(length=0)
+    mesh = plotting.labelled_cells(
+        axes,
+        means.tolist(),
+        texts,
+        rows=["no prefix", *(f"prefix: {SHORT[task]}" for task in MIXED)],
+        columns=[SHORT[task] for task in MIXED],
+        tops=[0.0, *(1.25 + place for place in range(len(MIXED)))],  # a gap below the model alone
+    )
+    axes.set_xlabel("measured on")
     bar = figure.colorbar(mesh, ax=axes, shrink=0.8, label="accuracy (% of sequences)")
     bar.outline.set_visible(False)
-    own = ", ".join(
-        f"{SHORT[task]} {means[1 + place, place]:.1f}" for place, task in enumerate(MIXED)
+    alone = ", ".join(
+        f"{SHORT[task]} {mean:.1f}" for task, mean in zip(MIXED, means[0], strict=True)
     )
-    others = max(means[1 + r, c] for r in range(len(MIXED)) for c in range(len(MIXED)) if r != c)
+    own = ", ".join(
+        f"{SHORT[task]} {mean:.1f}" for task, mean in zip(MIXED, means[1:].diagonal(), strict=True)
+    )
+    others = means[1:][~np.eye(len(MIXED), dtype=bool)].max()
     alt = (
-        "Matrix of accuracies in percent, mean over seeds. First row, no prefix: "
-        + ", ".join(f"{SHORT[t]} {means[0, i]:.1f}" for i, t in enumerate(MIXED))
-        + f". Below, each task's prefix on its own task: {own}. The largest of the twelve numbers "
-        f"off the diagonal is {others:.1f}."
+        f"Matrix of accuracies in percent, mean over seeds. First row, no prefix: {alone}. Below, "
+        f"each task's prefix on its own task: {own}. The largest of the twelve numbers off the "
+        f"diagonal is {others:.1f}."
     )
     return figure, alt
 
 
-def beside_published(measured: Measured) -> Drawn:
+def beside_published(trials: Trials) -> Drawn:
     """Draw the published accuracies with ours, one dot for each seed."""
-    shares = np.array(mixture_shares(measured))
-    without = [
-        (f"no prefix → {SHORT[task]}", published.ELICIT["pretrained"][task], list(shares[:, place]))
+    alone, own = results.without_prefix(trials), results.own_task(trials, PUBLISHED_ARM)
+    rows = [
+        (f"{arrow} → {SHORT[task]}", published.ELICIT[theirs][task], ours[place].tolist())
+        for arrow, theirs, ours in (("no prefix", "pretrained", alone), ("prefix", "prefix", own))
         for place, task in enumerate(MIXED)
     ]
-    with_prefix = [
-        (
-            f"prefix → {SHORT[task]}",
-            published.ELICIT["prefix"][task],
-            measured.percent(PUBLISHED_ARM, task),
-        )
-        for task in MIXED
-    ]
-    return experiment_figures.beside_published(without + with_prefix)
+    return drawing.beside_published(rows)
 
 
-def by_init_scale(measured: Measured) -> Drawn:
+def by_init_scale(trials: Trials) -> Drawn:
     """Draw accuracy of the published arm against the initial scale, best rate of each."""
-    stds = measured.init_stds
+    stds = results.init_stds(trials)
+    accuracies = [results.own_task(trials, PUBLISHED_ARM, std, SWEPT) for std in stds]
     figure, panels = plt.subplots(
         1, len(SWEPT), figsize=(plotting.WIDTH, 3.4), sharey=True, squeeze=False
     )
-    colour, places = COLOURS[PUBLISHED_ARM], np.arange(len(stds))
+    colour, places = COLOURS[PUBLISHED_ARM], range(len(stds))
     seen = []
-    for axes, task in zip(panels.flat, SWEPT, strict=True):
-        values = np.array([measured.percent(PUBLISHED_ARM, task, std) for std in stds])
-        axes.plot(places, values, "o", color=colour, markersize=4, alpha=0.6)
+    for axes, task, values in zip(panels.flat, SWEPT, np.stack(accuracies, 1), strict=True):
         means = values.mean(axis=1)  # over seeds
         halves = [claims.t_half_width(row) or 0.0 for row in values]
         low, high = np.clip(means - halves, 0, 100), np.clip(means + halves, 0, 100)
         axes.vlines(places, low, high, color=colour, linewidth=1.4)
-        axes.plot(places, means, color=colour)
+        plotting.line_and_seeds(axes, places, values.tolist(), colour)
         listed = ", ".join(f"{mean:.1f} at {std:g}" for mean, std in zip(means, stds, strict=True))
         seen.append(f"{SHORT[task]}: {listed}.")
         axes.set_xticks(places, [f"{std:g}" for std in stds])
@@ -135,19 +110,11 @@ def by_init_scale(measured: Measured) -> Drawn:
     return figure, alt
 
 
-def at_the_start(measured: Mapping[str, Sequence[Sequence[Start]]], sizes: float) -> Drawn:
-    """Draw what untrained prefixes do at each initial scale.
-
-    Parameters
-    ----------
-    measured : mapping of sequences of sequences of Start
-        By arm, seed, scale.
-    sizes : float
-        Root mean square of the content's entries in the published arm.
-    """
+def at_the_start(starts: Mapping[str, Sequence[Sequence[Start]]], content: float) -> Drawn:
+    """Draw what untrained prefixes do, by arm, seed and scale; `content` is the content's scale."""
     figure, (left, right) = plt.subplots(1, 2, figsize=(plotting.WIDTH, 4.1))
     seen = []
-    for arm, by_seed in measured.items():
+    for arm, by_seed in starts.items():
         colour = COLOURS[arm]
         stds = [one.init_std for one in by_seed[0]]
         saturated = np.array([[100 * one.saturated for one in seed] for seed in by_seed])
@@ -170,11 +137,11 @@ def at_the_start(measured: Mapping[str, Sequence[Sequence[Start]]], sizes: float
             f"the key changes by the factor {(through_key[:, -1] / through_key[:, 0]).mean():.2g}."
         )
     for axes in (left, right):
-        axes.axvline(sizes, color=MUTED, linestyle=":", linewidth=1.4)
+        axes.axvline(content, color=MUTED, linestyle=":", linewidth=1.4)
         axes.set(xscale="log", xlabel="initial scale")
     left.annotate(
         "content",
-        (sizes, 1.0),
+        (content, 1.0),
         (4, -4),
         xycoords=("data", "axes fraction"),
         textcoords="offset points",
@@ -195,26 +162,23 @@ def at_the_start(measured: Mapping[str, Sequence[Sequence[Start]]], sizes: float
 
 
 def where_they_end(
-    measured: Measured, ends: Mapping[str, Sequence[tuple[float, float, float]]]
+    trials: Trials, ends: Mapping[str, Sequence[tuple[float, float, float]]]
 ) -> Drawn:
     """Draw accuracy against the share of attention that trained prefixes take.
 
-    Parameters
-    ----------
-    measured : Measured
-    ends : mapping of sequences of (initial scale, mean share in [0, 1], accuracy in percent)
-        By task; one entry for each trained prefix.
+    `ends` has, by task, initial scale, mean share in [0, 1] and accuracy in percent of each.
     """
-    colours = dict(zip(measured.init_stds, list(PALETTE.values()) * 2, strict=False))
-    markers = dict(zip(measured.init_stds, "o^sDvP*X" * 2, strict=False))
+    stds = results.init_stds(trials)
+    colours = dict(zip(stds, list(PALETTE.values()) * 2, strict=False))
+    markers = dict(zip(stds, "o^sDvP*X" * 2, strict=False))
     figure, panels = plt.subplots(
         1, len(ends), figsize=(plotting.WIDTH, 3.9), sharey=True, squeeze=False
     )
-    alone = np.array(mixture_shares(measured)).mean(axis=0)
+    alone = dict(zip(MIXED, results.without_prefix(trials).mean(axis=1), strict=True))
     seen = []
     for axes, (task, cells) in zip(panels.flat, ends.items(), strict=True):
-        axes.axhline(alone[MIXED.index(task)], color=MUTED, linestyle="--", linewidth=1.2)
-        for std in measured.init_stds:
+        axes.axhline(alone[task], color=MUTED, linestyle="--", linewidth=1.2)
+        for std in stds:
             of_scale = [(share, percent) for scale, share, percent in cells if scale == std]
             shares, accuracies = np.array(of_scale).T
             axes.plot(
@@ -239,6 +203,3 @@ def where_they_end(
         + " ".join(seen)
     )
     return figure, alt
-
-
-check_public(__name__)

@@ -1,4 +1,4 @@
-"""Pictures of the chapter "Eliciting a learned task": attention, shares, and moved outputs.
+"""The figures of the chapter "Eliciting a learned task": attention, shares, and moved outputs.
 
 Each function returns a figure and its alt text.
 """
@@ -17,7 +17,6 @@ from torch import Tensor
 from notebooks.prefix_tuning.eliciting.box import BlockOutputs, answering_limits, answering_shares
 from notebooks.prefix_tuning.eliciting.figures import SHORT
 from promptlib import plotting
-from promptlib.checks import check_public
 from promptlib.plotting import GRID, MUTED, PALETTE
 from promptlib.prefix_tuning import geometry
 from promptlib.prefix_tuning.drawing import Drawn
@@ -40,16 +39,7 @@ def rescaled(attention: Tensor, p: int = 1) -> Tensor:
 
 
 def attention_maps(model: GPT, prefixes: Mapping[str, Prefix], tokens: Tensor, head: int) -> Drawn:
-    """Draw the attention of one head on one sequence, with each prefix, and rescaled.
-
-    Parameters
-    ----------
-    model : GPT
-    prefixes : mapping of Prefix
-        By task.
-    tokens : Tensor of int64, shape (T,)
-    head : int
-    """
+    """Draw the attention of one head on one sequence (T,), with each prefix, and rescaled."""
     _, plain = first_layer(model, tokens[None])
     maps = {"no prefix": plain[0, head, -SEQUENCE_LENGTH:]}
     for task, prefix in prefixes.items():
@@ -98,35 +88,22 @@ def attention_maps(model: GPT, prefixes: Mapping[str, Prefix], tokens: Tensor, h
 
 
 def shares_by_head(shares: Mapping[str, Mapping[str, Tensor]]) -> Drawn:
-    """Draw the mean share that each task's prefix takes of each head.
-
-    Parameters
-    ----------
-    shares : mapping of mappings of Tensor, shape (H,)
-        By arm, then task; in [0, 1].
-    """
+    """Draw the share, by arm and task, that each task's prefix takes of each head, (H,)."""
     figure, panels = plt.subplots(
         1, len(shares), figsize=(plotting.WIDTH, 3.2), sharey=True, squeeze=False
     )
     seen = []
     for axes, (arm, by_task) in zip(panels.flat, shares.items(), strict=True):
         values = 100 * torch.stack(list(by_task.values())).numpy()
-        mesh = axes.pcolormesh(values, cmap=plotting.SEQUENTIAL, vmin=0, vmax=100)
-        for row, entries in enumerate(values):
-            for column, value in enumerate(entries):
-                colour = "#ffffff" if value < 50 else "#000000"
-                axes.text(
-                    column + 0.5, row + 0.5, f"{value:.0f}", ha="center", va="center",
-                    color=colour, fontsize=10,
-                )  # fmt: skip
-        axes.set_yticks(np.arange(len(by_task)) + 0.5, [SHORT[task] for task in by_task])
-        heads = values.shape[1]
-        axes.set_xticks(np.arange(heads) + 0.5, [str(head + 1) for head in range(heads)])
+        mesh = plotting.labelled_cells(
+            axes,
+            values.tolist(),
+            [[f"{value:.0f}" for value in row] for row in values],
+            rows=[SHORT[task] for task in by_task],
+            columns=[str(head + 1) for head in range(values.shape[1])],
+        )
         axes.set_title(arm, fontsize=11)
-        axes.set(xlabel="head", ylim=(len(by_task), 0))
-        axes.grid(False)
-        axes.spines[:].set_visible(False)
-        axes.tick_params(length=0)
+        axes.set_xlabel("head")
         seen.append(
             f"{arm}: from {values.min():.0f} to {values.max():.0f} %, mean {values.mean():.0f} %."
         )
@@ -141,14 +118,9 @@ def shares_by_head(shares: Mapping[str, Mapping[str, Tensor]]) -> Drawn:
 
 
 def movements(outputs: Mapping[str, BlockOutputs], sequences: int = 6) -> Drawn:
-    """Draw how each prefix moves the outputs of the block, in the plane of the fixed points.
+    """Draw how each task's prefix moves the block's outputs, in the plane of the fixed points.
 
-    Parameters
-    ----------
-    outputs : mapping of BlockOutputs
-        By task, all on the same tokens.
-    sequences : int
-        Of the first so many, all answering positions are drawn.
+    All outputs are of the same tokens; of the first `sequences`, all answering positions are drawn.
     """
     first = next(iter(outputs.values()))
     starts = first.plain[:sequences].flatten(0, 1)
@@ -200,10 +172,7 @@ def movements(outputs: Mapping[str, BlockOutputs], sequences: int = 6) -> Drawn:
 
 
 def box_of_one(outputs: BlockOutputs, sequence: int, place: int) -> Drawn:
-    """Draw the box that one output can be moved in, and where it is moved.
-
-    The plane shows the most of the steps of the four heads.
-    """
+    """Draw the box that one output can be moved in, in the plane that shows the most of it."""
     start, end = outputs.plain[sequence, place], outputs.moved[sequence, place]
     steps, shares = outputs.steps[sequence, place], outputs.shares[sequence, place]
     heads = len(steps)
@@ -255,16 +224,7 @@ def _middle_labels(axes: Axes, points: Tensor, names: list[str]) -> None:
 
 
 def limits_by_head(model: GPT, tokens: Tensor, shared: Prefix, free: Prefix, task: str) -> Drawn:
-    """Draw, for each head, what a normalised vector can take, what it takes, and a free one.
-
-    Parameters
-    ----------
-    model : GPT
-        With first LayerNorm.
-    tokens : Tensor of int64, shape (B, T)
-    shared, free : Prefix
-        Trained for `task`.
-    """
+    """Draw what a normalised vector can take of each head, what one takes, and a free one."""
     limits = answering_limits(model, tokens)
     lines = {
         "limit of one normalised vector": (limits, MUTED, "--"),
@@ -299,6 +259,3 @@ def limits_by_head(model: GPT, tokens: Tensor, shared: Prefix, free: Prefix, tas
         f"limit in {100 * above:.0f} % of the rows."
     )
     return figure, alt
-
-
-check_public(__name__)

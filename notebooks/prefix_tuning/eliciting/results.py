@@ -1,16 +1,16 @@
-"""What did the runs of the chapter "Eliciting a learned task" measure, and what follows from it?
+"""What do the prefixes of the chapter "Eliciting a learned task" do, and which of a sweep counts?
 
-`collect` reads the runs of a plan. Each claim function takes what was measured and returns the
-claim, so that a test can hand in what a wrong implementation measures. Statements about attention
-inside the trained models are in `claims`.
+Accuracies are in percent; the last dimension of an array is seeds.
 """
 
 from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple
+
+import numpy as np
 
 from notebooks.prefix_tuning.eliciting.plan import (
     N_HEAD,
@@ -18,30 +18,14 @@ from notebooks.prefix_tuning.eliciting.plan import (
     PUBLISHED_WIDTH,
     SMALL_INIT_STD,
     SWEPT,
-    ElicitPlan,
 )
-from promptlib import claims
-from promptlib.checks import check_public
-from promptlib.prefix_tuning import adapting, evaluation, published
+from promptlib.prefix_tuning import sweeps
+from promptlib.prefix_tuning.gpt import GPT
+from promptlib.prefix_tuning.inside import in_float64
 from promptlib.prefix_tuning.planning import MIXED, model_of
-from promptlib.prefix_tuning.sweeps import (
-    HERE,
-    UNIT,
-    Cell,
-    Get,
-    Metrics,
-    best_cell,
-    cells_of,
-    differs,
-)
+from promptlib.prefix_tuning.prefix import Prefix
+from promptlib.prefix_tuning.trials import Get, Trial, Trials, rebuild
 
-PAPER = "Petrov et al. 2024, eliciting a pretrained task"
-LIBRARY = "promptlib.prefix_tuning"
-PUBLISHED_MODEL = model_of(1, N_HEAD, PUBLISHED_WIDTH, first_layer_norm=False)
-PUBLISHED_OTHER_TASKS = 0.66
-"""Highest published accuracy, in percent, of a prefix on a task that is not its own."""
-GUESSING = 100 / len(MIXED)
-"""Accuracy, in percent, on each task of a model that picks one of them at random and does it."""
 GUESSING_LOSS = math.log(len(MIXED)) / 10
 """Nats a symbol of a model that knows all but the task."""
 
@@ -54,75 +38,91 @@ IN_WORDS = {
 """The tasks of the mixture, as the chapter names them."""
 
 
-@dataclass(frozen=True)
-class Measured:
-    """The metrics of all runs.
+def differs(trials: Trials) -> tuple[str, ...]:
+    """How the model of the published arm differs from the published one, in words."""
+    ours = trials.where(norm="without")[0].run.config["model"]
+    published = model_of(1, N_HEAD, PUBLISHED_WIDTH, first_layer_norm=False)
+    return sweeps.differs(ours, published)
 
-    Attributes
-    ----------
-    pretrained : mapping of sequences of metrics
-        By `plan.NORMS`, then seed.
-    cells : mapping of mappings of sequences of sequences of cells
-        By arm, task, seed; the cells of one sweep last.
-    trials : int
-        Test sequences behind each accuracy.
-    differs : tuple of str
-        How size and setting of the published arm differ from the published ones.
+
+def sequences(trials: Trials) -> int:
+    """How many sequences are behind each accuracy."""
+    return int(trials[0].run.config["test_sequences"])
+
+
+def without_prefix(trials: Trials) -> np.ndarray:
+    """Accuracies of the pretrained model without first LayerNorm, (tasks, seeds)."""
+    return np.array([trials.where(norm="without").percent(task) for task in MIXED])
+
+
+def init_stds(trials: Trials) -> list[float]:
+    """Initial scales of the swept tasks, from the smallest."""
+    swept = trials.where(arm=PUBLISHED_ARM, task=SWEPT)
+    return sorted({one.init_std for one in swept if one.init_std is not None})
+
+
+def best(trials: Trials, arm: str, task: str, init_std: float | None = None) -> Trials:
+    """The best prefix of each seed for its task, of all or of one initial scale."""
+    tried = trials.where(arm=arm, task=task)
+    return Trials(tuple(one for one in tried if init_std in (None, one.init_std))).best()
+
+
+def own_task(
+    trials: Trials, arm: str, init_std: float | None = None, tasks: Sequence[str] = MIXED
+) -> np.ndarray:
+    """Accuracy of the best prefix for each task on its own one, (tasks, seeds)."""
+    return np.array([best(trials, arm, task, init_std).percent() for task in tasks])
+
+
+def every_task(trials: Trials) -> np.ndarray:
+    """Accuracy of each task's prefix, published arm, on each task, (prefixes, tasks, seeds)."""
+    prefixes = [best(trials, PUBLISHED_ARM, task) for task in MIXED]
+    return np.array([[ones.percent(other) for other in MIXED] for ones in prefixes])
+
+
+def leaks(trials: Trials) -> np.ndarray:
+    """For each seed the highest accuracy of a prefix, published arm, on a task not its own."""
+    others = ~np.eye(len(MIXED), dtype=bool)
+    return every_task(trials)[others].max(axis=0)
+
+
+def differences(trials: Trials, arm: str, other: str) -> np.ndarray:
+    """For each seed by how much one arm exceeds another, mean over tasks, in points.
+
+    Only the initial scale that all arms have counts, so that their sweeps are equal. The models of
+    two arms may differ, but the data that they learned from do not.
     """
-
-    pretrained: Mapping[str, Sequence[Metrics]]
-    cells: Mapping[str, Mapping[str, Sequence[Sequence[Cell]]]]
-    trials: int
-    differs: tuple[str, ...]
-
-    @property
-    def seeds(self) -> range:
-        """Numbers of the seeds."""
-        return range(len(next(iter(self.pretrained.values()))))
-
-    @property
-    def init_stds(self) -> list[float]:
-        """Initial scales of the swept tasks, from the smallest."""
-        return sorted({_std(cell) for cell in self.cells[PUBLISHED_ARM][SWEPT[0]][0]})
-
-    def best(self, arm: str, task: str, seed: int, init_std: float | None = None) -> Cell:
-        """Return the prefix of a seed that does its task best, of all or of one initial scale."""
-        cells = self.cells[arm][task][seed]
-        return best_cell([c for c in cells if init_std in (None, _std(c))], task)
-
-    def percent(self, arm: str, task: str, init_std: float | None = None) -> list[float]:
-        """Return the accuracy of `best` on its own task, in percent, for each seed."""
-        return [self.best(arm, task, seed, init_std).percent(task) for seed in self.seeds]
-
-    def matrix(self, arm: str, seed: int) -> list[list[float]]:
-        """Return accuracies in percent: a row for the prefix of each task, a column for each."""
-        return [[self.best(arm, task, seed).percent(other) for other in MIXED] for task in MIXED]
+    ours, theirs = (own_task(trials, name, SMALL_INIT_STD) for name in (arm, other))
+    return (ours - theirs).mean(axis=0)
 
 
-def _std(cell: Cell) -> float:
-    """The initial scale of a prefix, which has one."""
-    return float(cell.metrics["init_std"])
+def losses_of_scale(trials: Trials) -> np.ndarray:
+    """For each seed what the largest initial scale loses against the smallest, in points.
 
-
-def collect(plan: ElicitPlan, get: Get) -> Measured:
-    """Read the metrics of all runs of `plan`; `get` is the ``get`` of a run store."""
-    base = plan.pretrained["without"][0].config
-    return Measured(
-        pretrained={
-            norm: [get(run).metrics for run in runs] for norm, runs in plan.pretrained.items()
-        },
-        cells={
-            arm: {task: [cells_of(run, get) for run in runs] for task, runs in by_task.items()}
-            for arm, by_task in plan.prefixes.items()
-        },
-        trials=base["test_sequences"],
-        differs=differs(base["model"], PUBLISHED_MODEL),
+    Published arm, mean over `SWEPT`; of each scale the best learning rate counts.
+    """
+    small, large = (
+        own_task(trials, PUBLISHED_ARM, std, SWEPT)
+        for std in (SMALL_INIT_STD, init_stds(trials)[-1])
     )
+    return (small - large).mean(axis=0)
 
 
-def rates_chosen(chosen: Iterable[Cell], rates: Iterable[float]) -> str:
+def steps_until(trial: Trial, loss: float = GUESSING_LOSS / 2) -> int | None:
+    """The first step from which the training loss stays below `loss`, or None.
+
+    The stored curve has a point for each hundredth of the training, the mean over it.
+    """
+    curve = trial.metrics["curve"]
+    above = [place for place, value in enumerate(curve) if value >= loss]
+    first = above[-1] + 1 if above else 0
+    steps = trial.run.config["steps"]
+    return None if first == len(curve) else round((first + 1) * steps / len(curve))
+
+
+def rates_chosen(chosen: Iterable[Trial], rates: Iterable[float]) -> str:
     """Say how often each rate of a sweep was chosen, and that a sweep ends where it was."""
-    counts = Counter(cell.learning_rate for cell in chosen)
+    counts = Counter(one.learning_rate for one in chosen)
     listed = sorted({*counts, *rates})
     told = ", ".join(f"{rate:g}: {counts[rate]}" for rate in listed)
     ended = [f"{rate:g}" for rate in dict.fromkeys([listed[0], listed[-1]]) if counts[rate]]
@@ -131,238 +131,25 @@ def rates_chosen(chosen: Iterable[Cell], rates: Iterable[float]) -> str:
     return told
 
 
-def mixture_shares(measured: Measured, norm: str = "without") -> list[list[float]]:
-    """Return the accuracies of the pretrained model in percent: by seed, then task."""
+class Pair(NamedTuple):
+    """A model with a prefix that was trained for it, both in float64."""
+
+    model: GPT
+    prefix: Prefix
+
+
+def trained(trial: Trial, get: Get) -> Pair:
+    """Load a prefix and its model."""
+    model, prefix = rebuild(trial, get)
+    assert prefix is not None
+    return Pair(in_float64(model), in_float64(prefix))
+
+
+def best_pairs(trials: Trials, get: Get, arm: str) -> list[dict[str, Pair]]:
+    """Load the best prefixes of an arm: for each seed, by task."""
+    prefixes = {task: best(trials, arm, task) for task in MIXED}
+    seeds = zip(*prefixes.values(), strict=True)
     return [
-        [100 * metrics["accuracy"][task] for task in MIXED] for metrics in measured.pretrained[norm]
+        {task: trained(one, get) for task, one in zip(prefixes, ones, strict=True)}
+        for ones in seeds
     ]
-
-
-def mixture_learned(measured: Measured) -> claims.Claim:
-    """The pretrained model answers with one of the tasks."""
-    return claims.outcome(
-        "prefix-tuning/eliciting-mixture-learned",
-        "Pretrained on the mixture, the model without first LayerNorm does one of the four tasks "
-        "on more than half of the inputs: the sum of the four accuracies is above 50 %.",
-        values=[sum(shares) for shares in mixture_shares(measured)],
-        limit=50.0,
-        side="above",
-        unit=UNIT,
-        source=PAPER,
-        checks=adapting.pretrain,
-        resolution=100 / measured.trials,
-        published=claims.Published(
-            sum(published.ELICIT["pretrained"].values()), "higher", differs=measured.differs
-        ),
-    )
-
-
-def mixture_undecided(measured: Measured) -> claims.Claim:
-    """Without a prefix no task prevails."""
-    return claims.outcome(
-        "prefix-tuning/eliciting-mixture-undecided",
-        "Without a prefix that model does none of the tasks on more than half of the inputs: the "
-        "highest of the four accuracies is below 50 %.",
-        values=[max(shares) for shares in mixture_shares(measured)],
-        limit=50.0,
-        side="below",
-        unit=UNIT,
-        source=PAPER,
-        checks=evaluation.sequence_accuracy,
-        trials=measured.trials,
-        published=claims.Published(
-            max(published.ELICIT["pretrained"].values()), "lower", differs=measured.differs
-        ),
-        requires=[mixture_learned(measured)],
-    )
-
-
-def own_task(measured: Measured, task: str) -> claims.Claim:
-    """One vector makes the model do a task that it was pretrained on."""
-    return claims.outcome(
-        f"prefix-tuning/eliciting-{task.replace('_', '-')}",
-        f"With one prefix vector trained for it, the mixture's model does {IN_WORDS[task]} more "
-        "often than one that picks among the four tasks at random could: on more than 25 % of the "
-        "sequences.",
-        values=measured.percent(PUBLISHED_ARM, task),
-        limit=GUESSING,
-        side="above",
-        unit=UNIT,
-        source=PAPER,
-        checks=adapting.tune_prefixes,
-        trials=measured.trials,
-        published=claims.Published(
-            published.ELICIT["prefix"][task], "higher", differs=measured.differs
-        ),
-        requires=[mixture_learned(measured)],
-        note="The limit was 50 % until results of small models had been seen.",
-    )
-
-
-def steps_until(cell: Cell, steps: int, loss: float = GUESSING_LOSS / 2) -> int | None:
-    """Return the first step from which the training loss stays below `loss`, or None.
-
-    The stored curve has a point for each hundredth of the training, the mean over it.
-
-    Parameters
-    ----------
-    cell : Cell
-    steps : int
-        Of the whole training.
-    loss : float
-        Nats a symbol; half of that of guessing the task by default.
-    """
-    curve = cell.metrics["curve"]
-    above = [place for place, value in enumerate(curve) if value >= loss]
-    first = above[-1] + 1 if above else 0
-    return None if first == len(curve) else round((first + 1) * steps / len(curve))
-
-
-def leaks(measured: Measured, arm: str) -> list[float]:
-    """Return for each seed the highest accuracy of a prefix on a task not its own, in percent."""
-    return [
-        max(
-            share
-            for row, shares in enumerate(measured.matrix(arm, seed))
-            for column, share in enumerate(shares)
-            if row != column
-        )
-        for seed in measured.seeds
-    ]
-
-
-def other_tasks(measured: Measured) -> claims.Claim:
-    """The other tasks vanish."""
-    return claims.outcome(
-        "prefix-tuning/eliciting-other-tasks",
-        "With the prefix of one task, the model does every other one less often than by picking "
-        "among the four at random: the highest of the twelve accuracies is below 25 %.",
-        values=leaks(measured, PUBLISHED_ARM),
-        limit=GUESSING,
-        side="below",
-        unit=UNIT,
-        source=PAPER,
-        checks=evaluation.sequence_accuracy,
-        trials=measured.trials,
-        published=claims.Published(PUBLISHED_OTHER_TASKS, "lower", differs=measured.differs),
-        requires=[mixture_learned(measured)],
-        note="The limit was 5 %, then 10 %, until results of small models had been seen.",
-    )
-
-
-def differences(measured: Measured, arm: str, other: str) -> list[float]:
-    """Return for each seed by how much one arm exceeds another, mean over tasks, in points.
-
-    Only prefixes that start at `SMALL_INIT_STD` count: at that scale the sweeps of all arms are
-    equal. The models of two arms may differ, but the data that they learned from do not.
-    """
-    ours, theirs = (
-        [measured.percent(name, task, SMALL_INIT_STD) for task in MIXED] for name in (arm, other)
-    )
-    return [
-        sum(here[seed] - there[seed] for here, there in zip(ours, theirs, strict=True)) / len(MIXED)
-        for seed in measured.seeds
-    ]
-
-
-def free_escapes(measured: Measured) -> claims.Claim:
-    """A prefix that passes by the LayerNorm does better in the same model."""
-    return claims.outcome(
-        "prefix-tuning/eliciting-free-escapes",
-        "In the model with first LayerNorm, a key and a value that do not pass through it elicit "
-        "more than one vector that does: the difference of the accuracies, mean over the four "
-        "tasks, is above 0.",
-        values=differences(measured, "with LayerNorm, free", "with LayerNorm"),
-        limit=0.0,
-        side="above",
-        unit=UNIT,
-        source=HERE,
-        checks=differences,
-        resolution=100 / measured.trials / len(MIXED),
-    )
-
-
-def free_elicits(measured: Measured) -> claims.Claim:
-    """Control: free prefixes do what they are trained for."""
-    by_task = [measured.percent("with LayerNorm, free", task) for task in MIXED]
-    return claims.outcome(
-        "prefix-tuning/eliciting-free-elicits",
-        "Control: in the model with first LayerNorm, a free key and value make the model do their "
-        "task on more than half of the sequences, mean over the four tasks.",
-        values=[sum(values) / len(MIXED) for values in zip(*by_task, strict=True)],
-        limit=50.0,
-        side="above",
-        unit=UNIT,
-        source=HERE,
-        checks=adapting.tune_prefixes,
-        trials=measured.trials,
-    )
-
-
-def losses_of_scale(measured: Measured, arm: str) -> list[float]:
-    """Return for each seed what the largest initial scale loses against the smallest, in points.
-
-    Mean over `SWEPT`; of each scale the best learning rate counts.
-    """
-    return [
-        sum(
-            measured.best(arm, task, seed, SMALL_INIT_STD).percent(task)
-            - measured.best(arm, task, seed, measured.init_stds[-1]).percent(task)
-            for task in SWEPT
-        )
-        / len(SWEPT)
-        for seed in measured.seeds
-    ]
-
-
-def init_scale_decides(measured: Measured) -> claims.Claim:
-    """A prefix that starts large learns less, whatever the learning rate."""
-    return claims.outcome(
-        "prefix-tuning/eliciting-init-scale",
-        "Without first LayerNorm, a prefix that starts at the largest initial scale ends below one "
-        "that starts at the smallest, each at its best learning rate: the difference of the "
-        "accuracies, mean over two tasks, is above 0.",
-        values=losses_of_scale(measured, PUBLISHED_ARM),
-        limit=0.0,
-        side="above",
-        unit=UNIT,
-        source=HERE,
-        checks=losses_of_scale,
-        resolution=100 / measured.trials / len(SWEPT),
-        note="The limit was 50 points until a third learning rate, which rescues some large "
-        "starts, had been tried.",
-    )
-
-
-def claims_of(measured: Measured) -> dict[str, claims.Claim]:
-    """Judge all accuracies; by the end of the claim's name.
-
-    Claims on the inside of the models need their weights: see
-    `claims`.
-    """
-    found = [
-        mixture_learned(measured),
-        mixture_undecided(measured),
-        *(own_task(measured, task) for task in MIXED),
-        other_tasks(measured),
-        free_elicits(measured),
-        free_escapes(measured),
-        init_scale_decides(measured),
-    ]
-    return {claim.id.removeprefix("prefix-tuning/eliciting-"): claim for claim in found}
-
-
-def claims_at_published_size(plan: ElicitPlan, get: Get) -> list[claims.Claim]:
-    """Judge what an archive of metrics holds, as the page judges its own runs.
-
-    Parameters
-    ----------
-    plan : ElicitPlan
-        Of the profile that the archive was made with.
-    get : callable
-        Returns the result of a run, perhaps without tensors.
-    """
-    return list(claims_of(collect(plan, get)).values())
-
-
-check_public(__name__)

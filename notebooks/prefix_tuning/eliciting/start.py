@@ -15,13 +15,13 @@ value, which carries :math:`\alpha`:
 
 with :math:`g_i^h` the gradient of the loss with respect to what head :math:`h` reads at :math:`i`.
 
-This module measures both on untrained prefixes. Nothing is trained here.
+Both are measured on untrained prefixes.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -35,45 +35,27 @@ from promptlib.prefix_tuning.planning import PARAMETRISATIONS
 from promptlib.prefix_tuning.prefix import Prefix, PrefixBatch
 from promptlib.prefix_tuning.tasks import SEQUENCE_LENGTH, Task, read_and_answer
 
-__all__ = [
-    "SATURATED",
-    "Start",
-    "content_size",
-    "gradient_by_autograd",
-    "gradient_parts",
-    "start",
-    "starts",
-]
-
 SATURATED = 0.01
 """A share this close to 0 or to 1 has, through its key, less than 1/25 of the gradient at 1/2."""
+
+GradientParts = Callable[[GPT, Prefix, Tensor, Tensor], tuple[Tensor, Tensor]]
+"""Of a model, its prefix, tokens and targets."""
 
 
 @dataclass(frozen=True)
 class Start:
     """Untrained prefixes of one initial scale, means over prefixes.
 
-    Attributes
-    ----------
-    init_std : float
-    wiped : float
-        Part of all rows (head, answering position, input) that leave less than `SATURATED` to the
-        content, in [0, 1].
-    unheard : float
-        Part of all rows that give less than `SATURATED` to the prefix, in [0, 1].
-    key_gradient, value_gradient : float
-        Length of the two parts of the gradient, nats a symbol per unit of the vector; geometric
-        mean.
-    loss : float
-        Nats a symbol.
+    Of all rows (head, answering position, input), `wiped` is the part that leaves less than
+    `SATURATED` to the content, and `unheard` the part that gives less to the prefix.
     """
 
     init_std: float
     wiped: float
     unheard: float
-    key_gradient: float
+    key_gradient: float  # length, nats a symbol per unit of the vector; geometric mean
     value_gradient: float
-    loss: float
+    loss: float  # nats a symbol
 
     @property
     def saturated(self) -> float:
@@ -96,27 +78,7 @@ def start(
     sequences: int,
     generator: torch.Generator,
 ) -> Start:
-    """Measure untrained prefixes of one vector.
-
-    Parameters
-    ----------
-    model : GPT
-        Of one layer.
-    parametrisation : str
-        A name of `promptlib.prefix_tuning.planning.PARAMETRISATIONS`.
-    task : Task
-        What the prefix would be trained for.
-    init_std : float
-        Standard deviation of the vector's entries, above 0.
-    prefixes, sequences : int
-        How many are drawn.
-    generator : torch.Generator
-
-    Raises
-    ------
-    ValueError
-        If the parametrisation is unknown.
-    """
+    """Measure untrained prefixes of one vector for a task, in a model of one layer."""
     if parametrisation not in PARAMETRISATIONS:
         names = ", ".join(PARAMETRISATIONS)
         raise ValueError(f"parametrisation must be one of {names}, got {parametrisation!r}")
@@ -188,12 +150,9 @@ def starts(
 def gradient_by_autograd(
     model: GPT, prefix: Prefix, tokens: Tensor, targets: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """Differentiate the loss by what the key and the value projection read of the prefix.
+    """Gradients of the loss by what the key and the value projection read of the prefix, (D,).
 
-    Returns
-    -------
-    key_part, value_part : Tensor, shape (D,)
-        Their sum is the gradient of one shared vector that passes through no LayerNorm.
+    Their sum is the gradient of one shared vector that passes through no LayerNorm.
     """
     _, read_by_key, read_by_value = _run(model, prefix, tokens, targets)
     return read_by_key, read_by_value
@@ -202,13 +161,9 @@ def gradient_by_autograd(
 def gradient_parts(
     model: GPT, prefix: Prefix, tokens: Tensor, targets: Tensor
 ) -> tuple[Tensor, Tensor]:
-    r"""Compute the same from shares, outputs without the prefix, and what the loss asks of them.
+    """The same from shares, outputs without the prefix, and what the loss asks of them.
 
     The sums in the module's docstring, over heads, sequences and all positions.
-
-    Returns
-    -------
-    key_part, value_part : Tensor, shape (D,)
     """
     by_outputs, _, _ = _run(model, prefix, tokens, targets)  # g, (B, H, T, d)
     block = model.blocks[0]
@@ -223,6 +178,23 @@ def gradient_parts(
         by_keys = (taken * (1 - taken) * pull * queries).sum(dim=(0, 2)) * queries.shape[-1] ** -0.5
         by_values = (taken * by_outputs).sum(dim=(0, 2))  # (H, d)
         return by_keys.flatten() @ layer.key.weight, by_values.flatten() @ layer.value.weight
+
+
+def gradient_errors(
+    model: GPT,
+    prefix: Prefix,
+    tokens: Tensor,
+    targets: Tensor,
+    parts: GradientParts = gradient_parts,
+) -> Tensor:
+    """Largest error of either part, relative to its longest entry, (2,)."""
+    batch = model, prefix, tokens, targets
+    return torch.stack(
+        [
+            (ours - theirs).abs().max() / theirs.abs().max().clamp_min(1e-12)
+            for ours, theirs in zip(parts(*batch), gradient_by_autograd(*batch), strict=True)
+        ]
+    )
 
 
 def _run(

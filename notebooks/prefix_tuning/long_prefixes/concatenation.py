@@ -32,27 +32,12 @@ from promptlib.checks import check_public
 from promptlib.prefix_tuning.cases import AttentionCase
 from promptlib.prefix_tuning.identities import AttendFunction, split
 
-__all__ = [
-    "average_errors",
-    "concatenated",
-    "concatenation_errors",
-    "geometric_mean",
-    "parts_of",
-    "repetition_errors",
-]
-
 Part = tuple[Tensor, Tensor]
 """Keys and values of one prefix."""
 
 
 def parts_of(case: AttentionCase, lengths: Sequence[int]) -> list[Part]:
-    """Cut the prefix of a layer into prefixes of the given lengths.
-
-    Raises
-    ------
-    ValueError
-        If the lengths do not add up to that of the prefix.
-    """
+    """Cut the prefix of a layer into prefixes of the given lengths."""
     if sum(lengths) != case.prefix_length or min(lengths) < 1:
         raise ValueError(
             f"lengths {list(lengths)} do not cut a prefix of length {case.prefix_length}"
@@ -63,20 +48,9 @@ def parts_of(case: AttentionCase, lengths: Sequence[int]) -> list[Part]:
 
 
 def concatenated(plain: Tensor, outputs: Sequence[Tensor], shares: Sequence[Tensor]) -> Tensor:
-    """Output with all prefixes, from the outputs with each alone.
+    """Output with all prefixes, from those with none and with each alone, and the shares of each.
 
-    Parameters
-    ----------
-    plain : Tensor, shape (..., n, d)
-        Output without a prefix.
-    outputs : sequence of Tensor, shape (..., n, d)
-        With each prefix alone.
-    shares : sequence of Tensor, shape (..., n)
-        What each takes alone, in [0, 1).
-
-    Returns
-    -------
-    Tensor, shape (..., n, d)
+    Outputs have shape (..., n, d), shares (..., n) and are below 1.
     """
     odds = [(share / (1 - share))[..., None] for share in shares]
     total = sum(
@@ -96,10 +70,7 @@ def concatenation_errors(
 ) -> Tensor:
     """Error of `concatenated`, and of the odds, in every row that leaves the content something.
 
-    Returns
-    -------
-    Tensor, shape (rows,)
-        The larger of the error of the output (relative to the largest value) and of the share.
+    The larger of that of the output, relative to the largest value, and of the share; (rows,).
     """
     plain, _ = attend(case.queries, case.keys, case.values, causal=case.causal)
     outputs, shares = [], []
@@ -134,17 +105,8 @@ def repetition_errors(
 ) -> Tensor:
     r"""Copies of a prefix against one whose logits are larger by :math:`\log` of their number.
 
+    The larger of the differences of outputs, relative to the largest value, and of shares; (rows,).
     A coordinate appended to queries and keys adds the same number to all logits of the prefix.
-
-    Parameters
-    ----------
-    shift : callable
-        In the place of the logarithm.
-
-    Returns
-    -------
-    Tensor, shape (rows,)
-        Largest difference of outputs, relative to the largest value, and of the share.
     """
     keys, values = (
         tensor.repeat_interleave(copies, dim=-2)
@@ -184,15 +146,10 @@ def average_errors(
     attend: AttendFunction = library_attend,
     mean: Callable[[Tensor], Tensor] = geometric_mean,
 ) -> tuple[Tensor, Tensor]:
-    """The mean of single vectors against the vectors one after another.
+    """The mean of single vectors against the vectors one after another, both (rows,).
 
-    Returns
-    -------
-    errors : Tensor, shape (rows,)
-        Relative error of the odds of the averaged vector against the `mean` of the odds of the
-        single ones.
-    gains : Tensor, shape (rows,)
-        Odds of the concatenation, divided by the number of vectors times the averaged odds.
+    Relative errors of the odds of the averaged vector against the `mean` of the single odds, and
+    odds of the concatenation, divided by the number of vectors times the averaged odds.
     """
 
     def log_odds(keys: Tensor) -> Tensor:

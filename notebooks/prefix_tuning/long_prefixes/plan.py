@@ -2,58 +2,24 @@
 
 The base models are those of the chapter "Beyond one layer", at one depth: one that sorts upwards,
 for which sorting downwards is new, and one that has learned both directions. Prefixes of several
-lengths are to make each sort downwards, every length with the same steps and the same sweep of
-learning rates and init scales. The control is fine-tuning with as many steps. For the known task
-there are a few prefixes of length one from different starting points, too, to be combined.
+lengths are to make each sort downwards. The control is fine-tuning with as many steps. For the
+known task there are a few prefixes of length one from different starting points, too.
 
-This module holds plain data and imports no torch, so that the workflow can read it.
+Plain data without torch, so that the workflow can read it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 
 from notebooks.prefix_tuning.beyond_one_layer.plan import base_runs, fine_tune_runs, prefix_run
 from promptlib.checks import check_public
 from promptlib.prefix_tuning.planning import cells, check_counts, check_positive
-from promptlib.runs import Run
+from promptlib.prefix_tuning.trials import Plan, labelled
 
 QUESTIONS = ("new task", "known task")
 """Sorting downwards, asked of a model that has learned upwards, and of one that knows both."""
 NEW, KNOWN = QUESTIONS
-
-
-@dataclass(frozen=True)
-class LongPlan:
-    """The runs of the chapter; iterating yields all of them.
-
-    Attributes
-    ----------
-    bases : mapping of tuple of Run
-        By question, one for each seed.
-    sweeps : mapping of mapping of tuple of Run
-        By question and length, one for each seed.
-    control : tuple of tuple of Run
-        For each seed: fine-tuning on the new task, a run for each learning rate.
-    short : tuple of Run
-        For each seed: several prefixes of length one for the known task in a run.
-    """
-
-    bases: Mapping[str, tuple[Run, ...]]
-    sweeps: Mapping[str, Mapping[int, tuple[Run, ...]]]
-    control: tuple[tuple[Run, ...], ...]
-    short: tuple[Run, ...]
-
-    def __iter__(self) -> Iterator[Run]:
-        for runs in self.bases.values():
-            yield from runs
-        for by_length in self.sweeps.values():
-            for runs in by_length.values():
-                yield from runs
-        for runs in self.control:
-            yield from runs
-        yield from self.short
 
 
 def plan(
@@ -72,34 +38,11 @@ def plan(
     short_prefixes: int,
     short_rate: float,
     test_sequences: int,
-) -> LongPlan:
-    """Plan the runs of the chapter.
+) -> Plan:
+    """Plan the runs, by ``method`` and ``question``, those of prefixes by ``length``, too.
 
-    Parameters
-    ----------
-    seeds : int
-        Independent repetitions, from pretraining on; at least 1.
-    first_seed : int
-        Number of the first of them, at least 0.
-    n_layer, width, n_head, pretrain_steps, pretrain_rate, test_sequences
-        Of the base models; see `notebooks.prefix_tuning.beyond_one_layer.plan.plan`.
-    lengths : sequence of int
-        Increasing, each at least 1.
-    tune_steps : int
-        Of every prefix, at least 10.
-    learning_rates, init_stds : sequences of float
-        The sweep of each length is over all pairs.
-    weight_rates : sequence of float
-        The sweep of fine-tuning, > 0; no longer than that of a length.
-    short_prefixes : int
-        Prefixes of length one to be combined, at least 2.
-    short_rate : float
-        Their learning rate, > 0; they start from the largest of `init_stds`.
-
-    Raises
-    ------
-    ValueError
-        If a number is out of its range.
+    Each length has all pairs of `learning_rates` and `init_stds`, fine-tuning has no more settings
+    than that. Short prefixes start from the largest of `init_stds`.
     """
     check_counts(
         seeds=(seeds, 1),
@@ -135,20 +78,20 @@ def plan(
         base_runs(seed, n_layer, width, n_head, pretrain_steps, pretrain_rate, test_sequences)
         for seed in range(first_seed, first_seed + seeds)
     ]
-    bases = {name: tuple(pair[place] for pair in pairs) for place, name in enumerate(QUESTIONS)}
+    bases = {name: [pair[place] for pair in pairs] for place, name in enumerate(QUESTIONS)}
     alike = cells([short_rate], [max(init_stds)]) * short_prefixes
-    return LongPlan(
-        bases=bases,
-        sweeps={
-            name: {
-                length: tuple(prefix_run(base, tune_steps, length, grid) for base in runs)
-                for length in lengths
-            }
-            for name, runs in bases.items()
-        },
-        control=tuple(fine_tune_runs(base, tune_steps, weight_rates) for base in bases[NEW]),
-        short=tuple(prefix_run(base, tune_steps, 1, alike) for base in bases[KNOWN]),
-    )
+    planned = Plan(())
+    for name, runs in bases.items():
+        planned += labelled(runs, method="pretraining", question=name)
+    for name, runs in bases.items():
+        for length in lengths:
+            tuned = [prefix_run(base, tune_steps, length, grid) for base in runs]
+            planned += labelled(tuned, method="prefix", question=name, length=length)
+    for base in bases[NEW]:
+        control = fine_tune_runs(base, tune_steps, weight_rates)
+        planned += labelled(control, method="fine-tuning", question=NEW)
+    short = [prefix_run(base, tune_steps, 1, alike) for base in bases[KNOWN]]
+    return planned + labelled(short, method="short prefixes", question=KNOWN)
 
 
 check_public(__name__)

@@ -1,220 +1,96 @@
 """What do trained prefixes of several lengths achieve, and how much of them is in use?
 
-`collect` reads the runs of a plan. For every question, length and seed it keeps the best prefix of
-the sweep and measures, for each layer and head, how attention spreads over its positions and how
-many directions the biases fill. From prefixes of length one it builds concatenations, means and an
-ensemble.
+Of every question, length and seed the prefix with the lowest validation loss counts. How it is used
+is measured for each layer and head; prefixes of length one are combined.
 
-Shapes in comments: ``L`` layers, ``H`` heads, ``B`` sequences, ``p`` prefix vectors.
+Shapes: ``L`` layers, ``H`` heads, ``B`` sequences, ``p`` prefix vectors.
 """
 
 from __future__ import annotations
 
 import statistics
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from notebooks.prefix_tuning.long_prefixes import spread
-from notebooks.prefix_tuning.long_prefixes.plan import KNOWN, LongPlan
+from notebooks.prefix_tuning.long_prefixes.plan import KNOWN, QUESTIONS
+from promptlib import claims
 from promptlib.checks import check_public
-from promptlib.prefix_tuning.adapting import generator_for, load_model, load_prefix, new_prefix
+from promptlib.prefix_tuning.adapting import generator_for, load_model, new_prefix
 from promptlib.prefix_tuning.evaluation import sequence_accuracy
 from promptlib.prefix_tuning.gpt import GPT, Block
 from promptlib.prefix_tuning.inside import in_float64
 from promptlib.prefix_tuning.prefix import Prefix
-from promptlib.prefix_tuning.sweeps import best_cell, cells_of, lowest_loss_cell
-from promptlib.prefix_tuning.tasks import (
-    SEQUENCE_LENGTH,
-    SORT_DESCENDING,
-    read_and_answer,
-)
-from promptlib.runs import Result, Run
-
-__all__ = [
-    "Combined", "Measured", "Tuned", "Use", "averaged", "collect", "joined", "untrained", "use_of",
-]  # fmt: skip
-
-TASK = "sort_descending"
-Get = Callable[[Run], Result]
+from promptlib.prefix_tuning.tasks import SEQUENCE_LENGTH, SORT_DESCENDING, read_and_answer
+from promptlib.prefix_tuning.trials import Get, Trials, rebuild
 
 
 @dataclass(frozen=True)
 class Use:
     """How a prefix is used, by layer and head; rows are those that write the answer.
 
-    Attributes
-    ----------
-    weights : Tensor, shape (L, H, p)
-        Mean attention to each prefix vector, within the prefix.
-    number : Tensor, shape (L, H)
-        Mean effective number of prefix positions of a row.
-    in_use : Tensor, shape (L, H)
-        Effective number of positions over all rows together.
-    rank : Tensor, shape (L, H)
-        Effective rank of the biases.
-    share : Tensor, shape (L, H)
-        Mean share of attention that the prefix takes.
-    distance, limit : Tensor, shape (L, H)
-        Mean distance of the points aimed at from their mean, and its bound.
+    All are means over rows but `in_use` and `rank`, and have shape (L, H) but `weights`.
     """
 
-    weights: Tensor
-    number: Tensor
-    in_use: Tensor
-    rank: Tensor
-    share: Tensor
-    distance: Tensor
-    limit: Tensor
+    weights: Tensor  # (L, H, p), attention to each prefix vector, within the prefix
+    number: Tensor  # effective number of prefix positions of a row
+    in_use: Tensor  # effective number of positions over all rows together
+    rank: Tensor  # effective rank of the biases
+    share: Tensor  # of attention that the prefix takes
+    distance: Tensor  # of the points aimed at from their mean
+    limit: Tensor  # its bound
 
 
-@dataclass(frozen=True)
-class Tuned:
-    """The best prefix of a sweep, that with the lowest validation loss.
+def lengths(trials: Trials) -> list[int]:
+    """All lengths, in increasing order."""
+    return list(trials.where(method="prefix").by("length"))
 
-    Attributes
-    ----------
-    length : int
-    accuracy, loss : float
-        On test sequences of the task asked for.
-    validation_loss : float
-        By which it was chosen, and lengths can be.
-    learning_rate, init_std : float
-        Of the best cell.
-    cells : sequence of mapping
-        All cells, for the spread over the sweep.
-    use : Use
+
+def longest(trials: Trials) -> int:
+    """The largest length."""
+    return lengths(trials)[-1]
+
+
+def best(trials: Trials, question: str, length: int | None = None) -> Trials:
+    """The best prefix of each seed, of one length or of all.
+
+    By loss: at a task that no prefix learns, accuracies are all but equal.
     """
-
-    length: int
-    accuracy: float
-    loss: float
-    validation_loss: float
-    learning_rate: float
-    init_std: float
-    cells: Sequence[Mapping[str, Any]]
-    use: Use
+    tried = trials.where(method="prefix", question=question)
+    return (tried if length is None else tried.where(length=length)).best(by="loss")
 
 
-@dataclass(frozen=True)
-class Combined:
-    """Accuracies of single short prefixes and of what is made of them, in [0, 1].
+def uses(trials: Trials, get: Get, tokens: Tensor) -> dict[str, dict[int, list[Use]]]:
+    """How the best prefixes are used on sequences (B, 19): by question, length, seed."""
 
-    Attributes
-    ----------
-    single : float
-        Mean over the short prefixes.
-    averaged : float
-        One prefix whose vectors are their means.
-    concatenated : float
-        All of them, one after another, without further training.
-    ensemble : float
-        Mean of the predicted log-probabilities of the short ones.
-    trained : float
-        A prefix that was trained at the length of the concatenation, or at the next one below.
-    """
+    def measure(question: str, length: int) -> list[Use]:
+        used = []
+        for one in best(trials, question, length):
+            model, prefix = rebuild(one, get)
+            assert prefix is not None
+            used.append(use_of(in_float64(model), in_float64(prefix), tokens))
+        return used
 
-    single: float
-    averaged: float
-    concatenated: float
-    ensemble: float
-    trained: float
-
-
-@dataclass(frozen=True)
-class Measured:
-    """Everything, by question.
-
-    Attributes
-    ----------
-    tuned : mapping of mapping of sequence of Tuned
-        By question and length, one for each seed.
-    combined : sequence of Combined
-        For the known task, one for each seed.
-    bases : mapping of sequence of float
-        Accuracy without a prefix, in [0, 1].
-    control : sequence of float
-        Accuracy at the new task of the best fine-tuned model of each seed, in [0, 1].
-    trials : int
-        Test sequences behind each accuracy.
-    """
-
-    tuned: Mapping[str, Mapping[int, Sequence[Tuned]]]
-    combined: Sequence[Combined]
-    bases: Mapping[str, Sequence[float]]
-    control: Sequence[float]
-    trials: int
-
-    def best(self, question: str, length: int) -> list[float]:
-        """Accuracy of each seed in percent."""
-        return [100 * one.accuracy for one in self.tuned[question][length]]
-
-
-def collect(plan: LongPlan, get: Get, tokens: Tensor, sequences: int) -> Measured:
-    """Read the runs of `plan`; `get` is that of a run store.
-
-    Parameters
-    ----------
-    tokens : Tensor, shape (B, 19)
-        On which the use of prefixes is measured.
-    sequences : int
-        Test sequences for the accuracies of combined prefixes.
-    """
-    tuned = {
-        question: {length: [_best(run, get, tokens) for run in runs] for length, runs in by.items()}
-        for question, by in plan.sweeps.items()
+    return {
+        question: {length: measure(question, length) for length in lengths(trials)}
+        for question in QUESTIONS
     }
-    length = max(one for one in tuned[KNOWN] if one <= len(plan.short[0].config["cells"]))
-    combined = [
-        _combine(run, get, sequences, tuned[KNOWN][length][seed].accuracy)
-        for seed, run in enumerate(plan.short)
-    ]
-    bases = {
-        question: [get(run).metrics["accuracy"][TASK] for run in runs]
-        for question, runs in plan.bases.items()
-    }
-    control = [best_cell(cells_of(runs, get), TASK).percent(TASK) / 100 for runs in plan.control]
-    return Measured(tuned, combined, bases, control, plan.short[0].config["test_sequences"])
 
 
-def _best(run: Run, get: Get, tokens: Tensor) -> Tuned:
-    result = get(run)
-    cells = result.metrics["cells"]
-    # By loss: at a task that no prefix learns, accuracies are all but equal.
-    best = lowest_loss_cell(cells_of(run, get))
-    index = best.index
-    model = in_float64(load_model(run.config, get(run.needs[0])))
-    prefix = in_float64(load_prefix(run.config, result, index))
-    cell = cells[index]
-    return Tuned(
-        length=run.config["length"],
-        accuracy=cell["accuracy"][TASK],
-        loss=cell["loss"][TASK],
-        validation_loss=best.validation_loss,
-        learning_rate=cell["learning_rate"],
-        init_std=cell["init_std"],
-        cells=cells,
-        use=use_of(model, prefix, tokens),
-    )
-
-
-def untrained(
-    runs: Sequence[Run],
-    tuned: Sequence[Tuned],
-    get: Get,
-    tokens: Tensor,
-    generator: torch.Generator,
-) -> list[Use]:
-    """For each run the use of a prefix that is freshly drawn, at the init scale of the best one."""
-    uses = []
-    for run, best in zip(runs, tuned, strict=True):
-        model = in_float64(load_model(run.config, get(run.needs[0])))
-        drawn = in_float64(new_prefix(run.config, best.init_std, generator))
-        uses.append(use_of(model, drawn, tokens))
-    return uses
+def untrained(trials: Trials, get: Get, tokens: Tensor, generator: torch.Generator) -> list[Use]:
+    """For each trial the use of a prefix that is freshly drawn, at the same init scale."""
+    used = []
+    for one in trials:
+        assert one.init_std is not None
+        config = one.run.config
+        model = in_float64(load_model(config, get(one.run.needs[0])))
+        drawn = in_float64(new_prefix(config, one.init_std, generator))
+        used.append(use_of(model, drawn, tokens))
+    return used
 
 
 @torch.no_grad()
@@ -275,32 +151,53 @@ def _built(prefixes: Sequence[Prefix], combine: Callable[[list[Tensor]], Tensor]
     return built
 
 
-def _combine(run: Run, get: Get, sequences: int, trained: float) -> Combined:
-    result = get(run)  # which may train, so gradients stay on
-    model = load_model(run.config, get(run.needs[0])).requires_grad_(False)
-    prefixes = [load_prefix(run.config, result, cell) for cell in range(len(run.config["cells"]))]
+def combine(short: Trials, get: Get, sequences: int) -> dict[str, float]:
+    """Accuracies, in [0, 1], of one seed's short prefixes and of what is made of them.
+
+    ``single`` is the mean over them, ``ensemble`` that of the mean of their predicted
+    log-probabilities; nothing is trained further.
+    """
+    pairs = [rebuild(one, get) for one in short]
+    model = pairs[0][0].requires_grad_(False)
+    prefixes = [prefix for _, prefix in pairs if prefix is not None]
+    config = short[0].run.config
 
     def accuracy(prefix: Prefix) -> float:
-        generator = generator_for(run.config, "test")
+        generator = generator_for(config, "test")
         return sequence_accuracy(model, SORT_DESCENDING, sequences, prefix, generator)
 
-    generator = generator_for(run.config, "test")
-    inputs, targets = SORT_DESCENDING.sample(sequences, "test", generator)
+    inputs, targets = SORT_DESCENDING.sample(sequences, "test", generator_for(config, "test"))
     tokens = read_and_answer(inputs, targets)
-    predicted = torch.stack(
-        [
-            model(tokens, prefix, last=SEQUENCE_LENGTH).detach().log_softmax(-1)
-            for prefix in prefixes
-        ]
-    )
-    right = (predicted.mean(0).argmax(-1) == targets).all(-1)
-    return Combined(
-        single=statistics.fmean(accuracy(prefix) for prefix in prefixes),
-        averaged=accuracy(averaged(prefixes)),
-        concatenated=accuracy(joined(prefixes)),
-        ensemble=float(right.double().mean()),
-        trained=trained,
-    )
+    predicted = [
+        model(tokens, prefix, last=SEQUENCE_LENGTH).detach().log_softmax(-1) for prefix in prefixes
+    ]
+    right = (torch.stack(predicted).mean(0).argmax(-1) == targets).all(-1)
+    return {
+        "single": statistics.fmean(accuracy(prefix) for prefix in prefixes),
+        "averaged": accuracy(averaged(prefixes)),
+        "concatenated": accuracy(joined(prefixes)),
+        "ensemble": float(right.double().mean()),
+    }
+
+
+def combined(trials: Trials, get: Get, sequences: int) -> list[dict[str, float]]:
+    """What `combine` returns for each seed, and ``trained``: of a prefix of that length.
+
+    If none was trained at the length of the concatenation, it is one of the next length below.
+    """
+    by_seed = list(trials.where(method="short prefixes").by("seed").values())
+    length = max(one for one in lengths(trials) if one <= len(by_seed[0]))
+    return [
+        {**combine(short, get, sequences), "trained": one.metrics["accuracy"][one.task]}
+        for short, one in zip(by_seed, best(trials, KNOWN, length), strict=True)
+    ]
+
+
+def interval(values: Sequence[float]) -> str:
+    """Mean and half-width of the 95 % t-interval, in words."""
+    half = claims.t_half_width(values)
+    mean = f"{float(np.mean(values)):.2f}"
+    return mean if half is None else f"{mean} ± {half:.2f}"
 
 
 check_public(__name__)

@@ -28,27 +28,9 @@ from torch import Tensor
 
 from promptlib.checks import check_public
 
-__all__ = [
-    "bias_spread",
-    "diluted_share",
-    "effective_number",
-    "effective_rank",
-    "least_effective_number",
-    "mean_divergence",
-    "mutual_information",
-    "number_in_use",
-    "spread_limit",
-]
-
 
 def effective_number(weights: Tensor) -> Tensor:
-    """Exponential of the entropy of the last dimension, shape (..., p) to (...).
-
-    Parameters
-    ----------
-    weights : Tensor
-        Non-negative, not all zero; scaled to sum to one.
-    """
+    """Exponential of the entropy of the last dimension, scaled to sum to one; (..., p) to (...)."""
     return torch.special.entr(_normalised(weights)).sum(-1).exp()
 
 
@@ -86,13 +68,7 @@ def mean_divergence(weights: Tensor) -> Tensor:
 
 
 def effective_rank(biases: Tensor) -> Tensor:
-    """Exponential of the entropy of the squared singular values, shape (..., rows, d) to (...).
-
-    Raises
-    ------
-    ValueError
-        If all rows are zero.
-    """
+    """Exponential of the entropy of the squared singular values, shape (..., rows, d) to (...)."""
     squared = torch.linalg.svdvals(biases).square()
     if not bool((squared[..., 0] > 0).all()):
         raise ValueError("the biases are all zero and have no rank")
@@ -100,16 +76,9 @@ def effective_rank(biases: Tensor) -> Tensor:
 
 
 def bias_spread(weights: Tensor, values: Tensor) -> Tensor:
-    r"""Mean distance of the points :math:`\mu_i` from their mean.
+    r"""Mean distance of the points :math:`\mu_i` from their mean, shape (...).
 
-    Parameters
-    ----------
-    weights : Tensor, shape (..., queries, p)
-    values : Tensor, shape (..., p, d)
-
-    Returns
-    -------
-    Tensor, shape (...)
+    Weights are (..., queries, p), values (..., p, d).
     """
     points = _normalised(weights) @ values
     return (points - points.mean(-2, keepdim=True)).norm(dim=-1).mean(-1)
@@ -124,12 +93,7 @@ def spread_limit(weights: Tensor, values: Tensor) -> Tensor:
 def diluted_share(reach: Tensor, length: int, visible: int) -> Tensor:
     r"""The bound :math:`p / (p + |M_i|\,e^{-2 r_i})` on the share of a prefix behind a LayerNorm.
 
-    Parameters
-    ----------
-    reach : Tensor
-        :math:`r_i` of each query, at least 0.
-    length, visible : int
-        Prefix vectors and content tokens that the query sees, at least 1.
+    `reach` is :math:`r_i`, `visible` the number of content tokens that the query sees.
     """
     return length / (length + visible * (-2 * reach).exp())
 

@@ -102,13 +102,12 @@ def test_every_run_is_planned_once_and_after_what_it_needs(
 
 def test_the_plans_hold_what_the_chapters_compare() -> None:
     eliciting = elicit.plan(**ELICIT)
-    assert len(list(eliciting)) == 2 * 2 + 3 * 4 * 2
-    published = eliciting.pretrained["without"][0].config["model"]
+    assert len(eliciting.runs) == 2 * 2 + 3 * 4 * 2
+    published = eliciting.where(norm="without").runs[0].config["model"]
     assert published["first_layer_norm"] is False
-    free = eliciting.prefixes["with LayerNorm, free"]
-    assert len(free["add_one"][1].config["cells"]) == 2  # further scales in the published arm only
-    assert len(free["add_two"][1].config["cells"]) == 2
-    assert free["add_two"][1].config["separate_values"] is True
+    for free in eliciting.where(arm="with LayerNorm, free"):
+        assert len(free.config["cells"]) == 2  # further scales in the published arm only
+        assert free.config["separate_values"] is True
 
     combining = combine.plan(**COMBINE)
     assert set(combining.published) == set(combine.PUBLISHED)
@@ -177,7 +176,9 @@ def test_parameters_out_of_range_are_named(
 
 def test_the_plans_need_no_torch() -> None:
     code = (
-        "import sys; from promptlib.prefix_tuning import combine, elicit, lora_budget;"
+        "import sys; from notebooks.prefix_tuning.combining import plan as combine;"
+        "from notebooks.prefix_tuning.eliciting import plan as elicit;"
+        "from notebooks.prefix_tuning.prefix_or_lora import plan as lora_budget;"
         f"list(elicit.plan(**{ELICIT!r})); list(combine.plan(**{COMBINE!r}));"
         f"list(lora_budget.plan(**{BUDGET!r})); assert 'torch' not in sys.modules"
     )

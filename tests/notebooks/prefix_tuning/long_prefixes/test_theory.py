@@ -11,9 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from notebooks.prefix_tuning.long_prefixes import claims as statements
-from notebooks.prefix_tuning.long_prefixes import concatenation as combining
-from notebooks.prefix_tuning.long_prefixes import spread
+from notebooks.prefix_tuning.long_prefixes import claims as stated
+from notebooks.prefix_tuning.long_prefixes import concatenation, spread, theory
+from promptlib import claims
 from promptlib.attention import attend
 from promptlib.prefix_tuning.cases import AttentionCase, random_case
 
@@ -26,7 +26,12 @@ def generator(seed: int = 0) -> torch.Generator:
 
 @pytest.fixture(scope="module")
 def cases() -> list[AttentionCase]:
-    return statements.random_long_cases(18, generator())
+    return theory.random_long_cases(18, generator())
+
+
+def verdict(name: str, measured: Any) -> str:
+    """Judge one claim of a theorem by what was measured for it."""
+    return claims.check_each(stated.PREFIX, stated.THEORY, {name: measured})[name].verdict
 
 
 def leaking(*arguments: Any, **options: Any) -> tuple[Tensor, Tensor]:
@@ -39,15 +44,16 @@ def leaking(*arguments: Any, **options: Any) -> tuple[Tensor, Tensor]:
 
 @pytest.mark.claim("prefix-tuning/long-concatenation")
 def test_odds_add(cases: list[AttentionCase]) -> None:
-    assert statements.concatenation(cases).verdict == "holds"
-    assert statements.concatenation(cases, leaking).verdict == "fails"
+    errors = theory.concatenation_errors
+    assert verdict("concatenation", errors(cases)) == "holds"
+    assert verdict("concatenation", errors(cases, leaking)) == "fails"
 
     def mean_of_outputs(
         plain: Tensor, outputs: Sequence[Tensor], shares: Sequence[Tensor]
     ) -> Tensor:
         return torch.stack(list(outputs)).mean(0)
 
-    assert statements.concatenation(cases, combine=mean_of_outputs).verdict == "fails"
+    assert verdict("concatenation", errors(cases, combine=mean_of_outputs)) == "fails"
 
 
 @settings(max_examples=30, deadline=None)
@@ -56,79 +62,80 @@ def test_odds_add_for_any_cut(seed: int, lengths: list[int]) -> None:
     case = random_case(
         generator(seed), n_head=2, n_tokens=7, head_width=5, prefix_length=sum(lengths), causal=True
     )
-    assert combining.concatenation_errors(case, lengths).max() < 1e-10
+    assert concatenation.concatenation_errors(case, lengths).max() < 1e-10
 
 
 def test_a_cut_must_cover_the_prefix() -> None:
     case = random_case(generator(), prefix_length=5)
     with pytest.raises(ValueError, match=r"lengths \[2, 2\] do not cut a prefix of length 5"):
-        combining.parts_of(case, [2, 2])
+        concatenation.parts_of(case, [2, 2])
 
 
 @pytest.mark.claim("prefix-tuning/long-identical-vectors")
 def test_copies(cases: list[AttentionCase]) -> None:
-    assert statements.identical_vectors(cases).verdict == "holds"
-    linear = statements.identical_vectors(cases, shift=lambda copies: float(copies - 1))
-    assert linear.verdict == "fails"
+    assert verdict("identical-vectors", theory.copies_errors(cases)) == "holds"
     # Where copies of a vector are ignored, as in a set, they buy nothing.
-    nothing = statements.identical_vectors(cases, shift=lambda copies: 0.0)
-    assert nothing.verdict == "fails"
+    for wrong in (lambda copies: float(copies - 1), lambda copies: 0.0):
+        assert verdict("identical-vectors", theory.copies_errors(cases, shift=wrong)) == "fails"
 
 
 @pytest.mark.claim("prefix-tuning/long-averaged-vectors")
 def test_averages(cases: list[AttentionCase]) -> None:
-    assert statements.averaged_vectors(cases).verdict == "holds"
-    arithmetic = statements.averaged_vectors(cases, mean=lambda odds: odds.mean(-1))
-    assert arithmetic.verdict == "fails"
+    assert verdict("averaged-vectors", theory.average_errors(cases)) == "holds"
+    arithmetic = theory.average_errors(cases, mean=lambda odds: odds.mean(-1))
+    assert verdict("averaged-vectors", arithmetic) == "fails"
 
 
 @pytest.mark.claim("prefix-tuning/long-bias-rank")
 @pytest.mark.claim("prefix-tuning/long-bias-rank-reached")
 def test_the_rank_of_the_biases() -> None:
-    ranks = statements.bias_ranks(2, generator())
-    assert statements.bias_rank(ranks).verdict == "holds"
-    assert statements.bias_rank(ranks, lambda length: length - 1).verdict == "fails"
-    assert statements.bias_rank(statements.bias_ranks(2, generator(), leaking)).verdict == "fails"
-    assert statements.bias_rank_reached(ranks).verdict == "holds"
-    for wrong in (lambda length: length - 1, lambda length: length + 1):
-        assert statements.bias_rank_reached(ranks, wrong).verdict == "fails"
+    ranks, lengths = theory.bias_ranks(2, generator())
+    assert verdict("bias-rank", (ranks, lengths)) == "holds"
+    assert verdict("bias-rank", (ranks, lengths - 1)) == "fails"
+    assert verdict("bias-rank", theory.bias_ranks(2, generator(), leaking)) == "fails"
+    assert verdict("bias-rank-reached", (ranks, lengths)) == "holds"
+    for wrong in (lengths - 1, lengths + 1):
+        assert verdict("bias-rank-reached", (ranks, wrong)) == "fails"
 
 
 @pytest.mark.claim("prefix-tuning/long-convex-share")
 def test_the_share_is_convex_in_the_query() -> None:
-    assert statements.convex_share(9, generator()).verdict == "holds"
-    assert statements.convex_share(9, generator(), leaking).verdict == "fails"
-    assert statements.convex_share(9, generator(), room=lambda length: 0.0).verdict == "fails"
+    shares = theory.convex_shares
+    assert verdict("convex-share", shares(9, generator())) == "holds"
+    assert verdict("convex-share", shares(9, generator(), leaking)) == "fails"
+    assert verdict("convex-share", shares(9, generator(), room=lambda length: 0.0)) == "fails"
 
 
 @pytest.mark.claim("prefix-tuning/long-dilution")
 def test_the_dilution_of_a_normalised_prefix() -> None:
-    assert statements.dilution(10, generator()).verdict == "holds"
+    assert verdict("dilution", theory.diluted_shares(10, generator())) == "holds"
 
     def one_sided(reach: Tensor, length: int, visible: int) -> Tensor:
         return spread.diluted_share(reach / 2, length, visible)
 
-    assert statements.dilution(10, generator(), limit=one_sided).verdict == "fails"
+    wrong = theory.diluted_shares(10, generator(), limit=one_sided)
+    assert verdict("dilution", wrong) == "fails"
 
 
 @pytest.mark.claim("prefix-tuning/long-use-and-information")
 def test_use_is_spread_and_information() -> None:
-    assert statements.use_and_information(20, generator()).verdict == "holds"
+    assert verdict("use-and-information", theory.use_errors(20, generator())) == "holds"
 
     def half(weights: Tensor) -> Tensor:
         return spread.mean_divergence(weights) / 2
 
-    assert statements.use_and_information(20, generator(), half).verdict == "fails"
+    assert verdict("use-and-information", theory.use_errors(20, generator(), half)) == "fails"
 
 
 @pytest.mark.claim("prefix-tuning/long-effective-number")
 def test_the_effective_number() -> None:
-    assert statements.least_spread(50, generator()).verdict == "holds"
+    assert verdict("effective-number", theory.effective_numbers(50, generator())) == "holds"
 
     def halved(interval: Tensor, length: int) -> Tensor:
         return spread.least_effective_number(interval, length, lambda s: (-s / 2).exp())
 
-    assert statements.least_spread(50, generator(), halved).verdict == "fails"
+    wrong = theory.effective_numbers(50, generator(), halved)
+    assert verdict("effective-number", wrong) == "fails"
 
 
 @settings(max_examples=60, deadline=None)
@@ -142,14 +149,15 @@ def test_the_effective_number_of_any_row(logits: list[float]) -> None:
 
 @pytest.mark.claim("prefix-tuning/long-points-stay-close")
 def test_points_stay_close() -> None:
-    assert statements.points_stay_close(60, generator()).verdict == "holds"
+    distances = theory.point_distances
+    assert verdict("points-stay-close", distances(60, generator())) == "holds"
 
     def too_small(weights: Tensor, values: Tensor) -> Tensor:
         return spread.spread_limit(weights, values) / 2
 
-    assert statements.points_stay_close(60, generator(), limit=too_small).verdict == "fails"
+    assert verdict("points-stay-close", distances(60, generator(), limit=too_small)) == "fails"
     far = [(torch.tensor([2.0]), torch.tensor([1.0]))]
-    assert statements.points_stay_close(6, generator(), far).verdict == "fails"
+    assert verdict("points-stay-close", distances(6, generator(), far)) == "fails"
 
 
 def test_effective_numbers_by_hand() -> None:
