@@ -129,7 +129,8 @@ def test_the_plans_hold_what_the_chapters_compare() -> None:
     assert not any(run.config["layer_norm"] for run in ours.where(task="reverse"))
 
     budget = lora_budget.plan(**BUDGET)
-    assert budget.pretrained == combining.where(method="pretrained").runs
+    pretrained = {"method": "pretrained"}
+    assert budget.where(**pretrained).runs == combining.where(**pretrained).runs
     adapting = [run for run in budget if run.needs]
     assert {run.config["steps"] for run in adapting} == {12}
     assert len(adapting) == 2 * (3 + 3 * 1 + 2)  # a prefix run holds its whole sweep
@@ -184,11 +185,11 @@ def test_parameters_out_of_range_are_named(
 
 def test_the_plans_need_no_torch() -> None:
     code = (
-        f"import sys; from {elicit.__name__} import plan as elicit;"
-        f"from {combine.__name__} import plan as combine;"
-        f"from {lora_budget.__name__} import plan as lora_budget;"
-        f"list(elicit(**{ELICIT!r})); list(combine(**{COMBINE!r}));"
-        f"list(lora_budget(**{BUDGET!r})); assert 'torch' not in sys.modules"
+        "import sys; from notebooks.prefix_tuning.combining import plan as combine;"
+        "from notebooks.prefix_tuning.eliciting import plan as elicit;"
+        "from notebooks.prefix_tuning.prefix_or_lora import plan as lora_budget;"
+        f"list(elicit.plan(**{ELICIT!r})); list(combine.plan(**{COMBINE!r}));"
+        f"list(lora_budget.plan(**{BUDGET!r})); assert 'torch' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
 
