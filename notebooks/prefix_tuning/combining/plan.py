@@ -12,13 +12,13 @@ This module holds plain data and imports no torch, so that the workflow can read
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 
 from notebooks.prefix_tuning.eliciting.plan import pretrain_rate
 from promptlib.checks import check_public
-from promptlib.prefix_tuning import planning as experiment_runs
+from promptlib.prefix_tuning import planning
 from promptlib.prefix_tuning.planning import MIXED
+from promptlib.prefix_tuning.trials import Plan, labelled
 from promptlib.runs import Run
 
 N_HEAD = 4
@@ -63,41 +63,6 @@ PARAMETRISATION = "free"
 PUBLISHED_PARAMETRISATION = "shared"
 """Of the prefixes for the published tasks."""
 
-Sweep = tuple[Run, ...]
-"""Runs of one task and seed, one for each learning rate."""
-
-
-@dataclass(frozen=True)
-class CombinePlan:
-    """The runs of the chapter; iterating yields all of them.
-
-    Attributes
-    ----------
-    pretrained : tuple of Run
-        One for each seed.
-    published : mapping of tuple of Run
-        By task of `PUBLISHED`, in the published parametrisation; one for each seed. Each run has a
-        cell for each learning rate.
-    prefixes : mapping of tuple of Run
-        By task of `NEW`, free; otherwise the same.
-    finetuned : mapping of tuple of Sweep
-        By task of `CONTROLLED`; one for each seed. All weights of the same model learn.
-    """
-
-    pretrained: tuple[Run, ...]
-    published: Mapping[str, tuple[Run, ...]]
-    prefixes: Mapping[str, tuple[Run, ...]]
-    finetuned: Mapping[str, tuple[Sweep, ...]]
-
-    def __iter__(self) -> Iterator[Run]:
-        yield from self.pretrained
-        for by_task in (self.published, self.prefixes):
-            for runs in by_task.values():
-                yield from runs
-        for sweeps in self.finetuned.values():
-            for sweep in sweeps:
-                yield from sweep
-
 
 def base_model(
     seed: int,
@@ -107,9 +72,9 @@ def base_model(
     pretrain_steps: int,
     test_sequences: int,
 ) -> Run:
-    """Plan a model of the mixture, which other chapters start from too."""
-    return experiment_runs.pretrain(
-        experiment_runs.model_of(n_layer, N_HEAD, width),
+    """A model of the mixture, which other chapters start from too."""
+    return planning.pretrain(
+        planning.model_of(n_layer, N_HEAD, width),
         "mixture",
         seed=seed,
         steps=pretrain_steps,
@@ -132,37 +97,12 @@ def plan(
     learning_rates: Sequence[float],
     weight_rates: Sequence[float],
     test_sequences: int,
-) -> CombinePlan:
-    """Plan the runs of the chapter.
+) -> Plan:
+    """Label all runs by method and task; a run of prefixes holds its whole sweep.
 
-    Parameters
-    ----------
-    seeds : int
-        Independent repetitions, from pretraining on; at least 1.
-    first_seed : int
-        Number of the first of them, at least 0.
-    n_layer, width : int
-        Of the model; 4 and 256 are published. The width is a multiple of 4.
-    precision : str
-        Of the matrix products in training: "float32" or "bfloat16".
-    pretrain_steps : int
-        Training steps of a model; at least 10.
-    known_steps, new_steps : int
-        Training steps of a prefix for a task of the mixture and for any other; at least 10.
-        Fine-tuning has the latter.
-    learning_rates : sequence of float
-        Each prefix is trained with each.
-    weight_rates : sequence of float
-        Fine-tuning is done with each.
-    test_sequences : int
-        Sequences that each accuracy is measured on, at least 1.
-
-    Raises
-    ------
-    ValueError
-        If a number is out of its range.
+    Prefixes for the mixture get `known_steps`; those for new tasks, and fine-tuning, `new_steps`.
     """
-    experiment_runs.check_counts(
+    planning.check_counts(
         seeds=(seeds, 1),
         first_seed=(first_seed, 0),
         pretrain_steps=(pretrain_steps, 10),
@@ -170,51 +110,53 @@ def plan(
         new_steps=(new_steps, 10),
         test_sequences=(test_sequences, 1),
     )
-    experiment_runs.check_positive(learning_rates=learning_rates, weight_rates=weight_rates)
-    experiment_runs.check_precision(precision)
-    experiment_runs.check_model(n_layer, width, N_HEAD)
+    planning.check_positive(learning_rates=learning_rates, weight_rates=weight_rates)
+    planning.check_precision(precision)
+    planning.check_model(n_layer, width, N_HEAD)
 
-    pretrained = tuple(
+    bases = [
         base_model(seed, n_layer, width, precision, pretrain_steps, test_sequences)
         for seed in range(first_seed, first_seed + seeds)
-    )
+    ]
 
-    def tune(task: str, parametrisation: str) -> tuple[Run, ...]:
-        return tuple(
-            experiment_runs.tune_prefixes(
+    def tune(method: str, task: str, parametrisation: str) -> Plan:
+        runs = [
+            planning.tune_prefixes(
                 base,
                 task,
                 steps=known_steps if task in MIXED else new_steps,
                 length=LENGTH,
                 parametrisation=parametrisation,
-                sweep=experiment_runs.cells(learning_rates, [INIT_STD]),
-                batch_size=experiment_runs.SMALL_BATCH_SIZE,
+                sweep=planning.cells(learning_rates, [INIT_STD]),
+                batch_size=planning.SMALL_BATCH_SIZE,
                 evaluate=[task],
             )
-            for base in pretrained
-        )
+            for base in bases
+        ]
+        return labelled(runs, method=method, task=task)
 
-    def fine_tune(task: str) -> tuple[Sweep, ...]:
-        return tuple(
-            tuple(
-                experiment_runs.fine_tune(
-                    base,
-                    task,
-                    steps=new_steps,
-                    learning_rate=rate,
-                    batch_size=experiment_runs.SMALL_BATCH_SIZE,
-                    evaluate=[task],
-                )
-                for rate in weight_rates
+    def fine_tune(task: str) -> Plan:
+        runs = [
+            planning.fine_tune(
+                base,
+                task,
+                steps=new_steps,
+                learning_rate=rate,
+                batch_size=planning.SMALL_BATCH_SIZE,
+                evaluate=[task],
             )
-            for base in pretrained
-        )
+            for base in bases
+            for rate in weight_rates
+        ]
+        return labelled(runs, method="fine-tuned", task=task)
 
-    return CombinePlan(
-        pretrained=pretrained,
-        published={task: tune(task, PUBLISHED_PARAMETRISATION) for task in PUBLISHED},
-        prefixes={task: tune(task, PARAMETRISATION) for task in NEW},
-        finetuned={task: fine_tune(task) for task in CONTROLLED},
+    return sum(
+        [
+            *(tune("published prefix", task, PUBLISHED_PARAMETRISATION) for task in PUBLISHED),
+            *(tune("free prefix", task, PARAMETRISATION) for task in NEW),
+            *(fine_tune(task) for task in CONTROLLED),
+        ],
+        labelled(bases, method="pretrained"),
     )
 
 

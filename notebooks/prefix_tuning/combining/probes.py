@@ -40,19 +40,9 @@ ITERATIONS = 30
 
 @torch.no_grad()
 def residual_streams(model: GPT, tokens: Tensor, prefix: Prefix | None = None) -> Tensor:
-    """Return the residual stream at the last ten positions, before and after every block.
+    """The residual stream at the last ten positions around every block, ``(L + 1, B, 10, D)``.
 
     Each vector is normalised (LayerNorm without gains), as whatever reads it would.
-
-    Parameters
-    ----------
-    model : GPT
-    tokens : Tensor, int64, ``(B, T)``
-    prefix : Prefix, optional
-
-    Returns
-    -------
-    Tensor, ``(L + 1, B, 10, D)``
     """
     streams: list[Tensor] = []
     hooks = [
@@ -89,15 +79,7 @@ def answer_probe(
 ) -> Probed:
     """Fit a linear read-out of the answer, the same at all places, and measure it.
 
-    Parameters
-    ----------
-    train, test : pairs of Tensors
-        Features ``(…, D)`` and symbols ``(…)``.
-
-    Raises
-    ------
-    ValueError
-        If features and symbols do not fit together.
+    Train and test are pairs of features ``(…, D)`` and symbols ``(…)``.
     """
     for features, wanted in (train, test):
         if features.shape[:-1] != wanted.shape:
@@ -132,21 +114,9 @@ def answer_probe(
 
 
 def answer_probes(model: GPT, task: Task, train: Tensor, test: Tensor) -> list[Probed]:
-    """Probe the stream after every block for the answers of a task that is read to it.
+    """Probe the stream after every block for the answers to ``(B, 10)`` inputs.
 
-    Parameters
-    ----------
-    model : GPT
-        Runs without a prefix.
-    task : Task
-        Its right answers are fed, as in training, and asked for.
-    train, test : Tensors, ``(B, 10)``
-        Inputs.
-
-    Returns
-    -------
-    list of Probed
-        ``L`` of them, one after each block.
+    The right answers are read to the model, as in training, and asked for.
     """
     parts = []
     for inputs in (train, test):
@@ -162,20 +132,10 @@ def answer_probes(model: GPT, task: Task, train: Tensor, test: Tensor) -> list[P
 def known_digits(
     model: GPT, train: tuple[Tensor, Tensor], test: tuple[Tensor, Tensor], level: int
 ) -> Tensor:
-    """Tell which input digits can be read at which output, by linear least squares.
+    """Which input digits can be read at which output, by linear least squares: ``(10, 10)``.
 
-    Parameters
-    ----------
-    model : GPT
-    train, test : pairs of Tensors, ``(B, 10)`` each
-        Inputs, and answers that are read to the model.
-    level : int
-        Stream, 0 to ``n_layer``.
-
-    Returns
-    -------
-    Tensor, ``(10, 10)``
-        Share of test sequences; row ``i`` is the output, column ``j`` the input.
+    Train and test are pairs of inputs and of answers that are read to the model; `level` is the
+    stream. Of the shares of test sequences, rows are outputs and columns inputs.
     """
     features = []
     for inputs, answers in (train, test):
@@ -192,7 +152,7 @@ def known_digits(
 
 
 def ranks(values: Sequence[float]) -> Tensor:
-    """Return the ranks of some numbers, from 1; equal ones share the mean of their ranks."""
+    """Ranks of some numbers, from 1; equal ones share the mean of their ranks."""
     numbers = torch.as_tensor(values, dtype=torch.float64)
     below = (numbers.unsqueeze(1) > numbers).sum(dim=1)
     equal = (numbers.unsqueeze(1) == numbers).sum(dim=1)
@@ -200,13 +160,7 @@ def ranks(values: Sequence[float]) -> Tensor:
 
 
 def rank_correlation(first: Sequence[float], second: Sequence[float]) -> float:
-    """Return Spearman's correlation of two lists: that of their ranks, in [-1, 1].
-
-    Raises
-    ------
-    ValueError
-        If the lists differ in length, have fewer than 3 entries, or one is constant.
-    """
+    """Spearman's correlation of two lists: that of their ranks, in [-1, 1]."""
     if len(first) != len(second) or len(first) < 3:
         raise ValueError(
             f"expected two lists of one length, at least 3, got {len(first)} and {len(second)}"

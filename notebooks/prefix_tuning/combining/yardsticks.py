@@ -15,7 +15,6 @@ answers coincide.
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -42,31 +41,26 @@ MEASURED_ON = 4000
 
 @dataclass(frozen=True)
 class Standing:
-    """The table of a task for a model without attention.
-
-    Attributes
-    ----------
-    log_probabilities : Tensor, ``(10, 11, 11)``
-        By place, token that the model stands on, and answer.
-    """
+    """The table of a task for a model without attention."""
 
     log_probabilities: Tensor
+    """By place, token that the model stands on, and answer, ``(10, 11, 11)``."""
 
     def loss(self, task: Task, inputs: Tensor) -> float:
-        """Return its mean cross-entropy on some inputs, in nats a symbol."""
+        """Its mean cross-entropy on some inputs, in nats a symbol."""
         standing, targets = standing_and_targets(task, inputs)
         places = torch.arange(SEQUENCE_LENGTH).expand_as(targets)
         return -float(self.log_probabilities[places, standing, targets].mean())
 
     def right(self, task: Task, inputs: Tensor) -> Tensor:
-        """Tell which symbols its most likely answers get right: ``(n, 10)``, bool."""
+        """Which symbols its most likely answers get right: ``(n, 10)``, bool."""
         standing, targets = standing_and_targets(task, inputs)
         places = torch.arange(SEQUENCE_LENGTH).expand_as(targets)
         return self.log_probabilities[places, standing].argmax(dim=-1) == targets
 
 
 def standing_and_targets(task: Task, inputs: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the tokens at the ten outputs and the symbols asked for there, ``(n, 10)`` each."""
+    """The tokens at the ten outputs and the symbols asked for there, ``(n, 10)`` each."""
     targets = task.solve(inputs)
     return read_and_answer(inputs, targets)[:, -SEQUENCE_LENGTH:], targets
 
@@ -74,13 +68,7 @@ def standing_and_targets(task: Task, inputs: Tensor) -> tuple[Tensor, Tensor]:
 def without_attention(
     task: Task, n: int = 40_000, generator: torch.Generator | None = None
 ) -> Standing:
-    """Count the table of a task on `n` training inputs.
-
-    Raises
-    ------
-    ValueError
-        If `n` is below 1.
-    """
+    """Count the table of a task on `n` training inputs."""
     standing, targets = standing_and_targets(task, sample_digits(n, "train", generator))
     places = torch.arange(SEQUENCE_LENGTH).expand_as(targets)
     cells = (places * VOCABULARY + standing) * VOCABULARY + targets
@@ -91,7 +79,7 @@ def without_attention(
 
 @functools.cache
 def standing_loss(name: str) -> float:
-    """Return the loss of the table of a task by name, nats a symbol: always on the same inputs."""
+    """The loss of the table of a task by name, nats a symbol: always on the same inputs."""
     generator, task = torch.Generator().manual_seed(SEED), task_named(name)
     assert isinstance(task, Task)
     table = without_attention(task, generator=generator)
@@ -111,12 +99,6 @@ def coincidence(task: Task, other: Task, inputs: Tensor) -> Coincidence:
     check_digits(inputs)
     equal = task.solve(inputs) == other.solve(inputs)
     return Coincidence(float(equal.all(dim=-1).double().mean()), float(equal.double().mean()))
-
-
-def nearest(task: Task, others: Sequence[Task], inputs: Tensor) -> tuple[Task, Coincidence]:
-    """Return which of `others` agrees with `task` on most sequences, then on most symbols."""
-    pairs = [(other, coincidence(task, other, inputs)) for other in others]
-    return max(pairs, key=lambda pair: (pair[1].sequences, pair[1].symbols))
 
 
 check_public(__name__)

@@ -100,10 +100,12 @@ def plan(
     }
     sweep = experiment_runs.cells(planted_rates, [combine.INIT_STD])
     there = combine.plan(**combining)
-    trained = {**there.published, **there.prefixes}
-    planted = {
-        DRAWN: tuple(_plant(base, planted_steps, sweep, planted_std) for base in there.pretrained)
+    kinds = (("published prefix", combine.PUBLISHED), ("free prefix", combine.NEW))
+    trained = {
+        task: there.where(method=kind, task=task).runs for kind, tasks in kinds for task in tasks
     }
+    bases = there.where(method="pretrained")
+    planted = {DRAWN: tuple(_plant(base, planted_steps, sweep, planted_std) for base in bases)}
     for task in planted_tasks:
         if task not in trained:
             raise ValueError(

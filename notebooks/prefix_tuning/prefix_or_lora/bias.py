@@ -12,21 +12,21 @@ bias if :math:`A` has the same value on everything that the layer reads. Behind 
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor, nn
 
 from promptlib.checks import check_public
 from promptlib.prefix_tuning.lora import LoRALinear
 
+Reader = Callable[[nn.LayerNorm], Tensor]
+TOKENS = 7
+"""That each random layer reads."""
+
 
 def constant_reader(norm: nn.LayerNorm) -> Tensor:
-    """Return the row vector that is 1 on everything behind `norm`, shape (d,).
-
-    Raises
-    ------
-    ValueError
-        If a gain is zero, or the biases divided by the gains sum to zero: then there is none.
-    """
+    """The row vector that is 1 on everything behind `norm`, ``(d,)``."""
     if (norm.weight == 0).any():
         raise ValueError("a gain of the LayerNorm is 0, so its output has a coordinate less")
     total = (norm.bias / norm.weight).detach().sum()
@@ -36,21 +36,23 @@ def constant_reader(norm: nn.LayerNorm) -> Tensor:
 
 
 @torch.no_grad()
-def add_bias_by_lora(norm: nn.LayerNorm, layer: nn.Linear, bias: Tensor) -> LoRALinear:
-    """Return `layer`, which reads what `norm` writes, with a correction that adds `bias`."""
+def add_bias_by_lora(
+    norm: nn.LayerNorm, layer: nn.Linear, bias: Tensor, reader: Reader = constant_reader
+) -> LoRALinear:
+    """`layer`, which reads what `norm` writes, with a correction that adds `bias`."""
     corrected = LoRALinear(layer, 1)
-    corrected.down.copy_(constant_reader(norm).unsqueeze(0))
+    corrected.down.copy_(reader(norm).unsqueeze(0))
     corrected.up.copy_(bias.unsqueeze(1))
     return corrected
 
 
 @torch.no_grad()
-def bias_errors(instances: int, generator: torch.Generator, tokens: int = 7) -> Tensor:
+def bias_errors(
+    instances: int, generator: torch.Generator, reader: Reader = constant_reader
+) -> Tensor:
     """How far a correction of rank one is from a bias, on random layers, relative to the bias.
 
-    Returns
-    -------
-    Tensor, one entry for each instance, token and coordinate
+    One entry for each instance, token and coordinate.
     """
     errors = []
     for _ in range(instances):
@@ -65,8 +67,8 @@ def bias_errors(instances: int, generator: torch.Generator, tokens: int = 7) -> 
         if float((norm.bias / norm.weight).sum().abs()) < 0.1:
             norm.bias.add_(norm.weight)  # moves the sum by the width
         bias = torch.randn(outputs, generator=generator, dtype=torch.float64)
-        x = norm(3 * torch.randn(tokens, width, generator=generator, dtype=torch.float64))
-        added = add_bias_by_lora(norm, layer, bias)(x) - layer(x)
+        x = norm(3 * torch.randn(TOKENS, width, generator=generator, dtype=torch.float64))
+        added = add_bias_by_lora(norm, layer, bias, reader)(x) - layer(x)
         errors.append(((added - bias) / bias.norm()).abs().flatten())
     return torch.cat(errors)
 

@@ -1,204 +1,249 @@
-"""Claims of "Prefix against LoRA at an equal budget" that are mathematics, and their inputs.
+"""What does "Prefix against LoRA at an equal budget" claim?
 
-Each takes what was computed and returns the claim, so that a test can hand in something wrong.
-What training reached is in `results`.
+`TRAINED` is judged by the table of trials, `MOVED` by the trials that `look_inside` looked into,
+and each row of `EXACT` by a measurement of its own.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from typing import Any
 
-import torch
-from torch import Tensor, nn
+import numpy as np
 
-from notebooks.prefix_tuning.prefix_or_lora import bias
-from notebooks.prefix_tuning.prefix_or_lora import counting as budget_counting
-from notebooks.prefix_tuning.prefix_or_lora import plan as lora_budget
-from notebooks.prefix_tuning.prefix_or_lora.results import BUDGET_VECTORS, Measured, rebuilt
-from promptlib import claims
-from promptlib.checks import check_public
-from promptlib.prefix_tuning.gpt import GPT, GPTConfig
-from promptlib.prefix_tuning.lora import add_lora
-from promptlib.prefix_tuning.prefix import Prefix
-from promptlib.prefix_tuning.sweeps import HERE, Get
-
-LIBRARY = "promptlib.prefix_tuning"
-PUBLISHED_SIZE = (4, 256)
-"""Layers and width of the published model."""
-CASES = (
-    ("prefix", 3, 2, 8),
-    ("prefix", 2, 1, 10),
-    ("MLP", 1, 2, 8),
-    ("MLP", 2, 1, 10),
-    ("MLP and projection", 1, 2, 8),
+from notebooks.prefix_tuning.combining.plan import N_HEAD
+from notebooks.prefix_tuning.eliciting.plan import PUBLISHED_WIDTH
+from notebooks.prefix_tuning.prefix_or_lora import bias, counting
+from notebooks.prefix_tuning.prefix_or_lora.blind import blind_histogram_loss
+from notebooks.prefix_tuning.prefix_or_lora.plan import lora_parameters
+from notebooks.prefix_tuning.prefix_or_lora.results import (
+    SCALES,
+    above_first,
+    at_budget,
+    leaves_first_alone,
+    published_lora,
+    way,
 )
-"""What, length or rank, layers and width of the models whose Jacobians are computed."""
-SCALES = (0.1, 0.5, 2.0, 10.0, 1000.0)
+from promptlib.claims import Bound, Claim, Identity, Outcome, Published, check
+from promptlib.prefix_tuning import adapting, movement, published
+from promptlib.prefix_tuning.planning import model_of
+from promptlib.prefix_tuning.sweeps import HERE, UNIT, differs
+from promptlib.prefix_tuning.trials import Get, Plan, Trials, read
 
-Counted = tuple[str, int, int, int]
-Count = Callable[[str, int, int, int], int]
-
-
-def table_of_budgets(n_layer: int, width: int) -> list[tuple[str, int, int]]:
-    """List what each way trains, at the published size and at another."""
-    sizes = (PUBLISHED_SIZE, (n_layer, width))
-    prefixes = (("shared", BUDGET_VECTORS), ("free", BUDGET_VECTORS // 2))
-    rows = [
-        (
-            f"{name} prefix of length {n}",
-            *(lora_budget.prefix_parameters(name, n, *s) for s in sizes),
-        )
-        for name, n in prefixes
-    ]
-    rows += [
-        (f"LoRA of rank 1, {name}", *(lora_budget.lora_parameters(name, 1, *s) for s in sizes))
-        for name in lora_budget.MODULES
-    ]
-    return rows  # type: ignore[return-value]
+CHAPTER = "prefix-tuning/prefix-or-lora"
+PAPER = "Petrov et al. 2024, rank-1 LoRA"
+PUBLISHED_MODEL = model_of(4, N_HEAD, PUBLISHED_WIDTH)
+LOSS_UNIT = "nats a symbol"
+AFTER_LOOKING = (
+    "zero; that losses and not accuracies are compared was decided after a first build, in which "
+    "hardly anything counted right"
+)
+"""Note of the claims about losses."""
 
 
-def counts_match(
-    measured: Measured,
-    n_layer: int,
-    width: int,
-    prefix_count: Count = lora_budget.prefix_parameters,
-    lora_count: Count = lora_budget.lora_parameters,
-) -> claims.Claim:
-    """The counts of the table are those of real parameters, trained here or at full size."""
-    errors = []
-    for way in measured.ways:
-        if way.family != "fine-tuning":
-            count = prefix_count if way.family == "prefix" else lora_count
-            errors.append(count(way.what, way.size, n_layer, width) - way.parameters)
-    for name, length in (("shared", BUDGET_VECTORS), ("free", BUDGET_VECTORS // 2)):
-        prefix = Prefix(
-            PUBLISHED_SIZE[0], length, PUBLISHED_SIZE[1], separate_values=name == "free"
-        )
-        there = sum(parameter.numel() for parameter in prefix.parameters())
-        errors.append(prefix_count(name, length, *PUBLISHED_SIZE) - there)
-    for name, modules in lora_budget.MODULES.items():
-        model = GPT(GPTConfig(PUBLISHED_SIZE[0], 4, PUBLISHED_SIZE[1], 11, 19))
-        there = sum(parameter.numel() for parameter in add_lora(model, 1, modules))
-        errors.append(lora_count(name, 1, *PUBLISHED_SIZE) - there)
-    return claims.identity(
-        "prefix-tuning/prefix-or-lora-counts",
+def sequences(trials: Trials) -> int:
+    """Test sequences behind each accuracy."""
+    return int(trials[0].run.config["test_sequences"])
+
+
+def differences(trials: Trials) -> tuple[str, ...]:
+    """How the models differ from the published one."""
+    return differs(trials[0].run.config["model"], PUBLISHED_MODEL)
+
+
+def lowest(sweep: Trials) -> np.ndarray:
+    """Test loss of the lowest validation loss, by seed."""
+    return np.array(sweep.best(by="loss").losses())
+
+
+def shared_prefix(trials: Trials) -> Trials:
+    """The prefix of the published parametrisation and budget."""
+    return at_budget(trials, "prefix").where(what="shared")
+
+
+TRAINED = (
+    Outcome(
+        "prefix",
+        "No prefix of the sweep that has the published parametrisation and exactly the published "
+        "budget does the double histogram on more than one sequence in ten.",
+        values=lambda trials: shared_prefix(trials).best().percent(),
+        below=10.0,
+        unit=UNIT,
+        source=PAPER,
+        checks=adapting.tune_prefixes,
+        trials=sequences,
+        published=lambda trials: Published(
+            published.LORA_BUDGET["prefix"], "lower", differs=differences(trials)
+        ),
+        requires=("ceiling",),
+    ),
+    Outcome(
+        "lora",
+        "LoRA of rank 1 on the MLPs and the output projections, with exactly as many parameters, "
+        "does the double histogram on more than half of the sequences.",
+        values=lambda trials: published_lora(trials).best().percent(),
+        above=50.0,
+        unit=UNIT,
+        source=PAPER,
+        checks=adapting.tune_lora,
+        trials=sequences,
+        published=lambda trials: Published(
+            published.LORA_BUDGET["lora"], "higher", differs=differences(trials)
+        ),
+        requires=("ceiling",),
+    ),
+    Outcome(
+        "ceiling",
+        "Control: in the same number of steps, fine-tuning all weights does the double histogram "
+        "on more than half of the sequences.",
+        values=lambda trials: trials.where(method="fine-tuning").best().percent(),
+        above=50.0,
+        unit=UNIT,
+        source=HERE,
+        checks=adapting.fine_tune,
+        trials=sequences,
+    ),
+    Outcome(
+        "attention-below-prefix",
+        "LoRA of rank 1 on the attention, which re-aims every layer and has a third fewer "
+        "parameters, has a lower test loss than the best prefix of the published budget; the "
+        "difference is above zero.",
+        values=lambda trials: (
+            lowest(at_budget(trials, "prefix")) - lowest(way(trials, "LoRA", "attention", 1))
+        ),
+        above=0.0,
+        unit=LOSS_UNIT,
+        source=HERE,
+        checks=adapting.tune_lora,
+        note=AFTER_LOOKING,
+    ),
+    Outcome(
+        "ceiling-below-lora",
+        "Fine-tuning all weights has a lower test loss than LoRA of the published budget, after "
+        "the same steps; the difference is above zero.",
+        values=lambda trials: (
+            lowest(published_lora(trials)) - lowest(trials.where(method="fine-tuning"))
+        ),
+        above=0.0,
+        unit=LOSS_UNIT,
+        source=HERE,
+        checks=adapting.fine_tune,
+        note=AFTER_LOOKING,
+    ),
+    Outcome(
+        "prefix-worse-than-blind",
+        lambda _: (
+            "The best prefix of the published budget has a higher test loss than a predictor that "
+            f"sees nothing of the input and only its own outputs so far "
+            f"({blind_histogram_loss():.3f} nats a symbol); the excess is above zero."
+        ),
+        values=lambda trials: lowest(at_budget(trials, "prefix")) - blind_histogram_loss(),
+        above=0.0,
+        unit=LOSS_UNIT,
+        source=HERE,
+        checks=blind_histogram_loss,
+        requires=("ceiling",),
+        note=AFTER_LOOKING,
+    ),
+)
+"""Claims that need no weights."""
+
+MOVED = (
+    Identity(
+        "first-layer",
+        "In the trained models, neither a prefix nor LoRA on MLPs and output projections moves the "
+        "relative attention of the first layer; total variation.",
+        errors=lambda seen: np.concatenate(
+            [one.metrics["moved"][0].numpy() for one in seen if leaves_first_alone(one)]
+        ),
+        tolerance=1e-10,
+        source=HERE,
+        checks=movement.movement,
+    ),
+    Outcome(
+        "mlp-moves",
+        "LoRA of rank 1 on the MLPs and output projections, which touches no query and no key, "
+        "moves more than 1 % of the relative attention above the first layer, in total variation.",
+        values=lambda seen: [above_first(one) for one in published_lora(seen)],
+        above=1.0,
+        unit="% of attention",
+        source=HERE,
+        checks=movement.movement,
+    ),
+    Outcome(
+        "prefix-moves-more",
+        "Above the first layer the best shared prefix of the published budget moves more relative "
+        "attention than LoRA of rank 1 on MLPs and output projections does; the difference is "
+        "above zero.",
+        values=lambda seen: [
+            above_first(prefix) - above_first(lora)
+            for prefix, lora in zip(shared_prefix(seen), published_lora(seen), strict=True)
+        ],
+        above=0.0,
+        unit="% of attention",
+        source=HERE,
+        checks=movement.movement,
+    ),
+)
+
+EXACT = (
+    Identity(
+        "counts",
         "A shared prefix of length 12, a free one of length 6 and LoRA of rank 1 on MLPs and "
         "output projections train equally many numbers, 12,288 at the published size; LoRA on "
         "the MLPs alone trains 10,240. Counts against parameters that exist.",
-        errors=errors,
+        errors=lambda errors: errors,
         tolerance=0.5,
-        source="Petrov et al. 2024, rank-1 LoRA",
-        checks=lora_budget.lora_parameters,
-    )
-
-
-def count_numbers(
-    generator: torch.Generator, cases: Sequence[tuple[str, int, int, int]] = CASES
-) -> list[Counted]:
-    """Name, numbers trained, formula and rank for each case."""
-    counted = []
-    for what, size, n_layer, width in cases:
-        formula, rank = budget_counting.numbers_seen(what, size, n_layer, width, generator)
-        if what == "prefix":
-            name, trained = f"prefix of length {size}", size * n_layer * width
-        else:
-            name = f"LoRA of rank {size}, {what}"
-            trained = lora_budget.lora_parameters(what, size, n_layer, width)
-        counted.append((name, trained, formula, rank))
-    return counted
-
-
-def numbers_that_count(counted: Sequence[Counted]) -> claims.Claim:
-    """The formulas of the theorem are the ranks of Jacobians."""
-    return claims.identity(
-        "prefix-tuning/prefix-or-lora-numbers",
+        source=PAPER,
+        checks=lora_parameters,
+    ),
+    Identity(
+        "numbers",
         "A shared prefix of length $p$ has $L p\\,(d-2)$ numbers that count, and LoRA of rank $r$ "
         "$r$ times (inputs + outputs $- r$) in each layer that it corrects, one output less where "
         "the layer writes to the residual stream; against ranks of Jacobians of random models.",
-        errors=[formula - rank for _, _, formula, rank in counted],
+        errors=lambda counted: [formula - rank for _, _, formula, rank in counted],
         tolerance=0.5,
         source=HERE,
-        checks=budget_counting.numbers_seen,
-    )
-
-
-def nothing_changes(
-    measured: Measured, get: Get, tokens: Tensor, generator: torch.Generator
-) -> claims.Claim:
-    """Shifts of trained shared prefixes and other factors of trained LoRA change no logit."""
-    errors = []
-    for way in measured.ways:
-        for cell in way.lowest():
-            if way.family == "prefix" and way.what == "shared":
-                model, _, prefix = rebuilt(cell, get)
-                assert prefix is not None
-                errors.append(budget_counting.shift_errors(model, prefix, tokens, generator))
-            elif way.family == "LoRA" and way.what in budget_counting.COUNTED:
-                _, model, _ = rebuilt(cell, get)
-                errors.append(budget_counting.gauge_errors(model, tokens, generator))
-    return unchanged(errors)
-
-
-def unchanged(errors: Sequence[Tensor]) -> claims.Claim:
-    """The claim of `nothing_changes`, from changes of logits."""
-    return claims.identity(
-        "prefix-tuning/prefix-or-lora-invariance",
+        checks=counting.numbers_seen,
+    ),
+    Identity(
+        "invariance",
         "In the trained models no logit changes when multiples of $\\mathbf 1$ are added to the "
         "vectors of a shared prefix, or to what LoRA writes to the residual stream, or when its "
         "factors are written in another basis; absolute differences.",
-        errors=torch.cat(list(errors)).numpy(),
+        errors=lambda errors: errors,
         tolerance=1e-8,
         source=HERE,
-        checks=budget_counting.shift_errors,
-    )
-
-
-def scale_hardly_matters(measured: Measured, get: Get, generator: torch.Generator) -> claims.Claim:
-    """Scaled vectors of trained shared prefixes move behind the LayerNorm as little as proved."""
-    moves, limits = [], []
-    for way in measured.of("prefix"):
-        for cell in way.lowest() if way.what == "shared" else ():
-            model, _, prefix = rebuilt(cell, get)
-            assert prefix is not None
-            for layer, block in enumerate(model.blocks):
-                norm = block.norm_attention
-                assert isinstance(norm, nn.LayerNorm)
-                vectors = prefix.vectors[layer]
-                for scale in SCALES:
-                    found = budget_counting.scale_moves(
-                        norm, vectors, torch.full((len(vectors),), scale, dtype=vectors.dtype)
-                    )
-                    moves.append(found[0])
-                    limits.append(found[1])
-    return moves_within(moves, limits)
-
-
-def moves_within(moves: Sequence[Tensor], limits: Sequence[Tensor]) -> claims.Claim:
-    """The claim of `scale_hardly_matters`, from moves and their limits."""
-    return claims.bound(
-        "prefix-tuning/prefix-or-lora-scale",
+        checks=counting.shift_errors,
+    ),
+    Bound(
+        "scale",
         "Scaling a vector of a trained shared prefix by $a$ moves it behind the LayerNorm by at "
         "most $\\max_k |\\gamma_k|\\,\\sqrt d\\,\\varepsilon\\,(1 - a^{-2})/(2v)$.",
-        values=torch.cat(list(moves)).numpy(),
-        limits=torch.cat(list(limits)).numpy(),
+        values=lambda found: found[0],
+        limits=lambda found: found[1],
         source=HERE,
-        checks=budget_counting.scale_moves,
+        checks=counting.scale_moves,
         search=f"all vectors of the trained prefixes, scaled by {', '.join(map(str, SCALES))}",
         tolerance=1e-12,
-    )
-
-
-def bias_for_nothing(errors: Tensor) -> claims.Claim:
-    """LoRA of rank one behind a LayerNorm adds any bias."""
-    return claims.identity(
-        "prefix-tuning/prefix-or-lora-bias",
+    ),
+    Identity(
+        "bias",
         "Behind a LayerNorm, LoRA of rank 1 adds any fixed vector to what a layer writes, on every "
         "input; random layers, differences relative to the vector.",
-        errors=errors.numpy(),
+        errors=lambda errors: errors,
         tolerance=1e-10,
         source=HERE,
         checks=bias.add_bias_by_lora,
-    )
+    ),
+)
 
 
-check_public(__name__)
+def exact(name: str, measured: Any) -> Claim:
+    """Judge one row of `EXACT` by what was measured for it."""
+    return check(CHAPTER, [row for row in EXACT if row.name == name], measured)[name]
+
+
+def claims_at_published_size(plan: Plan, get: Get) -> list[Claim]:
+    """Judge what an archive of metrics holds, as the page judges its own runs."""
+    return list(check(CHAPTER, TRAINED, read(plan, get)).values())

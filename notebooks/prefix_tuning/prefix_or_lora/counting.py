@@ -41,12 +41,7 @@ def lora_numbers(modules: str, rank: int, n_layer: int, width: int) -> int:
     """Count what LoRA on the MLPs, with or without the output projections, has.
 
     For each layer rank x (inputs + outputs - rank), with one output less where it writes to the
-    residual stream.
-
-    Raises
-    ------
-    ValueError
-        For a set of layers with queries, keys or values: they lose other numbers.
+    residual stream. Queries, keys and values lose other numbers.
     """
     if modules not in COUNTED:
         raise ValueError(f"counted are {', '.join(COUNTED)}, got {modules!r}")
@@ -58,7 +53,7 @@ def lora_numbers(modules: str, rank: int, n_layer: int, width: int) -> int:
 
 
 def shifted(prefix: Prefix, generator: torch.Generator, scale: float = 1.0) -> Prefix:
-    """Return a prefix with each vector times `scale`, plus a random multiple of all ones."""
+    """The prefix with each vector times `scale`, plus a random multiple of all ones."""
     other = copy.deepcopy(prefix)
     with torch.no_grad():
         for vectors in other.parameters():
@@ -68,7 +63,7 @@ def shifted(prefix: Prefix, generator: torch.Generator, scale: float = 1.0) -> P
 
 
 def regauged(model: GPT, generator: torch.Generator) -> GPT:
-    """Return a model whose LoRA has other numbers that mean the same.
+    """The model with other numbers in its LoRA that mean the same.
 
     Factors are multiplied by a random invertible matrix and its inverse, and those that write to
     the residual stream get random multiples of all ones.
@@ -104,22 +99,10 @@ def gauge_errors(model: GPT, tokens: Tensor, generator: torch.Generator) -> Tens
 def scale_moves(norm: nn.LayerNorm, vectors: Tensor, scales: Tensor) -> tuple[Tensor, Tensor]:
     r"""How far vectors behind a LayerNorm move when they are scaled, and the most they can.
 
-    Parameters
-    ----------
-    norm : nn.LayerNorm
-    vectors : Tensor, shape (n, d)
-        Not constant.
-    scales : Tensor, shape (n,)
-        Factors above 0.
-
-    Returns
-    -------
-    moves : Tensor, shape (n,)
-        :math:`\lVert \mathrm{LN}(a s) - \mathrm{LN}(s) \rVert`.
-    limits : Tensor, shape (n,)
-        :math:`\max_k |\gamma_k| \, \sqrt d\, \varepsilon\, |1 - a^{-2}| / (2 v)` for
-        :math:`a \ge 1`, with :math:`v` the variance of :math:`s`; for :math:`a < 1` with
-        :math:`a s` in the place of :math:`s` and :math:`1/a` in the place of :math:`a`.
+    Of ``(n, d)`` vectors, none constant, and as many factors above 0. The limits are
+    :math:`\max_k |\gamma_k| \, \sqrt d\, \varepsilon\, |1 - a^{-2}| / (2 v)` for :math:`a \ge 1`,
+    with :math:`v` the variance of :math:`s`; for :math:`a < 1` with :math:`a s` in the place of
+    :math:`s` and :math:`1/a` in the place of :math:`a`.
     """
     moves = (norm(vectors * scales.unsqueeze(-1)) - norm(vectors)).norm(dim=-1)
     smaller = torch.minimum(scales, torch.ones_like(scales))
@@ -130,16 +113,9 @@ def scale_moves(norm: nn.LayerNorm, vectors: Tensor, scales: Tensor) -> tuple[Te
 
 
 def jacobian_rank(model: GPT, learned: Sequence[Tensor], tokens: Tensor, **inputs: Prefix) -> int:
-    """Return on how many numbers the logits depend, near where the model is.
+    """On how many numbers the logits depend, near where a model in float64 is.
 
-    Parameters
-    ----------
-    model : GPT
-        In float64.
-    learned : sequence of Tensor
-        What is trained; all require gradients.
-    tokens : Tensor, shape (B, T)
-        Enough of them for as many logits as numbers.
+    There must be tokens enough for as many logits as numbers.
     """
     logits = model(tokens, **inputs).flatten()
     one_each = torch.eye(len(logits), dtype=logits.dtype)
@@ -151,7 +127,7 @@ def jacobian_rank(model: GPT, learned: Sequence[Tensor], tokens: Tensor, **input
 
 
 def random_model(n_layer: int, width: int, generator: torch.Generator, eps: float = 1e-5) -> GPT:
-    """Return a model of two heads with weights, biases and gains far from special, in float64."""
+    """A model of two heads with weights, biases and gains far from special, in float64."""
     model = GPT(GPTConfig(n_layer, 2, width, 11, 19), generator).double()
     with torch.no_grad():
         for parameter in model.parameters():
@@ -168,16 +144,7 @@ def numbers_seen(
 ) -> tuple[int, int]:
     """Count by the formula, and by the rank of a Jacobian, for a random model without epsilon.
 
-    Parameters
-    ----------
-    what : str
-        ``"prefix"`` or one of `COUNTED`.
-    size : int
-        Length or rank.
-
-    Returns
-    -------
-    formula, rank : int
+    What is counted is ``"prefix"`` or one of `COUNTED`; its size is a length or a rank.
     """
     model = random_model(n_layer, width, generator, eps=1e-30)
     inputs: dict[str, Prefix] = {}

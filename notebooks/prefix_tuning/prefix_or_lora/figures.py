@@ -8,14 +8,20 @@ import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.axes import Axes
 
-from notebooks.prefix_tuning.prefix_or_lora.plan import TASK
-from notebooks.prefix_tuning.prefix_or_lora.results import Inside, Measured, Way
+from notebooks.prefix_tuning.prefix_or_lora.results import (
+    at_budget,
+    best_rate,
+    budget,
+    by_rate,
+    parameters,
+    published_lora,
+    ways,
+)
 from promptlib import claims, plotting
-from promptlib.checks import check_public
 from promptlib.plotting import INK, MUTED, PALETTE
-from promptlib.prefix_tuning import drawing as experiment_figures
-from promptlib.prefix_tuning import published
+from promptlib.prefix_tuning import drawing, published
 from promptlib.prefix_tuning.drawing import Drawn
+from promptlib.prefix_tuning.trials import Trial, Trials
 
 COLOURS = {
     "shared": "vermilion",
@@ -33,8 +39,9 @@ def _colour(what: str) -> str:
     return PALETTE.get(COLOURS.get(what, "grey"), INK)
 
 
-def _title(way: Way) -> str:
-    return way.what if way.family == "fine-tuning" else f"{way.family}, {way.what}"
+def _title(trial: Trial) -> str:
+    method, what = trial["method"], trial["what"]
+    return str(what) if method == "fine-tuning" else f"{method}, {what}"
 
 
 def _room(axes: Axes, marginal: float, lowest: float) -> None:
@@ -42,31 +49,34 @@ def _room(axes: Axes, marginal: float, lowest: float) -> None:
     axes.set_ylim(0 if lowest < marginal / 2 else lowest - 0.15, marginal + 0.2)
 
 
-def _groups(measured: Measured) -> dict[str, list[Way]]:
-    """Ways that differ only in size, under their common name."""
-    groups: dict[str, list[Way]] = {}
-    for way in measured.ways:
-        groups.setdefault(_title(way), []).append(way)
-    return {name: sorted(ways, key=lambda way: way.parameters) for name, ways in groups.items()}
+def _groups(trials: Trials) -> dict[str, list[Trials]]:
+    """Sweeps of ways that differ only in size, the smallest first, under their common name."""
+    groups: dict[str, list[Trials]] = {}
+    for sweep in ways(trials).values():
+        groups.setdefault(_title(sweep[0]), []).append(sweep)
+    return {
+        name: sorted(sweeps, key=lambda sweep: parameters(sweep[0]))
+        for name, sweeps in groups.items()
+    }
 
 
-def against_parameters(measured: Measured, blind: float, marginal: float) -> Drawn:
+def against_parameters(trials: Trials, blind: float, marginal: float) -> Drawn:
     """Draw accuracy and loss of the best of each way against the numbers that it trains.
 
-    Parameters
-    ----------
-    measured : Measured
-    blind, marginal : float
-        Losses without the input, and without anything.
+    For comparison, the losses without the input, and without anything.
     """
     figure, panels = plt.subplots(2, 1, figsize=(plotting.WIDTH, 6.6), sharex=True)
     seen = []
-    for place, (name, ways) in enumerate(_groups(measured).items()):
+    least = blind
+    for place, (name, sweeps) in enumerate(_groups(trials).items()):
         aside = 1.05 ** (place % 3 - 1)  # or marks of one count would hide each other
-        colour, marker = _colour(ways[0].what), MARKERS.get(ways[0].what, "o")
-        at = [aside * way.parameters for way in ways]
-        accuracy = [way.best_accuracy() for way in ways]
-        loss = [way.lowest_loss() for way in ways]
+        what = sweeps[0][0]["what"]
+        colour, marker = _colour(what), MARKERS.get(what, "o")
+        counts = [parameters(sweep[0]) for sweep in sweeps]
+        at = [aside * count for count in counts]
+        accuracy = [sweep.best().percent() for sweep in sweeps]
+        loss = [sweep.best(by="loss").losses() for sweep in sweeps]
+        least = min(least, *(min(one) for one in loss))
         for axes, values in zip(panels, (accuracy, loss), strict=True):
             axes.plot(at, [np.mean(one) for one in values], "-", color=colour, zorder=2)
             for x, one in zip(at, values, strict=True):
@@ -77,21 +87,20 @@ def against_parameters(measured: Measured, blind: float, marginal: float) -> Dra
         axes = panels[0]
         axes.plot([], [], marker + "-", color=colour, label=name)
         numbers = "; ".join(
-            f"{way.parameters:,} parameters {np.mean(a):.1f} %, loss {np.mean(b):.3f}"
-            for way, a, b in zip(ways, accuracy, loss, strict=True)
+            f"{count:,} parameters {np.mean(a):.1f} %, loss {np.mean(b):.3f}"
+            for count, a, b in zip(counts, accuracy, loss, strict=True)
         )
         seen.append(f"{name}: {numbers}")
     for axes in panels:
-        axes.axvline(measured.budget, color=MUTED, linestyle=":", linewidth=1.2)
+        axes.axvline(budget(trials), color=MUTED, linestyle=":", linewidth=1.2)
     panels[0].set(ylabel="accuracy (% of sequences)", ylim=(-4, 104), xscale="log")
     panels[1].set(ylabel="test loss (nats a symbol)", xlabel="numbers trained")
     _references(panels[1], blind, marginal)
-    least = min(blind, *(min(way.lowest_loss()) for way in measured.ways))
     _room(panels[1], marginal, least)
     figure.legend(loc="outside upper center", ncols=2, labelcolor=INK)
     alt = (
         "Two panels against the numbers trained, logarithmic: accuracy above, test loss below; a "
-        f"dotted line marks the published budget of {measured.budget:,}. Means over seeds: "
+        f"dotted line marks the published budget of {budget(trials):,}. Means over seeds: "
         + ". ".join(seen)
         + f". Without looking at the input the loss would be {blind:.3f}."
     )
@@ -118,45 +127,36 @@ def _references(axes: Axes, blind: float, marginal: float) -> None:
         )
 
 
-def sweeps(measured: Measured) -> Drawn:
+def sweeps(trials: Trials) -> Drawn:
     """Draw the loss of every cell against its learning rate, one panel for each kind of way."""
     names = ("prefix", "LoRA", "fine-tuning")
     figure, panels = plt.subplots(
         1, 3, figsize=(plotting.WIDTH, 5.0), sharey=True, width_ratios=(1.0, 1.0, 0.8)
     )
     seen = []
-    for axes, family in zip(panels, names, strict=True):
-        ways = measured.of(family)  # type: ignore[arg-type]
-        rates: set[float] = set()
-        for way in ways:
-            colour = _colour(way.what)
-            later = sum(other.what == way.what and other.size < way.size for other in ways)
-            style = ("-", "--", ":", "-.")[min(later, 3)]
-            means = way.mean_by_rate()
-            rates |= set(means)
-            for cells in way.seeds:
-                axes.plot(
-                    [cell.learning_rate for cell in cells],
-                    [cell.loss(TASK) for cell in cells],
-                    MARKERS.get(way.what, "o"),
-                    color=colour,
-                    alpha=0.5,
-                    markersize=5,
-                )
-            size = {"prefix": f", {way.size}", "LoRA": f", {way.size}"}.get(family, "")
+    for axes, method in zip(panels, names, strict=True):
+        found = ways(trials, method=method)
+        for name, sweep in found.items():
+            what, size = sweep[0]["what"], sweep[0]["size"]
+            others = [other[0] for other in found.values()]
+            later = sum(one["what"] == what and one["size"] < size for one in others)
+            marker, colour = MARKERS.get(what, "o"), _colour(what)
+            means = {rate: float(np.mean(best.losses())) for rate, best in by_rate(sweep).items()}
+            rates = [one.learning_rate for one in sweep]
+            axes.plot(rates, sweep.losses(), marker, color=colour, alpha=0.5, markersize=5)
             axes.plot(
                 list(means),
                 list(means.values()),
-                style,
-                marker=MARKERS.get(way.what, "o"),
+                ("-", "--", ":", "-.")[min(later, 3)],
+                marker=marker,
                 markersize=0,
                 color=colour,
-                label=f"{way.what}{size}",
+                label=f"{what}, {size}" if size else what,
             )
-            best = way.best_rate()
-            seen.append(f"{way.label}: mean loss {means[best]:.3f} at the chosen rate, {best:g}")
-        ordered = sorted(rates)
-        axes.set(xscale="log", title=family, xlabel="learning rate")
+            best = best_rate(sweep)
+            seen.append(f"{name}: mean loss {means[best]:.3f} at the chosen rate, {best:g}")
+        ordered = sorted({one.learning_rate for one in trials.where(method=method)})
+        axes.set(xscale="log", title=method, xlabel="learning rate")
         axes.set_xticks(ordered, [f"{rate:g}" for rate in ordered])
         axes.set_xticks([], minor=True)
         axes.set_xlim(ordered[0] / 1.6, ordered[-1] * 1.6)
@@ -175,45 +175,37 @@ def sweeps(measured: Measured) -> Drawn:
     return figure, alt
 
 
-def over_steps(
-    measured: Measured, ways: Sequence[Way], work: Mapping[str, int], blind: float, marginal: float
-) -> Drawn:
+def over_steps(trials: Trials, work: Mapping[str, int], blind: float, marginal: float) -> Drawn:
     """Draw training loss against steps and against counted work, and accuracy on the way.
 
-    Runs that measured no accuracy on the way have the first two panels alone.
-
-    Parameters
-    ----------
-    ways : sequence of Way
-        Of which the cell of the lowest loss is drawn.
-    work : mapping
-        Floating-point operations of a step, by label.
+    Of each way, the cell of the lowest loss; `work` has the operations of a step by way. Runs that
+    measured no accuracy on the way have the first two panels alone.
     """
-    watched = all("checkpoints" in cell.metrics for way in ways for cell in way.lowest())
+    lowest = {name: sweep.best(by="loss") for name, sweep in ways(trials).items()}
+    watched = all("checkpoints" in one.metrics for best in lowest.values() for one in best)
     rows = 3 if watched else 2
     figure, panels = plt.subplots(rows, 1, figsize=(plotting.WIDTH, 3.0 * rows))
     seen, least = [], blind
-    for way in ways:
-        colour, cells = _colour(way.what), way.lowest()
-        steps = cells[0].run.config["steps"]
-        curves = np.array([cell.metrics["curve"] for cell in cells])
+    for name, best in lowest.items():
+        colour, label = _colour(best[0]["what"]), _title(best[0])
+        steps = best[0].run.config["steps"]
+        curves = np.array([one.metrics["curve"] for one in best])
         x = (np.arange(curves.shape[1]) + 0.5) * steps / curves.shape[1]
         least = min(least, float(curves.min()))
-        label = _title(way)
-        for axes, factor in ((panels[0], 1.0), (panels[1], work[way.label] / 1e9)):
+        for axes, factor in ((panels[0], 1.0), (panels[1], work[name] / 1e9)):
             axes.fill_between(
                 x * factor, curves.min(0), curves.max(0), color=colour, alpha=0.2, linewidth=0
             )
             axes.plot(x * factor, curves.mean(0), color=colour, label=label)
         if watched:
-            looked = [cell.metrics["checkpoints"] for cell in cells]
+            looked = [one.metrics["checkpoints"] for one in best]
             at, shares = looked[0]["step"], 100 * np.array([one["accuracy"] for one in looked])
             panels[2].fill_between(
                 at, shares.min(0), shares.max(0), color=colour, alpha=0.2, linewidth=0
             )
             panels[2].plot(at, shares.mean(0), "o-", color=colour, markersize=4)
-        share = float(np.mean([cell.percent(TASK) for cell in cells]))
-        total = work[way.label] * steps / 1e9
+        share = float(np.mean(best.percent()))
+        total = work[name] * steps / 1e9
         seen.append(
             f"{label}: training loss {curves.mean(0)[-1]:.3f}, test accuracy {share:.1f} % "
             f"after {steps} steps, {total:.3g} billion operations"
@@ -234,48 +226,44 @@ def over_steps(
     return figure, alt
 
 
-def movement_by_layer(measured: Measured, inside: Mapping[str, Sequence[Inside]]) -> Drawn:
+def movement_by_layer(seen: Trials) -> Drawn:
     """Draw how far relative attention moved in each layer, a dot for each seed."""
-    layers = len(next(iter(inside.values()))[0].moved)
-    figure, axes = plt.subplots(figsize=(plotting.WIDTH, 1.2 + 0.62 * len(measured.ways)))
+    found = {
+        name: np.array([100 * one.metrics["moved"].mean(dim=1).numpy() for one in by_seed])
+        for name, by_seed in ways(seen).items()
+    }
+    layers = len(seen[0].metrics["moved"])
+    figure, axes = plt.subplots(figsize=(plotting.WIDTH, 1.2 + 0.62 * len(found)))
     names = ("blue", "vermilion", "green", "purple", "ochre", "grey")
-    seen = []
-    for place, way in enumerate(measured.ways):
-        values = np.array([100 * one.moved.mean(dim=1).numpy() for one in inside[way.label]])
-        for layer in range(layers):
-            colour = PALETTE[names[layer % len(names)]]
+    colours = [PALETTE[names[layer % len(names)]] for layer in range(layers)]
+    for place, values in enumerate(found.values()):
+        for layer, colour in enumerate(colours):
             at = place + 0.5 * ((layer + 0.5) / layers - 0.5)
-            axes.plot(values[:, layer], [at] * len(values), "o", color=colour, alpha=0.7)
-            half = claims.t_half_width(values[:, layer])
-            if half:
-                mean = float(values[:, layer].mean())
-                axes.hlines(at, max(mean - half, 0), min(mean + half, 100), color=colour)
-        means = ", ".join(f"{value:.0f}" for value in values.mean(0))
-        seen.append(f"{way.label}: {means}")
-    for layer in range(layers):
-        colour = PALETTE[names[layer % len(names)]]
+            plotting.seeds_and_interval(axes, values[:, layer].tolist(), at, colour, (0, 100))
+    for layer, colour in enumerate(colours):
         axes.plot([], [], "o", color=colour, label=f"layer {layer + 1}")
-    axes.set_yticks(range(len(measured.ways)), [way.label for way in measured.ways], fontsize=9)
-    axes.set(ylim=(len(measured.ways) - 0.4, -0.6), xlim=(-2, None), xlabel="attention moved (%)")
+    axes.set_yticks(range(len(found)), list(found), fontsize=9)
+    axes.set(ylim=(len(found) - 0.4, -0.6), xlim=(-2, None), xlabel="attention moved (%)")
     figure.legend(loc="outside upper center", ncols=min(layers, 4), labelcolor=INK)
+    told = [
+        f"{name}: {', '.join(f'{value:.0f}' for value in values.mean(0))}"
+        for name, values in found.items()
+    ]
     alt = (
         "Movement of relative attention by way and layer, in percent of total variation. Means "
-        "over seeds, from the first layer up. " + "; ".join(seen) + "."
+        "over seeds, from the first layer up. " + "; ".join(told) + "."
     )
     return figure, alt
 
 
-def beside_published(measured: Measured) -> Drawn:
+def beside_published(trials: Trials) -> Drawn:
     """Draw the two published accuracies with ours, and what was not published."""
     theirs = {"shared": published.LORA_BUDGET["prefix"]}
     rows: list[tuple[str, float | None, Sequence[float]]] = [
-        (way.label, theirs.get(way.what), way.best_accuracy())
-        for way in measured.at_budget("prefix")
+        (name, theirs.get(sweep[0]["what"]), sweep.best().percent())
+        for name, sweep in ways(at_budget(trials, "prefix")).items()
     ]
-    lora = measured.published_lora
-    rows.append((lora.label, published.LORA_BUDGET["lora"], lora.best_accuracy()))
-    rows.append((measured.ceiling.label, None, measured.ceiling.best_accuracy()))
-    return experiment_figures.beside_published(rows)
-
-
-check_public(__name__)
+    lora, ceiling = published_lora(trials), trials.where(method="fine-tuning")
+    rows.append((lora[0]["way"], published.LORA_BUDGET["lora"], lora.best().percent()))
+    rows.append((ceiling[0]["way"], None, ceiling.best().percent()))
+    return drawing.beside_published(rows)

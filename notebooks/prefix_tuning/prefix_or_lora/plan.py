@@ -10,15 +10,15 @@ This module holds plain data and imports no torch, so that the workflow can read
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from notebooks.prefix_tuning.combining import plan as combine
 from notebooks.prefix_tuning.combining.plan import N_HEAD
 from promptlib.checks import check_public
-from promptlib.prefix_tuning import planning as experiment_runs
-from promptlib.prefix_tuning.planning import PARAMETRISATIONS, SMALL_BATCH_SIZE
-from promptlib.runs import Run
+from promptlib.prefix_tuning import planning
+from promptlib.prefix_tuning.planning import PARAMETRISATIONS
+from promptlib.prefix_tuning.trials import Plan, labelled
 
 TASK = "double_histogram"
 EVALUATED = (TASK,)
@@ -36,37 +36,6 @@ MODULES: dict[str, tuple[str, ...]] = {
 
 LORA_INIT_STD = 0.02
 """Of the factor that does not start at zero."""
-
-Sweep = tuple[Run, ...]
-"""Runs of one way to adapt and one seed: one a learning rate, or one with a cell for each."""
-
-
-@dataclass(frozen=True)
-class BudgetPlan:
-    """The runs of the chapter; iterating yields all of them.
-
-    Attributes
-    ----------
-    pretrained : tuple of Run
-        One for each seed.
-    prefixes : mapping of tuple of Sweep
-        By parametrisation and length; one for each seed. One run holds all cells.
-    lora : mapping of tuple of Sweep
-        By set of modules (`MODULES`) and rank; one for each seed.
-    finetuned : tuple of Sweep
-        One for each seed.
-    """
-
-    pretrained: tuple[Run, ...]
-    prefixes: Mapping[tuple[str, int], tuple[Sweep, ...]]
-    lora: Mapping[tuple[str, int], tuple[Sweep, ...]]
-    finetuned: tuple[Sweep, ...]
-
-    def __iter__(self) -> Iterator[Run]:
-        yield from self.pretrained
-        for seeds in (*self.prefixes.values(), *self.lora.values(), self.finetuned):
-            for sweep in seeds:
-                yield from sweep
 
 
 def prefix_parameters(parametrisation: str, length: int, n_layer: int, width: int) -> int:
@@ -100,39 +69,13 @@ def plan(
     weight_rates: Sequence[float],
     test_sequences: int,
     checkpoints: int,
-) -> BudgetPlan:
-    """Plan the runs of the chapter.
+) -> Plan:
+    """Label all runs by method, what they train, its size, and the name of this way to adapt.
 
-    Parameters
-    ----------
-    seeds : int
-        Independent repetitions, from pretraining on; at least 1.
-    first_seed : int
-        Number of the first of them, at least 0.
-    n_layer, width, precision, pretrain_steps
-        Of the models, as in the plan of `combining`: equal numbers mean that the two chapters share
-        them.
-    adapt_steps : int
-        Training steps of every way to adapt a model; at least 10.
-    lengths : mapping of sequences of int
-        Lengths of the prefixes of each parametrisation, ``"shared"`` or ``"free"``.
-    ranks : mapping of sequences of int
-        Ranks for each set of modules, keys of `MODULES`.
-    prefix_rates, init_stds : sequences of float
-        The sweep of the prefixes is over all pairs.
-    lora_rates, weight_rates : sequences of float
-        The sweeps of LoRA and of fine-tuning, each no longer than that of the prefixes.
-    test_sequences : int
-        Sequences that each accuracy is measured on, at least 1.
-    checkpoints : int
-        Times that the accuracy is measured while a model is adapted, at least 0.
-
-    Raises
-    ------
-    ValueError
-        If a number is out of its range, or a name is unknown.
+    Prefixes are swept over all pairs of `prefix_rates` and `init_stds`; the sweeps of LoRA and of
+    fine-tuning are no longer. Models of equal numbers are shared with the chapter on combining.
     """
-    experiment_runs.check_counts(
+    planning.check_counts(
         seeds=(seeds, 1),
         first_seed=(first_seed, 0),
         pretrain_steps=(pretrain_steps, 10),
@@ -142,7 +85,7 @@ def plan(
         **{f"length of {name}": (n, 1) for name, numbers in lengths.items() for n in numbers},
         **{f"rank on {name}": (n, 1) for name, numbers in ranks.items() for n in numbers},
     )
-    experiment_runs.check_positive(
+    planning.check_positive(
         prefix_rates=prefix_rates,
         init_stds=init_stds,
         lora_rates=lora_rates,
@@ -155,8 +98,8 @@ def plan(
             f"({len(lora_rates)}) or fine-tuning ({len(weight_rates)}), so a prefix that fails "
             "would prove nothing"
         )
-    experiment_runs.check_precision(precision)
-    experiment_runs.check_model(n_layer, width, N_HEAD)
+    planning.check_precision(precision)
+    planning.check_model(n_layer, width, N_HEAD)
     for what, given, known in (
         ("lengths", lengths, PARAMETRISATIONS),
         ("ranks", ranks, MODULES),
@@ -165,68 +108,56 @@ def plan(
             if name not in known:
                 raise ValueError(f"{what} has {name!r}; there are {', '.join(known)}")
 
-    pretrained = tuple(
+    bases = [
         combine.base_model(seed, n_layer, width, precision, pretrain_steps, test_sequences)
         for seed in range(first_seed, first_seed + seeds)
-    )
+    ]
+    same: dict[str, Any] = {
+        "steps": adapt_steps,
+        "evaluate": EVALUATED,
+        "batch_size": planning.SMALL_BATCH_SIZE,
+        "checkpoints": checkpoints,
+    }
 
-    def prefixes(base: Run, parametrisation: str, length: int) -> Sweep:
-        run = experiment_runs.tune_prefixes(
-            base,
-            TASK,
-            steps=adapt_steps,
-            length=length,
-            parametrisation=parametrisation,
-            sweep=experiment_runs.cells(prefix_rates, init_stds),
-            evaluate=EVALUATED,
-            batch_size=SMALL_BATCH_SIZE,
-            checkpoints=checkpoints,
-        )
-        return (run,)
+    def prefixes(what: str, length: int) -> Plan:
+        sweep = planning.cells(prefix_rates, init_stds)
+        runs = [
+            planning.tune_prefixes(
+                base, TASK, length=length, parametrisation=what, sweep=sweep, **same
+            )
+            for base in bases
+        ]
+        way = f"prefix, {what}, length {length}"
+        return labelled(runs, method="prefix", what=what, size=length, way=way)
 
-    def lora(base: Run, modules: str, rank: int) -> Sweep:
-        return tuple(
-            experiment_runs.tune_lora(
+    def lora(what: str, rank: int) -> Plan:
+        runs = [
+            planning.tune_lora(
                 base,
                 TASK,
-                steps=adapt_steps,
                 rank=rank,
-                modules=MODULES[modules],
-                sweep=experiment_runs.cells([rate], [LORA_INIT_STD]),
-                evaluate=EVALUATED,
-                batch_size=SMALL_BATCH_SIZE,
-                checkpoints=checkpoints,
+                modules=MODULES[what],
+                sweep=planning.cells([rate], [LORA_INIT_STD]),
+                **same,
             )
+            for base in bases
             for rate in lora_rates
-        )
+        ]
+        way = f"LoRA, {what}, rank {rank}"
+        return labelled(runs, method="LoRA", what=what, size=rank, way=way)
 
-    def fine_tune(base: Run) -> Sweep:
-        return tuple(
-            experiment_runs.fine_tune(
-                base,
-                TASK,
-                steps=adapt_steps,
-                learning_rate=rate,
-                evaluate=EVALUATED,
-                batch_size=SMALL_BATCH_SIZE,
-                checkpoints=checkpoints,
-            )
-            for rate in weight_rates
-        )
-
-    return BudgetPlan(
-        pretrained=pretrained,
-        prefixes={
-            (name, length): tuple(prefixes(base, name, length) for base in pretrained)
-            for name, numbers in lengths.items()
-            for length in numbers
-        },
-        lora={
-            (name, rank): tuple(lora(base, name, rank) for base in pretrained)
-            for name, numbers in ranks.items()
-            for rank in numbers
-        },
-        finetuned=tuple(fine_tune(base) for base in pretrained),
+    tuned = [
+        planning.fine_tune(base, TASK, learning_rate=rate, **same)
+        for base in bases
+        for rate in weight_rates
+    ]
+    return sum(
+        [
+            *(prefixes(what, length) for what, numbers in lengths.items() for length in numbers),
+            *(lora(what, rank) for what, numbers in ranks.items() for rank in numbers),
+            labelled(tuned, method="fine-tuning", what="all weights", size=0, way="fine-tuning"),
+        ],
+        labelled(bases, method="pretrained"),
     )
 
 

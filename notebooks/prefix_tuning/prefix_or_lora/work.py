@@ -27,16 +27,6 @@ def step_work(run: Run) -> int:
 
     A multiplication and an addition are two operations. LayerNorms, activations, the softmax and
     the optimiser are not counted.
-
-    Parameters
-    ----------
-    run : Run
-        Of `promptlib.prefix_tuning.planning`: fine-tuning, LoRA or prefixes.
-
-    Raises
-    ------
-    ValueError
-        If the run is none of these.
     """
     config = run.config
     model = GPT(GPTConfig(**config["model"]), torch.Generator().manual_seed(0))

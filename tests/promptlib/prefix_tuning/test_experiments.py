@@ -110,18 +110,26 @@ def test_the_plans_hold_what_the_chapters_compare() -> None:
         assert free.config["separate_values"] is True
 
     combining = combine.plan(**COMBINE)
-    assert set(combining.published) == set(combine.PUBLISHED)
-    assert set(combining.prefixes) == {*combine.COMPOSITIONS, *combine.INVENTIONS}
-    assert {run.config["steps"] for run in combining.published["add_one"]} == {11}
-    assert {run.config["steps"] for run in combining.prefixes["reverse"]} == {13}
+    published = combining.where(method="published prefix")
+    ours = combining.where(method="free prefix")
+    tuned = combining.where(method="fine-tuned")
+    for arm, tasks in (
+        (published, combine.PUBLISHED),
+        (ours, (*combine.COMPOSITIONS, *combine.INVENTIONS)),
+        (tuned, combine.CONTROLLED),
+    ):
+        assert {labels["task"] for _, labels in arm.entries} == set(tasks)
+        for task in tasks:
+            assert {run.config["seed"] for run in arm.where(task=task)} == {0, 1}
+    assert {run.config["steps"] for run in published.where(task="add_one")} == {11}
+    assert {run.config["steps"] for run in ours.where(task="reverse")} == {13}
     # As published: one vector for key and value, through the LayerNorm.
-    assert all(run.config["layer_norm"] for run in combining.published["add_one"])
-    assert not any(run.config["layer_norm"] for run in combining.prefixes["reverse"])
-    assert set(combining.finetuned) == set(combine.CONTROLLED)
-    assert [len(seeds) for seeds in combining.finetuned.values()] == [2] * len(combine.CONTROLLED)
+    assert all(run.config["layer_norm"] for run in published.where(task="add_one"))
+    assert not any(run.config["layer_norm"] for run in ours.where(task="reverse"))
 
     budget = lora_budget.plan(**BUDGET)
-    assert budget.pretrained == combining.pretrained
+    pretrained = {"method": "pretrained"}
+    assert budget.where(**pretrained).runs == combining.where(**pretrained).runs
     adapting = [run for run in budget if run.needs]
     assert {run.config["steps"] for run in adapting} == {12}
     assert len(adapting) == 2 * (3 + 3 * 1 + 2)  # a prefix run holds its whole sweep

@@ -3,22 +3,38 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import matplotlib.pyplot as plt
 import pytest
 import torch
 
-from notebooks.prefix_tuning.prefix_or_lora import figures as budget_figures
-from notebooks.prefix_tuning.prefix_or_lora import plan as lora_budget
-from notebooks.prefix_tuning.prefix_or_lora import results as budget_results
-from notebooks.prefix_tuning.prefix_or_lora.plan import BudgetPlan
-from notebooks.prefix_tuning.prefix_or_lora.results import Inside, Measured, Way
+from notebooks.prefix_tuning.prefix_or_lora import figures, results
+from notebooks.prefix_tuning.prefix_or_lora.claims import (
+    CHAPTER,
+    MOVED,
+    PUBLISHED_MODEL,
+    TRAINED,
+    claims_at_published_size,
+    lowest,
+    shared_prefix,
+)
+from notebooks.prefix_tuning.prefix_or_lora.plan import plan
+from notebooks.prefix_tuning.prefix_or_lora.results import (
+    above_first,
+    at_budget,
+    brackets,
+    budget,
+    by_rate,
+    parameters,
+    published_lora,
+    ways,
+)
 from notebooks.prefix_tuning.prefix_or_lora.work import step_work
-from promptlib.claims import Claim
-from promptlib.prefix_tuning.sweeps import Cell
+from promptlib.claims import Claim, check
 from promptlib.prefix_tuning.tasks import DOUBLE_HISTOGRAM, read_and_answer
+from promptlib.prefix_tuning.trials import Plan, Trial, Trials, read
 from promptlib.runs import Result, Run
 from tests.trained_in_memory import TrainedInMemory
 from workflow.sources import Source
@@ -41,14 +57,14 @@ TINY: dict[str, Any] = {
     "checkpoints": 2,
 }
 
-Learned = tuple[BudgetPlan, TrainedInMemory, Measured]
+Learned = tuple[Plan, TrainedInMemory, Trials]
 
 
 @pytest.fixture(scope="module")
 def learned() -> Learned:
     torch.set_num_threads(1)
-    plan, runs = lora_budget.plan(**TINY), TrainedInMemory()
-    return plan, runs, budget_results.collect(plan, runs.get)
+    planned, runs = plan(**TINY), TrainedInMemory()
+    return planned, runs, read(planned, runs.get)
 
 
 @pytest.fixture(scope="module")
@@ -57,37 +73,38 @@ def tokens() -> torch.Tensor:
     return read_and_answer(*DOUBLE_HISTOGRAM.sample(7, "test", generator))
 
 
+def with_metrics(trial: Trial, **metrics: Any) -> Trial:
+    return dataclasses.replace(trial, metrics={**trial.metrics, **metrics})
+
+
 def way(
-    family: Any, what: str, size: int, parameters: int, cells: Sequence[tuple[float, float, float]]
-) -> Way:
-    """Return a way with two equal seeds; cells are rate, accuracy in percent, loss."""
-    run = Run("promptlib.prefix_tuning.adapting:fine_tune", {"seed": 0})
-    return Way(
-        family,
-        what,
-        size,
-        parameters,
-        [
-            [
-                Cell(
-                    run,
-                    index,
-                    {
-                        "learning_rate": rate,
-                        "accuracy": {"double_histogram": accuracy / 100},
-                        "loss": {"double_histogram": loss},
-                        "validation": {"accuracy": accuracy / 100, "loss": loss},
-                    },
-                )
-                for index, (rate, accuracy, loss) in enumerate(cells)
-            ]
-        ]
-        * 2,
-    )
+    method: str,
+    what: str,
+    size: int,
+    parameters: int,
+    cells: Sequence[tuple[float, float, float]],
+    model: Any = PUBLISHED_MODEL,
+) -> Trials:
+    """The sweep of a way with two equal seeds; cells are rate, accuracy in percent, loss."""
+    config = {"task": "double_histogram", "model": model, "test_sequences": 3200}
+    labels = {"method": method, "what": what, "size": size, "way": f"{method}, {what}, {size}"}
+    trials = []
+    for seed in range(2):
+        run = Run("promptlib.prefix_tuning.adapting:fine_tune", {**config, "seed": seed})
+        for index, (rate, accuracy, loss) in enumerate(cells):
+            metrics = {
+                "learning_rate": rate,
+                "parameters": parameters,
+                "accuracy": {"double_histogram": accuracy / 100},
+                "loss": {"double_histogram": loss},
+                "validation": {"accuracy": accuracy / 100, "loss": loss},
+            }
+            trials.append(Trial(labels, run, index, metrics))
+    return Trials(tuple(trials))
 
 
-def as_published(**changes: tuple[float, float]) -> Measured:
-    """Return what the paper would have measured; `changes` are accuracy and loss by way."""
+def as_published(model: Any = PUBLISHED_MODEL, **changes: tuple[float, float]) -> Trials:
+    """What the paper would have measured; `changes` are accuracy and loss by way."""
     found = {
         "shared": (0.3, 1.4),
         "lora": (92.4, 0.2),
@@ -95,15 +112,23 @@ def as_published(**changes: tuple[float, float]) -> Measured:
         "ceiling": (99.0, 0.05),
         **changes,
     }
-    budget = 12 * 2 * 10
-    named: list[tuple[Any, str, int, int, str]] = [
-        ("prefix", "shared", 12, budget, "shared"),
-        ("LoRA", "MLP and projection", 1, budget, "lora"),
-        ("LoRA", "attention", 1, 160, "attention"),
-        ("fine-tuning", "all weights", 0, 5000, "ceiling"),
+    equal = 12 * model["n_layer"] * model["n_embd"]
+    named = [
+        ("prefix", "shared", 12, equal, "shared"),
+        ("LoRA", "MLP and projection", 1, equal, "lora"),
+        ("LoRA", "attention", 1, 2 * equal // 3, "attention"),
+        ("fine-tuning", "all weights", 0, 20 * equal, "ceiling"),
     ]
-    ways = [way(f, w, n, count, [(0.1, *found[key])]) for f, w, n, count, key in named]
-    return Measured([{}], ways, budget, trials=3200, differs=())
+    rows = [
+        trial
+        for method, what, size, count, key in named
+        for trial in way(method, what, size, count, [(0.1, *found[key])], model)
+    ]
+    return Trials(tuple(rows))
+
+
+def judged(trials: Trials) -> dict[str, Claim]:
+    return check(CHAPTER, TRAINED, trials)
 
 
 BLIND = 0.97
@@ -116,48 +141,41 @@ BLIND = 0.97
 @pytest.mark.claim("prefix-tuning/prefix-or-lora-ceiling-below-lora")
 @pytest.mark.claim("prefix-tuning/prefix-or-lora-prefix-worse-than-blind")
 @pytest.mark.parametrize(
-    ("claim", "wrong"),
+    ("name", "wrong"),
     [
-        (budget_results.prefix_accuracy, {"shared": (60.0, 0.5)}),
-        (budget_results.lora_accuracy, {"lora": (0.9, 1.3)}),
-        (budget_results.ceiling_accuracy, {"ceiling": (0.9, 1.1)}),
-        (budget_results.attention_below_prefix, {"attention": (0.9, 1.41)}),
-        (budget_results.ceiling_below_lora, {"ceiling": (0.9, 1.1)}),
-        (
-            lambda measured: budget_results.prefix_worse_than_blind(measured, BLIND),
-            {"shared": (0.3, 0.9)},
-        ),
+        ("prefix", {"shared": (60.0, 0.5)}),
+        ("lora", {"lora": (0.9, 1.3)}),
+        ("ceiling", {"ceiling": (0.9, 1.1)}),
+        ("attention-below-prefix", {"attention": (0.9, 1.41)}),
+        ("ceiling-below-lora", {"ceiling": (0.9, 1.1)}),
+        ("prefix-worse-than-blind", {"shared": (0.3, 0.9)}),
     ],
 )
-def test_another_measurement_refutes_the_claim(claim: Any, wrong: dict[str, Any]) -> None:
-    assert claim(as_published()).verdict == "supported"
-    assert claim(as_published(**wrong)).verdict == "contradicted"
+def test_another_measurement_refutes_the_claim(name: str, wrong: dict[str, Any]) -> None:
+    assert judged(as_published())[name].verdict == "supported"
+    assert judged(as_published(**wrong))[name].verdict == "contradicted"
 
 
 def test_without_the_control_the_accuracies_say_nothing() -> None:
-    short = as_published(ceiling=(0.9, 1.1), lora=(0.9, 1.2))
-    for claim in (budget_results.prefix_accuracy, budget_results.lora_accuracy):
-        assert claim(short).verdict == "uninformative"
-    assert budget_results.prefix_worse_than_blind(short, BLIND).verdict == "uninformative"
+    short = judged(as_published(ceiling=(0.9, 1.1), lora=(0.9, 1.2)))
+    for name in ("prefix", "lora", "prefix-worse-than-blind"):
+        assert short[name].verdict == "uninformative"
 
 
 def test_the_published_figures_are_compared_at_the_published_size_only() -> None:
-    for claim, value in (
-        (budget_results.prefix_accuracy, 0.31),
-        (budget_results.lora_accuracy, 92.38),
-    ):
-        full = claim(as_published())
+    small = judged(as_published({**PUBLISHED_MODEL, "n_embd": 64}))
+    for name, value in (("prefix", 0.31), ("lora", 92.38)):
+        full = judged(as_published())[name]
         assert full.details["published"]["value"] == value
         assert full.replication == "reproduced"
-        small = dataclasses.replace(as_published(), differs=("width 64, not 256",))
-        assert claim(small).replication == "other size"
+        assert small[name].replication == "other size"
+        assert list(small[name].details["published"]["differs"]) == ["width 64, not 256"]
 
 
 def test_archived_runs_give_the_claims_that_need_no_weights(learned: Learned) -> None:
-    plan, runs, measured = learned
-
-    found = budget_results.claims_at_published_size(plan, lambda run: Result(runs.get(run).metrics))
-    assert budget_results.attention_below_prefix(measured) in found
+    planned, runs, trials = learned
+    found = claims_at_published_size(planned, lambda run: Result(runs.get(run).metrics))
+    assert found == list(judged(trials).values())
     assert len({claim.id for claim in found}) == len(found) == 6
 
 
@@ -167,49 +185,35 @@ def test_archived_runs_give_the_claims_that_need_no_weights(learned: Learned) ->
 def test_lora_that_touches_keys_refutes_what_is_said_of_the_others(
     learned: Learned, tokens: torch.Tensor
 ) -> None:
-    _, runs, measured = learned
-    inside = budget_results.look_inside(measured, runs.get, tokens)
-    assert budget_results.first_layer_still(measured, inside).verdict == "holds"
-    on_attention = measured.way("LoRA", "attention", 1)
-    assert float(inside[on_attention.label][0].moved[0].max()) > 1e-9
-    wrong = {**inside, measured.published_lora.label: inside[on_attention.label]}
-    assert budget_results.first_layer_still(measured, wrong).verdict == "fails"
+    _, runs, trials = learned
+    seen = results.look_inside(trials, runs.get, tokens)
 
-    mlp = measured.published_lora.label
-    one = inside[mlp][0]
-    shared = "prefix, shared, length 12"
-    half = {shared: [dataclasses.replace(one, moved=torch.full_like(one.moved, 0.5))]}
-    verdicts = []
+    def judge(change: Callable[[Trial], Any]) -> dict[str, Claim]:
+        changed = (with_metrics(one, moved=change(one)) for one in seen)
+        return check(CHAPTER, MOVED, Trials(tuple(changed)))
+
+    assert judge(lambda one: one.metrics["moved"])["first-layer"].verdict == "holds"
+    (on_attention,) = results.way(seen, "LoRA", "attention", 1)
+    touched = on_attention.metrics["moved"]
+    assert float(touched[0].max()) > 1e-9
+    (published,) = published_lora(seen)
+    wrong = judge(lambda one: touched if one is published else one.metrics["moved"])
+    assert wrong["first-layer"].verdict == "fails"
+
+    true = []
     for moved in (0.0, 0.2, 0.6):
-        other = dataclasses.replace(one, moved=torch.full_like(one.moved, moved))
-        wrong = {**inside, **half, mlp: [other]}
-        for claim in (budget_results.mlp_moves_attention, budget_results.prefix_moves_more):
-            verdicts.append(claim(measured, wrong).value > claim(measured, wrong).details["limit"])
-    assert verdicts == [False, True, True, True, True, False]
-
-
-def test_real_runs_go_through_all_claims(learned: Learned, tokens: torch.Tensor) -> None:
-    _, runs, measured = learned
-    inside = budget_results.look_inside(measured, runs.get, tokens)
-    shown: list[Claim] = [
-        claim(measured)
-        for claim in (
-            budget_results.prefix_accuracy,
-            budget_results.lora_accuracy,
-            budget_results.ceiling_accuracy,
-            budget_results.attention_below_prefix,
-            budget_results.ceiling_below_lora,
+        found = judge(
+            lambda one, moved=moved: torch.full_like(touched, moved if one is published else 0.5)
         )
-    ]
-    shown.append(budget_results.mlp_moves_attention(measured, inside))
-    assert len({claim.id for claim in shown}) == len(shown)
+        for name in ("mlp-moves", "prefix-moves-more"):
+            true.append(found[name].value > found[name].details["limit"])
+    assert true == [False, True, True, True, True, False]
 
 
 def test_the_movement_above_the_first_layer_leaves_the_first_out(learned: Learned) -> None:
-    model = budget_results.rebuilt(learned[2].ceiling.lowest()[0], learned[1].get)[0]
-    deep = Inside(model, model, None, torch.tensor([[0.9, 0.9], [0.1, 0.3], [0.2, 0.2]]))
-    assert deep.above_first() == pytest.approx(20.0)
-    assert dataclasses.replace(deep, moved=deep.moved[:1]).above_first() == pytest.approx(90.0)
+    moved = torch.tensor([[0.9, 0.9], [0.1, 0.3], [0.2, 0.2]])
+    assert above_first(with_metrics(learned[2][0], moved=moved)) == pytest.approx(20.0)
+    assert above_first(with_metrics(learned[2][0], moved=moved[:1])) == pytest.approx(90.0)
 
 
 def test_the_models_are_those_of_the_chapter_on_combining() -> None:
@@ -220,46 +224,42 @@ def test_the_models_are_those_of_the_chapter_on_combining() -> None:
 
 
 def test_ways_know_their_size_and_where_their_best_rate_lies(learned: Learned) -> None:
-    measured = learned[2]
-    assert measured.budget == 12 * 2 * 12
-    assert {one.label for one in measured.at_budget("prefix")} == {
+    trials = learned[2]
+    assert budget(trials) == 12 * 2 * 12
+    assert set(ways(at_budget(trials, "prefix"))) == {
         "prefix, shared, length 12",
         "prefix, free, length 6",
     }
-    assert measured.at_budget("LoRA") == [measured.published_lora]
-    assert measured.ceiling.parameters > 10 * measured.budget
-    assert measured.way("LoRA", "attention", 1).brackets() == "only"
+    assert at_budget(trials, "LoRA") == published_lora(trials)
+    assert parameters(trials.where(method="fine-tuning")[0]) > 10 * budget(trials)
+    assert brackets(results.way(trials, "LoRA", "attention", 1)) == "only"
     cells = [(0.01, 2.0, 1.3), (0.03, 1.0, 1.1), (0.1, 0.0, 1.2)]
     inside = way("LoRA", "MLP", 1, 100, cells)
-    assert inside.brackets() == "inside"
-    assert way("LoRA", "MLP", 1, 100, cells[:2]).brackets() == "highest"
-    assert way("LoRA", "MLP", 1, 100, cells[1:]).brackets() == "lowest"
-    assert inside.best_accuracy() == [2.0, 2.0]
-    assert inside.lowest_loss() == [1.1, 1.1]
+    assert brackets(inside) == "inside"
+    assert brackets(way("LoRA", "MLP", 1, 100, cells[:2])) == "highest"
+    assert brackets(way("LoRA", "MLP", 1, 100, cells[1:])) == "lowest"
+    assert inside.best().percent() == [2.0, 2.0]
+    assert list(lowest(inside)) == [1.1, 1.1]
+    assert by_rate(inside)[0.1].losses() == [1.2, 1.2]
 
 
 def test_a_comparison_that_the_plan_lacks_is_named(learned: Learned) -> None:
     with pytest.raises(ValueError, match="no LoRA of MLP with size 7"):
-        learned[2].way("LoRA", "MLP", 7)
-    fewer = dataclasses.replace(learned[2], budget=1)
+        results.way(learned[2], "LoRA", "MLP", 7)
     with pytest.raises(
-        ValueError, match=r"no prefix has 4 parameters, .* shared prefix of length 48"
+        ValueError, match=r"no prefix has 288 parameters, .* shared prefix of length 12"
     ):
-        fewer.at_budget("prefix", times=4)
+        at_budget(learned[2].where(method="LoRA"), "prefix")
 
 
 def test_work_is_that_of_the_matrix_products() -> None:
     """One layer, fewer sequences than symbols: every product can be counted by hand."""
-    plan = lora_budget.plan(
-        **{**TINY, "n_layer": 1, "lengths": {"shared": [3]}, "ranks": {"MLP": [2]}}
-    )
+    planned = plan(**{**TINY, "n_layer": 1, "lengths": {"shared": [3]}, "ranks": {"MLP": [2]}})
     few = {"batch_size": 5}
     tuned, ours, theirs = (
         dataclasses.replace(run, config={**run.config, **few})
         for run in (
-            plan.finetuned[0][0],
-            plan.prefixes["shared", 3][0][0],
-            plan.lora["MLP", 2][0][0],
+            planned.where(method=method).runs[0] for method in ("fine-tuning", "prefix", "LoRA")
         )
     )
     b, t, w, d, v = 5, 19, 10, 12, 11
@@ -278,16 +278,19 @@ def test_work_is_that_of_the_matrix_products() -> None:
     assert step_work(longer) > step_work(ours)
 
 
+def works(trials: Trials) -> dict[str, int]:
+    return {name: step_work(sweep[0].run) for name, sweep in ways(trials).items()}
+
+
 def test_figures_say_what_they_show(learned: Learned, tokens: torch.Tensor) -> None:
-    _, runs, measured = learned
-    inside = budget_results.look_inside(measured, runs.get, tokens)
-    work = {one.label: step_work(one.seeds[0][0].run) for one in measured.ways}
+    _, runs, trials = learned
+    seen = results.look_inside(trials, runs.get, tokens)
     drawn = {
-        "published budget of 288": budget_figures.against_parameters(measured, BLIND, 1.43),
-        "learning rate": budget_figures.sweeps(measured),
-        "after 16 steps": budget_figures.over_steps(measured, measured.ways, work, BLIND, 1.43),
-        "Movement of relative attention": budget_figures.movement_by_layer(measured, inside),
-        "92.38 % published": budget_figures.beside_published(measured),
+        "published budget of 288": figures.against_parameters(trials, BLIND, 1.43),
+        "learning rate": figures.sweeps(trials),
+        "after 16 steps": figures.over_steps(trials, works(trials), BLIND, 1.43),
+        "Movement of relative attention": figures.movement_by_layer(seen),
+        "92.38 % published": figures.beside_published(trials),
     }
     for words, (figure, alt) in drawn.items():
         assert words in alt
@@ -295,48 +298,30 @@ def test_figures_say_what_they_show(learned: Learned, tokens: torch.Tensor) -> N
         plt.close(figure)
 
 
-def test_without_checkpoints_the_curves_are_drawn_alone(learned: Learned) -> None:
-    measured = learned[2]
-    work = {one.label: step_work(one.seeds[0][0].run) for one in measured.ways}
-    panels = []
-    for unwatched in (False, True):
-        ways = [
-            dataclasses.replace(
-                one,
-                seeds=[
-                    [
-                        dataclasses.replace(
-                            cell,
-                            metrics={
-                                name: value
-                                for name, value in cell.metrics.items()
-                                if not (unwatched and name == "checkpoints")
-                            },
-                        )
-                        for cell in cells
-                    ]
-                    for cells in one.seeds
-                ],
-            )
-            for one in measured.ways
-        ]
-        figure, alt = budget_figures.over_steps(measured, ways, work, BLIND, 1.43)
-        assert ("accuracy on test sequences against steps" in alt) is not unwatched
-        assert alt.startswith("2 panels" if unwatched else "3 panels")
-        panels.append(len(figure.axes))
-        assert figure.axes[0].get_xlabel() == "training step"
-        figure.canvas.draw()
-        plt.close(figure)
-    assert panels == [3, 2]
+@pytest.mark.parametrize("watched", [True, False])
+def test_without_checkpoints_the_curves_are_drawn_alone(learned: Learned, watched: bool) -> None:
+    def shown(trial: Trial) -> Trial:
+        metrics = {k: v for k, v in trial.metrics.items() if watched or k != "checkpoints"}
+        return dataclasses.replace(trial, metrics=metrics)
+
+    trials = Trials(tuple(map(shown, learned[2])))
+    figure, alt = figures.over_steps(trials, works(trials), BLIND, 1.43)
+    assert ("accuracy on test sequences against steps" in alt) is watched
+    assert alt.startswith("3 panels" if watched else "2 panels")
+    assert len(figure.axes) == (3 if watched else 2)
+    assert figure.axes[0].get_xlabel() == "training step"
+    figure.canvas.draw()
+    plt.close(figure)
 
 
 def test_the_best_of_several_ways_is_chosen_on_the_validation_split() -> None:
-    def chosen(accuracy: float, on_validation: float, loss: float, there: float) -> Way:
-        one = way("prefix", "shared", 12, 240, [(0.1, accuracy, loss)])
-        (cell,) = one.seeds[0]
-        validation = {"accuracy": on_validation, "loss": there}
-        metrics = {**cell.metrics, "validation": validation}
-        return dataclasses.replace(one, seeds=[[dataclasses.replace(cell, metrics=metrics)]])
+    def chosen(what: str, accuracy: float, on_validation: float, loss: float, there: float) -> Any:
+        equal = 12 * PUBLISHED_MODEL["n_layer"] * PUBLISHED_MODEL["n_embd"]
+        (one, _) = way("prefix", what, 12, equal, [(0.1, accuracy, loss)])
+        return with_metrics(one, validation={"accuracy": on_validation, "loss": there})
 
-    ways = [chosen(90.0, 0.1, 0.1, 2.0), chosen(5.0, 0.2, 1.0, 1.5)]
-    assert budget_results._least_of(ways) == [1.0]
+    first, second = chosen("shared", 90.0, 0.1, 0.1, 2.0), chosen("free", 5.0, 0.2, 1.0, 1.5)
+    both = Trials((first, second))
+    assert list(lowest(at_budget(both, "prefix"))) == [1.0]
+    assert at_budget(both, "prefix").best().percent() == [5.0]
+    assert list(shared_prefix(both)) == [first]
