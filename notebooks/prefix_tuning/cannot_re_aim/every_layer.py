@@ -30,19 +30,7 @@ __all__ = ["LayerRecord", "every_layer_errors", "record_layers", "trained_deep_s
 
 @dataclass(frozen=True)
 class LayerRecord:
-    """One attention layer, with its prefix and without it, on the same content.
-
-    Attributes
-    ----------
-    attention : Tensor, shape (B, H, T, p + T)
-        In the running model, prefix first.
-    outputs : Tensor, shape (B, H, T, d)
-        Of every head in the running model.
-    plain_attention : Tensor, shape (B, H, T, T)
-        Of the same content without the prefix.
-    plain_outputs : Tensor, shape (B, H, T, d)
-    prefix_values : Tensor, shape (H, p, d)
-    """
+    """One attention layer, with its prefix and without it, on the same content."""
 
     attention: Tensor
     outputs: Tensor
@@ -52,19 +40,7 @@ class LayerRecord:
 
 
 def record_layers(model: GPT, prefix: Prefix, tokens: Tensor) -> list[LayerRecord]:
-    """Run the model with its prefix, then every attention layer on what it read there, without.
-
-    Parameters
-    ----------
-    model : GPT
-    prefix : Prefix
-    tokens : Tensor of int64, shape (B, T)
-
-    Returns
-    -------
-    list of LayerRecord
-        One for each layer, from the first.
-    """
+    """Run the model with its prefix, then every attention layer on what it read there, without."""
     calls: list[tuple[Any, ...]] = []
     heads: list[Tensor] = []
     hooks = []
@@ -103,14 +79,7 @@ def record_layers(model: GPT, prefix: Prefix, tokens: Tensor) -> list[LayerRecor
 
 
 def every_layer_errors(model: GPT, prefix: Prefix, tokens: Tensor) -> Tensor:
-    r"""Errors of both theorems in every row of every head of every layer.
-
-    Returns
-    -------
-    Tensor, shape (L * B * H * T,)
-        The larger of the error of the row, :math:`A'_i = (1-\alpha_i)A_i`, and of the output,
-        :math:`t'_i = (1-\alpha_i)t_i + \sum_m A'_{im}\bar v_m` (relative to the largest value).
-    """
+    r"""Errors of both theorems in every row of every head of every layer."""
     errors = []
     for record in record_layers(model, prefix, tokens):
         length = record.prefix_values.shape[-2]
@@ -124,15 +93,7 @@ def every_layer_errors(model: GPT, prefix: Prefix, tokens: Tensor) -> Tensor:
 
 
 def trained_deep_sorter(plan: DeepSorterPlan, store: RunStore) -> list[tuple[GPT, Prefix]]:
-    """The deep sorter of the plan with each of its prefixes, in float64.
-
-    Parameters
-    ----------
-    plan : DeepSorterPlan
-        From `plan.plan`.
-    store : RunStore
-        Trains what it does not hold.
-    """
+    """The deep sorter of the plan with each of its prefixes, in float64."""
     model = in_float64(load_model(plan.pretrained.config, store.get(plan.pretrained)))
     result = store.get(plan.prefixes)
     return [

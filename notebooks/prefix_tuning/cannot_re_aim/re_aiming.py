@@ -29,28 +29,7 @@ __all__ = ["rank_one_errors", "rank_one_key_update"]
 def rank_one_key_update(
     content: Tensor, query: Tensor, attention: Tensor, wanted: Tensor
 ) -> tuple[Tensor, Tensor]:
-    r"""The factors :math:`q, u` of the update of :math:`W_K` that makes one row what is wanted.
-
-    Parameters
-    ----------
-    content : Tensor, shape (n, d)
-        Linearly independent rows, so ``n <= d``.
-    query : Tensor, shape (d_k,)
-        Not zero.
-    attention, wanted : Tensor, shape (n,)
-        The row now, and the row wanted; both positive and summing to one.
-
-    Returns
-    -------
-    query : Tensor, shape (d_k,)
-    direction : Tensor, shape (d,)
-        The update is ``outer(query, direction)``.
-
-    Raises
-    ------
-    ValueError
-        If there are more tokens than dimensions, a row is not positive, or the query is zero.
-    """
+    r"""The factors :math:`q, u` of the update of :math:`W_K` that makes one row what is wanted."""
     n_tokens, width = content.shape
     if n_tokens > width:
         raise ValueError(f"{n_tokens} tokens of width {width} cannot be linearly independent")
@@ -71,22 +50,7 @@ def rank_one_errors(
     attend: AttendFunction = library_attend,
     update: Callable[..., tuple[Tensor, Tensor]] = rank_one_key_update,
 ) -> Tensor:
-    """Apply :func:`rank_one_key_update`, attend, and compare with the row wanted.
-
-    Parameters
-    ----------
-    content : Tensor, shape (n, d)
-    query : Tensor, shape (d_k,)
-    key_weight : Tensor, shape (d_k, d)
-    wanted : Tensor, shape (n,)
-    update : callable
-        In the place of :func:`rank_one_key_update`.
-
-    Returns
-    -------
-    Tensor, shape (n,)
-        Absolute error of every entry of the row.
-    """
+    """Apply :func:`rank_one_key_update`, attend, and compare with the row wanted."""
 
     def row(weight: Tensor) -> Tensor:
         keys = content @ weight.mT

@@ -23,22 +23,7 @@ __all__ = ["TrainedSorter", "trained_sorters"]
 
 @dataclass(frozen=True)
 class TrainedSorter:
-    """What one seed left behind, in float64 and without gradients.
-
-    Attributes
-    ----------
-    pretrained : GPT
-        Sorts upwards.
-    fine_tuned : GPT
-        The same with all weights trained further, to sort downwards: the best on the validation
-        split.
-    normalised : tuple of Prefix
-        The sweep with one vector for key and value that passes through the LayerNorm.
-    free : tuple of Prefix
-        The sweep with independent keys and values and no LayerNorm.
-    best : Prefix
-        The normalised prefix with the lowest validation loss on sorting downwards.
-    """
+    """What one seed left behind, in float64 and without gradients."""
 
     pretrained: GPT
     fine_tuned: GPT
@@ -48,14 +33,7 @@ class TrainedSorter:
 
 
 def trained_sorters(plan: NewTaskPlan, store: RunStore) -> list[TrainedSorter]:
-    """The models and prefixes of every seed of the plan, trained now if they are not stored.
-
-    Parameters
-    ----------
-    plan : NewTaskPlan
-        From :func:`notebooks.prefix_tuning.new_task.plan.first_sweep`.
-    store : RunStore
-    """
+    """The models and prefixes of every seed of the plan, trained now if they are not stored."""
     sorters = []
     for index, (base, rates) in enumerate(zip(plan.pretrained, plan.finetuned, strict=True)):
         tuned = min(rates, key=lambda run: best_first(store.get(run).metrics))
