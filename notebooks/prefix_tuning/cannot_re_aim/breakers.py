@@ -32,7 +32,11 @@ LOGIT_SCALE = 0.5
 
 
 def movement(case: AttentionCase, attend: AttendFunction = attend) -> Tensor:
-    """Total variation between relative attention with and without the prefix."""
+    """Total variation between relative attention with and without the prefix, shape (rows,).
+
+    Rows without a relative attention are left out: those whose content keeps nothing, and those of
+    signed kernels whose weights nearly cancel.
+    """
     content = case.queries, case.keys, case.values
     _, plain = attend(*content, causal=case.causal)
     _, prefixed = attend(*content, case.prefix_keys, case.prefix_values, causal=case.causal)

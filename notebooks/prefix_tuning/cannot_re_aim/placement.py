@@ -32,7 +32,9 @@ def insertion_errors(
 
     The vectors become ordinary tokens of the layer. Rows of content that see them must be
     :math:`(1-\alpha_i) A_i` with outputs :math:`(1-\alpha_i)t_i + \sum_m A'_{im}\bar v_m`; rows
-    before them must, under a causal mask, be untouched.
+    before them must, under a causal mask, be untouched. Place 0 is a prefix, n a suffix; no content
+    row depends on the vectors' queries, shape (H, p, d_k). Errors of outputs are relative to the
+    largest value.
     """
     n_tokens, length = case.keys.shape[-2], case.prefix_length
     if not 0 <= place <= n_tokens:
@@ -70,7 +72,8 @@ def suffix_that_reads(wanted: Tensor, keys: Tensor, query_weight: Tensor) -> Ten
 
     with the rows of :math:`K` the content's keys. :math:`B` is then the relative attention of the
     vector's row over the content, however much the vector leaves to itself. The constant
-    :math:`c`, the mean of :math:`\log B`, cancels in the row and keeps the vector short.
+    :math:`c`, the mean of :math:`\log B`, cancels in the row and keeps the vector short. `wanted`
+    is :math:`B`, (n,); `keys` (n, d_k) are independent; `query_weight`, (d_k, d), has rank d_k.
     """
     (n_tokens, head_width), width = keys.shape, query_weight.shape[-1]
     if not (wanted > 0).all() or abs(float(wanted.sum()) - 1) > 1e-9:
@@ -92,7 +95,11 @@ def aiming_errors(
     wanted: Tensor,
     attend: AttendFunction = library_attend,
 ) -> Tensor:
-    """Put the suffix of :func:`suffix_that_reads` behind the content and look at its row."""
+    """Put the suffix of :func:`suffix_that_reads` behind the content and look at its row.
+
+    `weights` are ``W_Q``, ``W_K``, ``W_V`` of a causal head, (d_k, d). Returns the relative error
+    of the suffix's relative attention, and the change of the content's own outputs.
+    """
     query, key, value = weights
     suffix = suffix_that_reads(wanted, content @ key.mT, query)
     tokens = torch.cat((content, suffix[None]))

@@ -37,7 +37,7 @@ Scheme = Callable[[Tensor, Tensor, Tensor, Tensor], tuple[Tensor, Tensor]]
 
 
 def rotate(vectors: Tensor, positions: Tensor, base: float = 10_000.0) -> Tensor:
-    r"""Rotary positions: coordinate pairs turned by :math:`\pi\, b^{-2l/d}`, pair ``l``."""
+    r"""Rotary positions: coordinates ``l`` and ``l + d/2`` turned by :math:`\pi\, b^{-2l/d}`."""
     width = vectors.shape[-1]
     if width % 2:
         raise ValueError(f"rotary positions turn pairs of coordinates; width {width} is odd")
@@ -57,7 +57,8 @@ def biased(queries: Tensor, keys: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]
     """Queries and keys whose scaled products carry `bias` besides.
 
     Key ``j`` gets the ``j``-th unit vector as further coordinates and query ``i`` the biases of its
-    row, scaled so that attention with one over the root of the new width is right.
+    row, scaled so that attention with one over the root of the new width is right. Of queries
+    (H, m, d) and keys (H, n, d) the shapes become (H, m, d + n) and (H, n, d + n).
     """
     width, n_keys = keys.shape[-1], keys.shape[-2]
     units = torch.eye(n_keys, dtype=keys.dtype).expand(*keys.shape[:-1], n_keys)

@@ -29,7 +29,11 @@ __all__ = ["rank_one_errors", "rank_one_key_update"]
 def rank_one_key_update(
     content: Tensor, query: Tensor, attention: Tensor, wanted: Tensor
 ) -> tuple[Tensor, Tensor]:
-    r"""The factors :math:`q, u` of the update of :math:`W_K` that makes one row what is wanted."""
+    r"""The factors :math:`q, u` of the update of :math:`W_K` that makes one row what is wanted.
+
+    `content` (n, d) has linearly independent rows; `query`, (d_k,), is not zero; `attention` and
+    `wanted`, (n,), are positive and sum to one. The update is ``outer(query, direction)``.
+    """
     n_tokens, width = content.shape
     if n_tokens > width:
         raise ValueError(f"{n_tokens} tokens of width {width} cannot be linearly independent")
