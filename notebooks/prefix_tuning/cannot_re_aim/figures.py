@@ -76,9 +76,9 @@ def segments(
         axes.plot(*stops.T, ".", color=MUTED, markersize=4, zorder=2)
         axes.plot(*here, "o", color=PALETTE["blue"], markersize=9, zorder=3)
         axes.plot(*there, "o", color=PALETTE["vermilion"], markersize=6, zorder=4)
-        axes.annotate(str(digit), here, (0, 8), textcoords="offset points", ha="center")
+        axes.annotate(str(digit), tuple(here), (0, 8), textcoords="offset points", ha="center")
     axes.plot(*end, "*", color=PALETTE["vermilion"], markersize=18, zorder=4)
-    axes.annotate(r"$W_V s$", end, (14, -4), textcoords="offset points")
+    axes.annotate(r"$W_V s$", tuple(end), (14, -4), textcoords="offset points")
     axes.margins(0.08)
     axes.set_xlabel("first principal direction")
     axes.set_ylabel("second principal direction")
@@ -110,7 +110,7 @@ def hull(start: Tensor, moved: Tensor, aims: Tensor, corners: Tensor, taken: Ten
         (moved[one], "$t'_i$", (0, -16)),
         (aims[one], r"$\mu_i$", (3, -16)),
     ):
-        axes.annotate(name, point, offset, textcoords="offset points", ha="center")
+        axes.annotate(name, tuple(point), offset, textcoords="offset points", ha="center")
     centre = corners.mean(0)
     for number, corner in enumerate(corners, start=1):
         outwards = (corner - centre) / (corner - centre).norm() * 14
@@ -230,14 +230,14 @@ def before_and_after(before: Tensor, with_prefix: Tensor, fine_tuned: Tensor) ->
 def movements(moved: Mapping[str, Tensor], floor: float = 1e-18) -> Drawn:
     """Median and range of how far relative attention moves, by what is changed."""
     figure, axes = plt.subplots(figsize=(plotting.WIDTH, 5.2))
-    for place, measured in enumerate(reversed(moved.values())):
+    for place, measured in enumerate(list(moved.values())[::-1]):
         rows = measured.clamp_min(floor)
         colour = PALETTE["vermilion" if rows.median() > 1e-9 else "blue"]
         axes.plot([rows.min(), rows.max()], [place, place], color=colour, linewidth=2, alpha=0.5)
         axes.plot(rows.median(), place, "o", color=colour, markersize=8)
     axes.axvline(1e-10, color=MUTED, linestyle="--", linewidth=1)
     axes.set_xscale("log")
-    axes.set_yticks(range(len(moved)), list(reversed(moved)))
+    axes.set_yticks(range(len(moved)), list(moved)[::-1])
     axes.set_xticks([1e-18, 1e-14, 1e-10, 1e-6, 1e-2])
     axes.set_xlabel("relative attention moved (share of a row)")
     return figure, "Median movement of relative attention. " + " ".join(
