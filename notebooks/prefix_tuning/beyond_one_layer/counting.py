@@ -40,14 +40,9 @@ def free_entries(layers: TwoLayers) -> int:
 def rank_of_rows(
     layers: TwoLayers, attend: AttendFunction = library_attend, relative: float = 1e-9
 ) -> int:
-    """Rank of the Jacobian of all rows of the second layer with respect to the prefix.
+    """Rank of the Jacobian of all rows of the second layer with respect to the prefix, unmasked.
 
-    Parameters
-    ----------
-    layers : TwoLayers
-        Without a mask.
-    relative : float
-        Singular values above this part of the largest count.
+    Singular values above `relative` times the largest count.
     """
 
     def rows(prefix_keys: Tensor, prefix_values: Tensor) -> Tensor:

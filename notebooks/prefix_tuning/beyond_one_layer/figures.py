@@ -3,59 +3,51 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import matplotlib.pyplot as plt
 import numpy as np
 import torch
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from torch import Tensor
 
 from notebooks.prefix_tuning.beyond_one_layer import results
 from notebooks.prefix_tuning.beyond_one_layer.counting import free_numbers
 from notebooks.prefix_tuning.beyond_one_layer.many_rows import Reached
-from notebooks.prefix_tuning.beyond_one_layer.plan import WAYS
-from notebooks.prefix_tuning.beyond_one_layer.results import Adapted, Measured
-from promptlib import claims, plotting
-from promptlib.checks import check_public
-from promptlib.plotting import GRID, INK, MUTED, PALETTE, PAPER
+from notebooks.prefix_tuning.beyond_one_layer.plan import METHODS
+from promptlib import plotting
+from promptlib.plotting import INK, MUTED, PALETTE, PAPER
 from promptlib.prefix_tuning import movement
 from promptlib.prefix_tuning.drawing import inputs_by_size
+from promptlib.prefix_tuning.movement import Effect
+from promptlib.prefix_tuning.trials import Get, Trial, Trials
 
 Drawn = tuple[Figure, str]
 
 LAYER_COLOURS = ("blue", "vermilion", "green", "purple")
-WAY_COLOURS = dict(zip(WAYS, ("vermilion", "blue", "green", "purple"), strict=True))
-WAY_MARKERS = dict(zip(WAYS, ("o", "D", "^", "v"), strict=True))
+METHOD_COLOURS = dict(zip(METHODS, ("vermilion", "blue", "green", "purple"), strict=True))
+METHOD_MARKERS = dict(zip(METHODS, ("o", "D", "^", "v"), strict=True))
 BRIGHTEST = 0.4
 """Attention from which on the maps show no difference."""
 
 
-def attention_by_layer(one: Adapted, tokens: Tensor) -> Drawn:
+def attention_by_layer(one: Trial, get: Get, tokens: Tensor) -> Drawn:
     """Relative attention of the writing rows to inputs by size: layers down, prefix across.
 
     Of each layer the head that moved most is drawn, as a mean over sequences.
-
-    Parameters
-    ----------
-    one : Adapted
-        With a prefix.
-    tokens : Tensor, shape (B, 19)
     """
-    if one.prefix is None:
-        raise ValueError("the figure compares a model with and without its prefix; there is none")
+    model, trained = results.prefixed(one, get)
     inputs = tokens[:, : movement.WRITING]
-    layers = len(one.moved)
+    moved = one.metrics["moved"]
+    layers = len(moved)
     figure, axes = plt.subplots(
         layers, 2, figsize=(plotting.WIDTH, 1.0 + 2.2 * layers), sharex=True, sharey=True
     )
     axes = np.asarray(axes).reshape(layers, 2)
     told = []
-    for column, prefix in enumerate((None, one.prefix)):
-        rows, _ = movement.relative_rows(one.before, tokens, prefix)
+    for column, prefix in enumerate((None, trained)):
+        rows, _ = movement.relative_rows(model, tokens, prefix)
         for layer in range(layers):
-            head = int(one.moved[layer].argmax())
+            head = int(moved[layer].argmax())
             seen = inputs_by_size(rows[layer, :, head, -movement.WRITING :], inputs).mean(0)
             mesh = axes[layer, column].pcolormesh(
                 seen[:, : movement.WRITING].numpy(),
@@ -64,14 +56,13 @@ def attention_by_layer(one: Adapted, tokens: Tensor) -> Drawn:
                 vmax=BRIGHTEST,
             )
     for layer in range(layers):
-        head = int(one.moved[layer].argmax())
-        moved = float(one.moved[layer, head])
-        told.append(f"layer {layer + 1}: {100 * moved:.0f} %")
+        most = 100 * float(moved[layer].max())
+        told.append(f"layer {layer + 1}: {most:.0f} %")
         axes[layer, 0].set_ylabel(f"layer {layer + 1}\noutput")
         axes[layer, 1].text(
             1.03,
             0.5,
-            f"moved\n{100 * moved:.0f} %",
+            f"moved\n{most:.0f} %",
             transform=axes[layer, 1].transAxes,
             va="center",
         )
@@ -103,14 +94,8 @@ def attention_by_layer(one: Adapted, tokens: Tensor) -> Drawn:
 def fans(differences: Tensor, opinions: Sequence[float], follows: Sequence[int]) -> Drawn:
     """Preferences of several queries, as the prefix takes more of them.
 
-    Parameters
-    ----------
-    differences : Tensor, shape (queries,)
-        How much more each query likes the first of two keys, without a prefix.
-    opinions : sequence of float
-        Of the prefix vectors.
-    follows : sequence of int
-        Which vector each query follows in the right panel; in the left all follow the first.
+    `opinions` are those of the prefix vectors; in the right panel query ``i`` follows the vector
+    ``follows[i]``, in the left all follow the first.
     """
     figure, panels = plt.subplots(1, 2, sharey=True, figsize=(plotting.WIDTH, 3.9))
     share = torch.linspace(0, 1, 50, dtype=torch.float64)
@@ -192,68 +177,63 @@ def rows_reached(reached: Reached, n_tokens: int = 8, width: int = 8) -> Drawn:
     return figure, alt
 
 
-def movement_by_layer(measured: Measured) -> Drawn:
-    """Movement of relative attention by way, layer and depth: a dot for each seed."""
-
-    def ways_at(depth: int) -> list[str]:
-        return [way for way in WAYS if depth in measured.adapted[way]]
-
-    depths = sorted({depth for by_depth in measured.adapted.values() for depth in by_depth})
+def movement_by_layer(best: Trials) -> Drawn:
+    """Movement of relative attention by method, layer and depth: a dot for each seed."""
+    depths = sorted(best.by("depth"))
+    methods = {depth: list(best.where(depth=depth).by("method")) for depth in depths}
     figure, panels = plt.subplots(
         len(depths),
         1,
         sharex=True,
-        figsize=(plotting.WIDTH, 0.9 + sum(0.35 + 0.42 * len(ways_at(depth)) for depth in depths)),
-        height_ratios=[0.3 + 0.42 * len(ways_at(depth)) for depth in depths],
+        figsize=(plotting.WIDTH, 0.9 + sum(0.35 + 0.42 * len(methods[d]) for d in depths)),
+        height_ratios=[0.3 + 0.42 * len(methods[depth]) for depth in depths],
         squeeze=False,
     )
+    colours = [PALETTE[name] for name in LAYER_COLOURS]
     told = []
     for axes, depth in zip(panels[:, 0], depths, strict=True):
-        ways = ways_at(depth)
-        for place, way in enumerate(reversed(ways)):
+        shown = methods[depth][::-1]
+        for place, method in enumerate(shown):
+            seeds = best.where(method=method, depth=depth)
             for layer in range(depth):
-                rows = [
-                    100 * float(one.moved[layer].mean()) for one in measured.adapted[way][depth]
-                ]
+                moved = [100 * float(one.metrics["moved"][layer].mean()) for one in seeds]
                 height = place + 0.16 * ((depth - 1) / 2 - layer)
-                _dots(axes, rows, height, PALETTE[LAYER_COLOURS[layer % len(LAYER_COLOURS)]])
-                told.append(f"{way}, depth {depth}, layer {layer + 1}: {np.mean(rows):.0f} %.")
-        axes.set_yticks(range(len(ways)), list(reversed(ways)))
-        axes.set_ylim(-0.6, len(ways) - 0.4)
+                colour = colours[layer % len(colours)]
+                plotting.seeds_and_interval(axes, moved, height, colour, (0, 100))
+                told.append(f"{method}, depth {depth}, layer {layer + 1}: {np.mean(moved):.0f} %.")
+        axes.set_yticks(range(len(shown)), shown)
+        axes.set_ylim(-0.6, len(shown) - 0.4)
         axes.set_title(f"{depth} layer{'s' if depth > 1 else ''}", loc="left")
         axes.grid(axis="y", visible=False)
     last = panels[-1, 0]
     for layer in range(depths[-1]):
-        last.plot(
-            [], [], "o", color=PALETTE[LAYER_COLOURS[layer % len(LAYER_COLOURS)]],
-            label=f"layer {layer + 1}",
-        )  # fmt: skip
+        colour = colours[layer % len(colours)]
+        last.plot([], [], "o", color=colour, label=f"layer {layer + 1}")
     figure.legend(*last.get_legend_handles_labels(), loc="outside upper right", ncols=depths[-1])
     last.set_xlabel("relative attention moved (% of a row)")
     last.set_xlim(left=-2)
     return figure, "Dot plot of moved relative attention by way, depth and layer. " + " ".join(told)
 
 
-def moving_and_learning(measured: Measured, depth: int) -> Drawn:
-    """Movement above the first layer against accuracy at the new task."""
+def moving_and_learning(best: Trials) -> Drawn:
+    """Movement above the first layer against accuracy at the new task, of trials of one depth."""
     figure, axes = plt.subplots(figsize=(plotting.WIDTH, 4.2))
     told = []
-    for way in WAYS:
-        seeds = measured.adapted[way][depth]
+    for method, seeds in best.by("method").items():
         x = [results.deeper_movement(one) for one in seeds]
-        y = results.accuracies(seeds)
+        y = seeds.percent(results.NEW)
         # Hollow and of different shapes: some lie on one another.
         axes.plot(
             x,
             y,
-            WAY_MARKERS[way],
-            color=PALETTE[WAY_COLOURS[way]],
+            METHOD_MARKERS[method],
+            color=PALETTE[METHOD_COLOURS[method]],
             markersize=9,
             markerfacecolor="none",
             markeredgewidth=2,
-            label=way,
+            label=method,
         )
-        told.append(f"{way}: moved {np.mean(x):.0f} %, right {np.mean(y):.1f} %.")
+        told.append(f"{method}: moved {np.mean(x):.0f} %, right {np.mean(y):.1f} %.")
     figure.legend(loc="outside right upper", labelcolor="linecolor", handletextpad=0.1)
     axes.set_xlim(0, 100)
     axes.set_ylim(-5, 105)
@@ -263,15 +243,13 @@ def moving_and_learning(measured: Measured, depth: int) -> Drawn:
     return figure, "Scatter plot of movement and accuracy, a dot for each seed. " + " ".join(told)
 
 
-def paths(shares: Mapping[str, Sequence[Mapping[Any, float]]]) -> Drawn:
-    """Movement by the whole prefix, its bias alone and its fading alone.
-
-    Parameters
-    ----------
-    shares : mapping
-        Title to one `results.path_shares` for each seed.
-    """
-    names = {"both": "bias and fading", "bias": "bias alone", "fade": "fading alone"}
+def paths(shares: Mapping[str, Sequence[Mapping[Effect, float]]]) -> Drawn:
+    """Movement by the whole prefix, its bias alone and its fading alone, by title and seed."""
+    names: dict[Effect, str] = {
+        "both": "bias and fading",
+        "bias": "bias alone",
+        "fade": "fading alone",
+    }
     figure, panels = plt.subplots(
         1, len(shares), sharex=True, sharey=True, figsize=(plotting.WIDTH, 2.9), squeeze=False
     )
@@ -280,7 +258,7 @@ def paths(shares: Mapping[str, Sequence[Mapping[Any, float]]]) -> Drawn:
         for place, effect in enumerate(reversed(names)):
             values = [one[effect] for one in seeds]
             colour = PALETTE["vermilion" if effect == "both" else "blue"]
-            _dots(axes, values, place, colour)
+            plotting.seeds_and_interval(axes, values, place, colour, (0, 100))
             told.append(f"{title}, {names[effect]}: {np.mean(values):.0f} %.")
         axes.set_yticks(range(len(names)), list(reversed(names.values())))
         axes.set_ylim(-0.6, len(names) - 0.4)
@@ -289,17 +267,3 @@ def paths(shares: Mapping[str, Sequence[Mapping[Any, float]]]) -> Drawn:
         axes.grid(axis="y", visible=False)
     figure.supxlabel("relative attention moved above layer 1 (% of a row)", fontsize=12)
     return figure, "Dot plots of how much attention moves by which path. " + " ".join(told)
-
-
-def _dots(axes: Axes, values: Sequence[float], height: float, colour: str) -> None:
-    """One dot for each seed, and the 95 % t-interval of their mean as a line."""
-    half = claims.t_half_width(values)
-    mean = float(np.mean(values))
-    if half is not None:
-        low, high = max(0.0, mean - half), min(100.0, mean + half)
-        axes.plot([low, high], [height, height], color=colour, alpha=0.35, linewidth=4)
-    axes.plot([0, max(values)], [height, height], color=GRID, linewidth=0.8, zorder=0)
-    axes.plot(values, [height] * len(values), "o", color=colour, markersize=6)
-
-
-check_public(__name__)

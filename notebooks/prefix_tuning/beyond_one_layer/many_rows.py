@@ -24,22 +24,12 @@ __all__ = ["Reached", "re_aim_rows"]
 
 @dataclass(frozen=True)
 class Reached:
-    """Result of the search.
-
-    Attributes
-    ----------
-    lengths, rows : tuple of int
-        Prefix lengths and numbers of rows asked for.
-    distance : Tensor, shape (lengths, rows, instances)
-        Mean total variation between the rows wanted and the rows reached.
-    untouched : Tensor, shape (rows, instances)
-        The same without a prefix.
-    """
+    """Result of the search."""
 
     lengths: tuple[int, ...]
-    rows: tuple[int, ...]
-    distance: Tensor
-    untouched: Tensor
+    rows: tuple[int, ...]  # how many were asked for
+    distance: Tensor  # (lengths, rows, instances): total variation from the rows wanted
+    untouched: Tensor  # (rows, instances): the same without a prefix
 
 
 def re_aim_rows(
@@ -53,25 +43,7 @@ def re_aim_rows(
     steps: int = 800,
     learning_rate: float = 0.1,
 ) -> Reached:
-    """Search prefixes that give the first rows of the second layer random patterns.
-
-    Parameters
-    ----------
-    lengths : sequence of int
-        Numbers of prefix vectors, each at least 1.
-    rows : sequence of int
-        How many rows are wanted, each from 1 to `n_tokens`.
-    instances : int
-        Random contents, second layers and wanted patterns for each pair.
-    generator : torch.Generator
-    steps, learning_rate : int and float
-        Of Adam; the rate falls to zero along a cosine.
-
-    Raises
-    ------
-    ValueError
-        If a number is out of its range.
-    """
+    """Search prefixes that give the first rows of the second layer random patterns, with Adam."""
     for name, numbers, most in (("lengths", lengths, None), ("rows", rows, n_tokens)):
         if not numbers or min(numbers) < 1 or (most is not None and max(numbers) > most):
             raise ValueError(f"{name} must be from 1 to {most or 'any number'}, got {numbers}")

@@ -51,29 +51,9 @@ def shares_for_row(
 ) -> tuple[Tensor, Tensor]:
     """Shares and stream value of one prefix vector that make one attention row what is wanted.
 
-    Parameters
-    ----------
-    form : Tensor, shape (D + 1, D + 1)
-        Of the second layer.
-    plain, read : Tensor, shape (n, D)
-        The stream without the prefix, and the part of it that the first layer's head read.
-    row : int
-        The query.
-    wanted : Tensor, shape (m,)
-        Positive, summing to one, over the first ``m`` positions, `row` among them.
-
-    Returns
-    -------
-    shares : Tensor, shape (m,)
-        In (0, 1).
-    target : Tensor, shape (D,)
-        What the value of the prefix has to be in the stream.
-
-    Raises
-    ------
-    ValueError
-        If the row wanted is not positive or does not contain the query, or the form is
-        antisymmetric.
+    `form` is that of the second layer; `plain` the stream without the prefix and `read` the part of
+    it that the first layer's head read, both (n, D). `wanted`, shape (m,), is positive and sums to
+    one over the first ``m`` positions, `row` among them. Returns shares (m,) in (0, 1), and (D,).
     """
     count = len(wanted)
     if not bool((wanted > 0).all()):
@@ -109,21 +89,7 @@ Aim = Callable[[Tensor, Tensor, Tensor, int, Tensor], tuple[Tensor, Tensor]]
 def aim_row(layers: TwoLayers, row: int, wanted: Tensor, aim: Aim = shares_for_row) -> TwoLayers:
     """The same layers with one prefix vector that makes row `row` of the second layer `wanted`.
 
-    Parameters
-    ----------
-    layers : TwoLayers
-        One head, with an invertible output matrix and linearly independent queries at the
-        positions of the row.
-    row : int
-    wanted : Tensor, shape (m,)
-        Over the positions that the query sees.
-    aim : callable
-        In the place of :func:`shares_for_row`.
-
-    Raises
-    ------
-    ValueError
-        If there is more than one head, or the queries are not independent.
+    One head, an invertible output matrix, linearly independent queries at the row's positions.
     """
     if len(layers.query) != 1:
         raise ValueError(f"the construction is for one head, got {len(layers.query)}")
@@ -145,13 +111,7 @@ def row_errors(
     attend: AttendFunction = library_attend,
     aim: Aim = shares_for_row,
 ) -> Tensor:
-    """Aim, run both layers, and compare the row of the second with what was wanted.
-
-    Returns
-    -------
-    Tensor, shape (m,)
-        Absolute errors of the weights.
-    """
+    """Aim, run both layers, and compare the row of the second with what was wanted, (m,)."""
     aimed = aim_row(layers, row, wanted, aim)
     stream, _ = first_layer(aimed, attend)
     logits = second_logits(aimed, stream)

@@ -13,12 +13,12 @@ This module holds plain data and imports no torch, so that the workflow can read
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 
 from promptlib.checks import check_public
 from promptlib.prefix_tuning import planning as experiment_runs
 from promptlib.prefix_tuning.planning import check_counts, check_positive
+from promptlib.prefix_tuning.trials import Plan, labelled
 from promptlib.runs import Run
 
 SORTS = ("sort_ascending", "sort_descending")
@@ -38,36 +38,9 @@ INIT_STD = 1.0
 LORA_INIT_STD = 0.02
 """Of the factor of a LoRA that does not start at zero: that of the weights."""
 
-WAYS = ("prefix", "LoRA on attention", "fine-tuning", "prefix, elicits")
+METHODS = ("prefix", "LoRA on attention", "fine-tuning", "prefix, elicits")
 """Three ways to learn the new task, and the prefix that asks for a known one."""
-ELICITS = WAYS[-1]
-
-
-@dataclass(frozen=True)
-class DepthPlan:
-    """The runs of the chapter; iterating yields all of them.
-
-    Attributes
-    ----------
-    ascending, either : mapping of tuple of Run
-        Base models by depth, one for each seed; the first at the largest depth only.
-    ways : mapping of mapping of tuple of tuple of Run
-        By way (`WAYS`) and depth, for each seed: the runs of its sweep. Only `ELICITS` has smaller
-        depths than the largest.
-    """
-
-    ascending: Mapping[int, tuple[Run, ...]]
-    either: Mapping[int, tuple[Run, ...]]
-    ways: Mapping[str, Mapping[int, tuple[tuple[Run, ...], ...]]]
-
-    def __iter__(self) -> Iterator[Run]:
-        for base in (self.ascending, self.either):
-            for runs in base.values():
-                yield from runs
-        for by_depth in self.ways.values():
-            for seeds in by_depth.values():
-                for runs in seeds:
-                    yield from runs
+PREFIX, LORA, FINE_TUNING, ELICITS = METHODS
 
 
 def base_runs(
@@ -139,38 +112,12 @@ def plan(
     lora_rank: int,
     prefix_length: int,
     test_sequences: int,
-) -> DepthPlan:
-    """Plan the runs of the chapter.
+) -> Plan:
+    """Plan the runs: base models by ``knows`` and ``depth``, the rest by ``method`` and ``depth``.
 
-    Parameters
-    ----------
-    seeds : int
-        Independent repetitions, from pretraining on; at least 1.
-    first_seed : int
-        Number of the first of them, at least 0.
-    depths : sequence of int
-        Layers of the models, each at least 1. All ways at the largest; at the others only the
-        prefix that elicits.
-    width, n_head : int
-        Of every model; `n_head` divides `width`.
-    pretrain_steps, adapt_steps : int
-        Of the sorter (the one that sorts either way has twice as many), and of every way to adapt
-        it; at least 10.
-    pretrain_rate : float
-        Highest learning rate of pretraining, > 0.
-    weight_rates, lora_rates, prefix_rates : sequences of float
-        The sweeps of fine-tuning, LoRA and prefixes, > 0; of one length.
-    lora_rank, prefix_length : int
-        At least 1. In a layer, LoRA on the four matrices of the attention has
-        ``8 rank width`` parameters and a free prefix ``2 length width``: equal for
-        ``length = 4 rank``.
-    test_sequences : int
-        That each accuracy is measured on, at least 1.
-
-    Raises
-    ------
-    ValueError
-        If a number is out of its range.
+    All methods at the largest depth; at the others only the prefix that elicits. In a layer, LoRA
+    on the four matrices of the attention has ``8 rank width`` parameters and a free prefix
+    ``2 length width``: equal for ``length = 4 rank``.
     """
     check_counts(
         seeds=(seeds, 1),
@@ -200,11 +147,12 @@ def plan(
             f"{sizes[0]}, {sizes[1]} and {sizes[2]} learning rates"
         )
 
-    def fine_tune(base: Run) -> tuple[Run, ...]:
-        return fine_tune_runs(base, adapt_steps, weight_rates)
+    def prefixes(base: Run) -> Run:
+        sweep = experiment_runs.cells(prefix_rates, [INIT_STD])
+        return prefix_run(base, adapt_steps, prefix_length, sweep)
 
-    def lora(base: Run) -> tuple[Run, ...]:
-        run = experiment_runs.tune_lora(
+    def lora(base: Run) -> Run:
+        return experiment_runs.tune_lora(
             base,
             TASK,
             steps=adapt_steps,
@@ -213,13 +161,8 @@ def plan(
             sweep=experiment_runs.cells(lora_rates, [LORA_INIT_STD]),
             batch_size=BATCH_SIZE,
         )
-        return (run,)
 
-    def prefixes(base: Run) -> tuple[Run, ...]:
-        sweep = experiment_runs.cells(prefix_rates, [INIT_STD])
-        return (prefix_run(base, adapt_steps, prefix_length, sweep),)
-
-    bases = {
+    pairs = {
         depth: [
             base_runs(seed, depth, width, n_head, pretrain_steps, pretrain_rate, test_sequences)
             for seed in range(first_seed, first_seed + seeds)
@@ -227,22 +170,19 @@ def plan(
         for depth in depths
     }
     deepest = max(depths)
-    ascending = {deepest: tuple(one for one, _ in bases[deepest])}
-    either = {depth: tuple(both for _, both in pairs) for depth, pairs in bases.items()}
-    makers = {
-        "prefix": (ascending, prefixes),
-        "LoRA on attention": (ascending, lora),
-        "fine-tuning": (ascending, fine_tune),
-        ELICITS: (either, prefixes),
-    }
-    return DepthPlan(
-        ascending=ascending,
-        either=either,
-        ways={
-            way: {depth: tuple(map(make, runs)) for depth, runs in from_bases.items()}
-            for way, (from_bases, make) in makers.items()
-        },
-    )
+    upwards = [one for one, _ in pairs[deepest]]
+    either = {depth: [both for _, both in of_depth] for depth, of_depth in pairs.items()}
+    tuned = [run for base in upwards for run in fine_tune_runs(base, adapt_steps, weight_rates)]
+
+    runs = labelled(upwards, knows="upwards", depth=deepest)
+    for depth, bases in either.items():
+        runs += labelled(bases, knows="either way", depth=depth)
+    runs += labelled(map(prefixes, upwards), method=PREFIX, depth=deepest)
+    runs += labelled(map(lora, upwards), method=LORA, depth=deepest)
+    runs += labelled(tuned, method=FINE_TUNING, depth=deepest)
+    for depth, bases in either.items():
+        runs += labelled(map(prefixes, bases), method=ELICITS, depth=depth)
+    return runs
 
 
 check_public(__name__)

@@ -41,13 +41,7 @@ __all__ = ["fainter", "furthest", "interval_limit", "movement", "stream_limit"]
 
 
 def interval_limit(spread: Tensor) -> Tensor:
-    """Most that a softmax row can move when its logits move by numbers in an interval of length s.
-
-    Parameters
-    ----------
-    spread : Tensor
-        Non-negative.
-    """
+    """Most that a softmax row can move when its logits move within an interval of length s."""
     return torch.tanh(spread / 4)
 
 

@@ -170,11 +170,6 @@ def swap_by_layer_norm(layers: TwoLayers) -> Found:
     :math:`w^\top (t_j - t_l) > 0`, and :math:`\nu` in the plane of :math:`w` and
     :math:`t_j - t_l`, orthogonal to :math:`w`: then what is left is a multiple of :math:`w`. The
     queries give the prefix next to nothing.
-
-    Raises
-    ------
-    ValueError
-        If no value that was tried swaps.
     """
     plain = take_apart(layers).plain
     form = layers.form[:-1, :-1]

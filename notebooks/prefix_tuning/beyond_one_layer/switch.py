@@ -54,13 +54,7 @@ MOST_TOKENS = 12
 
 
 def all_contents(digits: int, length: int) -> Tensor:
-    """Every content of that length, shape (digits ** length, length).
-
-    Raises
-    ------
-    ValueError
-        If there would be none, or the input would be longer than the prefix is made for.
-    """
+    """Every content of that length, shape (digits ** length, length)."""
     if digits < 1 or not 1 <= length <= MOST_TOKENS - 2:
         raise ValueError(
             f"expected digits >= 1 and length from 1 to {MOST_TOKENS - 2}, got {digits}, {length}"
@@ -77,19 +71,8 @@ def second_attention(
 ) -> Tensor:
     """Attention of the asking tokens over the content, in the second layer.
 
-    Parameters
-    ----------
-    contents : Tensor of int64, shape (B, n)
-    kind : str
-        ``"reverse"`` has one asking token, ``"exchange"`` two.
-    prefixed : bool
-        Whether the first layer has the prefix vector.
-    beta : float
-        Inverse temperature, > 0.
-
-    Returns
-    -------
-    Tensor, shape (B, 1 or 2, n)
+    Of contents (B, n) it has the shape (B, 1, n) for ``"reverse"`` and (B, 2, n) for
+    ``"exchange"``; `beta` is the inverse temperature.
     """
     if not beta > 0:
         raise ValueError(f"the inverse temperature must be > 0, got {beta}")

@@ -49,32 +49,18 @@ __all__ = [
 
 @dataclass(frozen=True)
 class TwoLayers:
-    """Content, a first layer with a prefix, and one head of a second layer.
+    """Content, a first layer with a prefix, and one head of a second layer."""
 
-    Attributes
-    ----------
-    content : Tensor, shape (n, D)
-        What the first layer reads; with `residual` it is also added to what it writes.
-    query, key, value : Tensor, shape (H, d, D)
-        Projections of the first layer.
-    project : Tensor, shape (H, D, d)
-        Its output matrices.
-    prefix_keys, prefix_values : Tensor, shape (H, p, d)
-    second_query, second_key : Tensor, shape (d, D + 1)
-        Projections of the second layer; the last column is their bias.
-    residual, causal : bool
-    """
-
-    content: Tensor
-    query: Tensor
+    content: Tensor  # (n, D): what the first layer reads
+    query: Tensor  # (H, d, D), as key and value
     key: Tensor
     value: Tensor
-    project: Tensor
-    prefix_keys: Tensor
-    prefix_values: Tensor
-    second_query: Tensor
-    second_key: Tensor
-    residual: bool
+    project: Tensor  # (H, D, d): output matrices
+    prefix_keys: Tensor  # (H, p, d)
+    prefix_values: Tensor  # (H, p, d)
+    second_query: Tensor  # (d, D + 1): the last column is the bias
+    second_key: Tensor  # (d, D + 1)
+    residual: bool  # whether the content is added to what the first layer writes
     causal: bool
 
     @property
@@ -90,34 +76,18 @@ class TwoLayers:
 
 @dataclass(frozen=True)
 class Stream:
-    """What the second layer reads, taken apart; a row for each position.
+    """What the second layer reads, taken apart; a row for each position."""
 
-    Attributes
-    ----------
-    plain : Tensor, shape (n, D)
-        Without the prefix.
-    faded, bias : Tensor, shape (n, D)
-        With the prefix it is their sum.
-    shares : Tensor, shape (H, n)
-    """
-
-    plain: Tensor
-    faded: Tensor
-    bias: Tensor
-    shares: Tensor
+    plain: Tensor  # (n, D): without the prefix
+    faded: Tensor  # (n, D)
+    bias: Tensor  # (n, D): with the prefix the stream is faded + bias
+    shares: Tensor  # (H, n)
 
 
 def first_layer(
     layers: TwoLayers, attend: AttendFunction = library_attend
 ) -> tuple[Tensor, Tensor]:
-    """Run the first layer with its prefix.
-
-    Returns
-    -------
-    stream : Tensor, shape (n, D)
-        What it writes, with the residual stream if there is one.
-    attention : Tensor, shape (H, n, p + n)
-    """
+    """Run the first layer with its prefix: the stream (n, D) and attention (H, n, p + n)."""
     heads, attention = attend(
         *_read(layers), layers.prefix_keys, layers.prefix_values, causal=layers.causal
     )
@@ -159,12 +129,9 @@ Terms = Callable[[TwoLayers, Stream], tuple[Tensor, ...]]
 def logit_errors(
     layers: TwoLayers, attend: AttendFunction = library_attend, terms: Terms = four_terms
 ) -> Tensor:
-    """Error of the four-term formula against the two layers run one after the other.
+    """Errors of the four terms against both layers run one after the other, shape (n * n,).
 
-    Returns
-    -------
-    Tensor, shape (n * n,)
-        Absolute errors, divided by the largest logit or 1.
+    Divided by the largest logit or 1.
     """
     stream, _ = first_layer(layers, attend)
     logits = second_logits(layers, stream)
@@ -200,13 +167,7 @@ def random_two_layers(
     residual: bool = False,
     causal: bool = False,
 ) -> TwoLayers:
-    """Draw two layers with Gaussian entries; widths are ``n_head * head_width``.
-
-    Raises
-    ------
-    ValueError
-        If a size is below 1.
-    """
+    """Draw two layers with Gaussian entries; widths are ``n_head * head_width``."""
     sizes = {
         "n_tokens": n_tokens,
         "n_head": n_head,
@@ -240,13 +201,7 @@ def random_two_layers(
 
 
 def random_layers(generator: torch.Generator, n_each: int) -> Iterator[TwoLayers]:
-    """`n_each` draws of every variant: heads, prefix length, residual stream, mask (24 in all).
-
-    Raises
-    ------
-    ValueError
-        If `n_each` is below 1.
-    """
+    """`n_each` draws of every variant: heads, prefix length, residual stream, mask (24 in all)."""
     if n_each < 1:
         raise ValueError(f"n_each must be at least 1, got {n_each}")
     for n_head, length, residual, causal in itertools.product(

@@ -32,13 +32,10 @@ LOGIT_SCALE = 0.5
 
 
 def movement(case: AttentionCase, attend: AttendFunction = attend) -> Tensor:
-    """Total variation between relative attention with and without the prefix.
+    """Total variation between relative attention with and without the prefix, shape (rows,).
 
-    Returns
-    -------
-    Tensor, shape (rows,)
-        Rows without a relative attention are left out: those whose content keeps nothing, and
-        those of signed kernels whose weights nearly cancel.
+    Rows without a relative attention are left out: those whose content keeps nothing, and those of
+    signed kernels whose weights nearly cancel.
     """
     content = case.queries, case.keys, case.values
     _, plain = attend(*content, causal=case.causal)
@@ -156,17 +153,7 @@ BREAKERS: dict[str, Callable[[torch.Generator], Tensor]] = {
 
 
 def movements(n: int, generator: torch.Generator) -> dict[str, Tensor]:
-    """Movement of relative attention in `n` random instances of every entry of :data:`BREAKERS`.
-
-    Returns
-    -------
-    dict of str to Tensor, shape (rows,)
-
-    Raises
-    ------
-    ValueError
-        If `n` is below 1.
-    """
+    """Movement of relative attention in `n` random instances of every entry of :data:`BREAKERS`."""
     if n < 1:
         raise ValueError(f"n must be at least 1, got {n}")
     return {name: torch.cat([draw(generator) for _ in range(n)]) for name, draw in BREAKERS.items()}

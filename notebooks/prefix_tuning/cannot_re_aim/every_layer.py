@@ -16,55 +16,27 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from notebooks.prefix_tuning.cannot_re_aim.plan import DeepSorterPlan
 from promptlib.checks import check_public
-from promptlib.prefix_tuning.adapting import load_model, load_prefix
 from promptlib.prefix_tuning.gpt import GPT
 from promptlib.prefix_tuning.identities import bias_errors, row_errors
-from promptlib.prefix_tuning.inside import in_float64
 from promptlib.prefix_tuning.prefix import Prefix
-from promptlib.runs import RunStore
 
-__all__ = ["LayerRecord", "every_layer_errors", "record_layers", "trained_deep_sorter"]
+__all__ = ["LayerRecord", "every_layer_errors", "record_layers"]
 
 
 @dataclass(frozen=True)
 class LayerRecord:
-    """One attention layer, with its prefix and without it, on the same content.
+    """One attention layer, with its prefix and without it, on the same content."""
 
-    Attributes
-    ----------
-    attention : Tensor, shape (B, H, T, p + T)
-        In the running model, prefix first.
-    outputs : Tensor, shape (B, H, T, d)
-        Of every head in the running model.
-    plain_attention : Tensor, shape (B, H, T, T)
-        Of the same content without the prefix.
-    plain_outputs : Tensor, shape (B, H, T, d)
-    prefix_values : Tensor, shape (H, p, d)
-    """
-
-    attention: Tensor
-    outputs: Tensor
-    plain_attention: Tensor
-    plain_outputs: Tensor
-    prefix_values: Tensor
+    attention: Tensor  # (B, H, T, p + T) in the running model, prefix first
+    outputs: Tensor  # (B, H, T, d) of every head in the running model
+    plain_attention: Tensor  # (B, H, T, T) of the same content without the prefix
+    plain_outputs: Tensor  # (B, H, T, d)
+    prefix_values: Tensor  # (H, p, d)
 
 
 def record_layers(model: GPT, prefix: Prefix, tokens: Tensor) -> list[LayerRecord]:
-    """Run the model with its prefix, then every attention layer on what it read there, without.
-
-    Parameters
-    ----------
-    model : GPT
-    prefix : Prefix
-    tokens : Tensor of int64, shape (B, T)
-
-    Returns
-    -------
-    list of LayerRecord
-        One for each layer, from the first.
-    """
+    """Run the model with its prefix, then every attention layer on what it read there, without."""
     calls: list[tuple[Any, ...]] = []
     heads: list[Tensor] = []
     hooks = []
@@ -103,13 +75,10 @@ def record_layers(model: GPT, prefix: Prefix, tokens: Tensor) -> list[LayerRecor
 
 
 def every_layer_errors(model: GPT, prefix: Prefix, tokens: Tensor) -> Tensor:
-    r"""Errors of both theorems in every row of every head of every layer.
+    r"""Errors of both theorems in every row of every head of every layer, (L * B * H * T,).
 
-    Returns
-    -------
-    Tensor, shape (L * B * H * T,)
-        The larger of the error of the row, :math:`A'_i = (1-\alpha_i)A_i`, and of the output,
-        :math:`t'_i = (1-\alpha_i)t_i + \sum_m A'_{im}\bar v_m` (relative to the largest value).
+    The larger of the error of the row, :math:`A'_i = (1-\alpha_i)A_i`, and of the output,
+    :math:`t'_i = (1-\alpha_i)t_i + \sum_m A'_{im}\bar v_m` (relative to the largest value).
     """
     errors = []
     for record in record_layers(model, prefix, tokens):
@@ -121,24 +90,6 @@ def every_layer_errors(model: GPT, prefix: Prefix, tokens: Tensor) -> Tensor:
         )
         errors.append(torch.maximum(rows, biases / largest).flatten())
     return torch.cat(errors)
-
-
-def trained_deep_sorter(plan: DeepSorterPlan, store: RunStore) -> list[tuple[GPT, Prefix]]:
-    """The deep sorter of the plan with each of its prefixes, in float64.
-
-    Parameters
-    ----------
-    plan : DeepSorterPlan
-        From `plan.plan`.
-    store : RunStore
-        Trains what it does not hold.
-    """
-    model = in_float64(load_model(plan.pretrained.config, store.get(plan.pretrained)))
-    result = store.get(plan.prefixes)
-    return [
-        (model, in_float64(load_prefix(plan.prefixes.config, result, cell)))
-        for cell in range(len(result.metrics["cells"]))
-    ]
 
 
 check_public(__name__)

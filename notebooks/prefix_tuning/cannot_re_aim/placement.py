@@ -32,27 +32,9 @@ def insertion_errors(
 
     The vectors become ordinary tokens of the layer. Rows of content that see them must be
     :math:`(1-\alpha_i) A_i` with outputs :math:`(1-\alpha_i)t_i + \sum_m A'_{im}\bar v_m`; rows
-    before them must, under a causal mask, be untouched.
-
-    Parameters
-    ----------
-    case : AttentionCase
-        Its prefix gives the keys and values of the vectors.
-    place : int
-        In [0, n]: 0 is a prefix, n a suffix.
-    queries : Tensor, shape (H, p, d_k)
-        Of the learned vectors. No content row depends on them.
-    attend : attention function
-
-    Returns
-    -------
-    Tensor, shape (H * n,)
-        Errors of weights and of outputs, the latter relative to the largest value.
-
-    Raises
-    ------
-    ValueError
-        If there is no such place.
+    before them must, under a causal mask, be untouched. Place 0 is a prefix, n a suffix; no content
+    row depends on the vectors' queries, shape (H, p, d_k). Errors of outputs are relative to the
+    largest value.
     """
     n_tokens, length = case.keys.shape[-2], case.prefix_length
     if not 0 <= place <= n_tokens:
@@ -90,26 +72,8 @@ def suffix_that_reads(wanted: Tensor, keys: Tensor, query_weight: Tensor) -> Ten
 
     with the rows of :math:`K` the content's keys. :math:`B` is then the relative attention of the
     vector's row over the content, however much the vector leaves to itself. The constant
-    :math:`c`, the mean of :math:`\log B`, cancels in the row and keeps the vector short.
-
-    Parameters
-    ----------
-    wanted : Tensor, shape (n,)
-        ``B``: positive entries that sum to one.
-    keys : Tensor, shape (n, d_k)
-        Linearly independent.
-    query_weight : Tensor, shape (d_k, d)
-        ``W_Q``, of rank ``d_k``.
-
-    Returns
-    -------
-    Tensor, shape (d,)
-
-    Raises
-    ------
-    ValueError
-        If `wanted` is no positive row, there are more keys than their width, so that they cannot be
-        independent, or the queries do not fill their space.
+    :math:`c`, the mean of :math:`\log B`, cancels in the row and keeps the vector short. `wanted`
+    is :math:`B`, (n,); `keys` (n, d_k) are independent; `query_weight`, (d_k, d), has rank d_k.
     """
     (n_tokens, head_width), width = keys.shape, query_weight.shape[-1]
     if not (wanted > 0).all() or abs(float(wanted.sum()) - 1) > 1e-9:
@@ -133,18 +97,8 @@ def aiming_errors(
 ) -> Tensor:
     """Put the suffix of :func:`suffix_that_reads` behind the content and look at its row.
 
-    Parameters
-    ----------
-    content : Tensor, shape (n, d)
-    weights : three Tensors, shape (d_k, d)
-        ``W_Q``, ``W_K`` and ``W_V`` of a causal head, which the suffix passes like any token.
-    wanted : Tensor, shape (n,)
-    attend : attention function
-
-    Returns
-    -------
-    Tensor, shape (2,)
-        Relative error of the suffix's relative attention; change of the content's own outputs.
+    `weights` are ``W_Q``, ``W_K``, ``W_V`` of a causal head, (d_k, d). Returns the relative error
+    of the suffix's relative attention, and the change of the content's own outputs.
     """
     query, key, value = weights
     suffix = suffix_that_reads(wanted, content @ key.mT, query)

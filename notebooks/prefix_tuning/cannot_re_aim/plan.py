@@ -11,15 +11,14 @@ these runs. This module holds plain data and imports no torch, so that the workf
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 from notebooks.prefix_tuning.new_task import plan as new_task
 from promptlib.checks import check_public
 from promptlib.prefix_tuning import planning as experiment_runs
-from promptlib.runs import Run
+from promptlib.prefix_tuning.trials import Plan, labelled
 
-__all__ = ["DeepSorterPlan", "chapter_plan", "plan"]
+__all__ = ["chapter_plan", "deep_plan"]
 
 MODEL: dict[str, Any] = {
     "n_layer": 3,
@@ -38,37 +37,8 @@ PREFIX_CELLS = [
 """Learning rates and initial scales of the prefixes, trained together."""
 
 
-@dataclass(frozen=True)
-class DeepSorterPlan:
-    """The runs of the deeper sorter.
-
-    Attributes
-    ----------
-    pretrained : Run
-        Sorts upwards.
-    prefixes : Run
-        Prefixes with free keys and values that try to make it sort downwards.
-    """
-
-    pretrained: Run
-    prefixes: Run
-
-
-def plan(deep_steps: int, first_seed: int) -> DeepSorterPlan:
-    """Plan the deeper sorter and its prefixes.
-
-    Parameters
-    ----------
-    deep_steps : int
-        Training steps of the model; the prefixes get a third as many. At least 10.
-    first_seed : int
-        Seed of the model and of the prefixes, at least 0.
-
-    Raises
-    ------
-    ValueError
-        If a number is out of its range.
-    """
+def deep_plan(deep_steps: int, first_seed: int) -> Plan:
+    """Plan the deeper sorter and its prefixes, which get a third as many steps."""
     experiment_runs.check_counts(deep_steps=(deep_steps, 10), first_seed=(first_seed, 0))
 
     pretrained = experiment_runs.pretrain(
@@ -88,7 +58,7 @@ def plan(deep_steps: int, first_seed: int) -> DeepSorterPlan:
         parametrisation="free",
         sweep=PREFIX_CELLS,
     )
-    return DeepSorterPlan(pretrained, prefixes)
+    return labelled(pretrained, method="deep pretrained") + labelled(prefixes, method="deep prefix")
 
 
 def chapter_plan(
@@ -101,9 +71,8 @@ def chapter_plan(
     weight_rates: Sequence[float],
     test_sequences: int,
     deep_steps: int,
-) -> list[Run]:
-    """All runs that the chapter shows; parameters as in `plan` and `new_task.first_sweep`."""
-    deep = plan(deep_steps, first_seed)
+) -> Plan:
+    """All runs that the chapter shows; parameters as in `deep_plan` and `new_task.first_sweep`."""
     of_new_task = new_task.first_sweep(
         seeds,
         first_seed,
@@ -114,7 +83,19 @@ def chapter_plan(
         weight_rates,
         test_sequences,
     )
-    return [*of_new_task, deep.pretrained, deep.prefixes]
+    return _labelled(of_new_task) + deep_plan(deep_steps, first_seed)
+
+
+def _labelled(plan: Any) -> Plan:
+    """The plan of "A new task" with ``method`` and ``parametrisation`` as labels."""
+    if isinstance(plan, Plan):
+        return plan
+    found = labelled(plan.pretrained, method="pretrained")
+    for parametrisation, runs in plan.prefixes.items():
+        found += labelled(runs, method="prefix", parametrisation=parametrisation)
+    for runs in plan.finetuned:
+        found += labelled(runs, method="finetuned")
+    return found + labelled(plan.besides_attention, method="besides attention")
 
 
 check_public(__name__)

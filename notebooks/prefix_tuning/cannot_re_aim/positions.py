@@ -37,21 +37,7 @@ Scheme = Callable[[Tensor, Tensor, Tensor, Tensor], tuple[Tensor, Tensor]]
 
 
 def rotate(vectors: Tensor, positions: Tensor, base: float = 10_000.0) -> Tensor:
-    r"""Rotary positions: coordinate pairs turned by :math:`\pi\, b^{-2l/d}`, pair ``l``.
-
-    Parameters
-    ----------
-    vectors : Tensor, shape (..., n, d)
-        ``d`` is even; coordinate ``l`` is paired with ``l + d / 2``.
-    positions : Tensor, shape (n,)
-    base : float
-        ``b``, > 1.
-
-    Raises
-    ------
-    ValueError
-        If the width is odd.
-    """
+    r"""Rotary positions: coordinates ``l`` and ``l + d/2`` turned by :math:`\pi\, b^{-2l/d}`."""
     width = vectors.shape[-1]
     if width % 2:
         raise ValueError(f"rotary positions turn pairs of coordinates; width {width} is odd")
@@ -71,18 +57,8 @@ def biased(queries: Tensor, keys: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]
     """Queries and keys whose scaled products carry `bias` besides.
 
     Key ``j`` gets the ``j``-th unit vector as further coordinates and query ``i`` the biases of its
-    row, scaled so that attention with one over the root of the new width is right.
-
-    Parameters
-    ----------
-    queries : Tensor, shape (H, m, d)
-    keys : Tensor, shape (H, n, d)
-    bias : Tensor, shape (m, n) or (H, m, n)
-        Added to the logits.
-
-    Returns
-    -------
-    Tensors, shapes (H, m, d + n) and (H, n, d + n)
+    row, scaled so that attention with one over the root of the new width is right. Of queries
+    (H, m, d) and keys (H, n, d) the shapes become (H, m, d + n) and (H, n, d + n).
     """
     width, n_keys = keys.shape[-1], keys.shape[-2]
     units = torch.eye(n_keys, dtype=keys.dtype).expand(*keys.shape[:-1], n_keys)
@@ -123,16 +99,7 @@ RELATIVE: dict[str, Scheme] = {
 
 
 def absolute(generator: torch.Generator, width: int, n_positions: int = 64) -> Scheme:
-    """Position vectors added to the tokens: those that queries get, and those that keys get.
-
-    Parameters
-    ----------
-    generator : torch.Generator
-        Draws the vectors, with unit entries.
-    width : int
-        Of queries and keys.
-    n_positions : int
-    """
+    """Position vectors added to the tokens: those that queries get, and those that keys get."""
     for_queries, for_keys = torch.randn(
         2, n_positions, width, generator=generator, dtype=torch.float64
     )
@@ -152,21 +119,7 @@ def moved_attention(
     prefix_positions: Tensor,
     attend: AttendFunction = library_attend,
 ) -> tuple[Tensor, Tensor]:
-    """Outputs and attention with the prefix, everybody at the position given.
-
-    Parameters
-    ----------
-    case : AttentionCase
-    scheme : Scheme
-    content_positions : Tensor of int64, shape (n,)
-    prefix_positions : Tensor of int64, shape (p,)
-    attend : attention function
-
-    Returns
-    -------
-    outputs : Tensor, shape (H, n, d_k)
-    attention : Tensor, shape (H, n, p + n)
-    """
+    """Outputs and attention with the prefix, everybody at the position given."""
     length = case.prefix_length
     queries, keys = scheme(
         case.queries,
@@ -192,25 +145,6 @@ def shift_errors(
     With the prefix, it takes positions ``start`` to ``start + p - 1`` and the content those after.
     The rows must still be :math:`(1-\alpha_i) A_i`, and the outputs
     :math:`(1-\alpha_i)t_i + \sum_m A'_{im}\bar v_m`.
-
-    Parameters
-    ----------
-    case : AttentionCase
-        An even head width for rotary positions.
-    scheme : Scheme
-    start : int
-        Position of the first prefix vector, >= 0.
-    attend : attention function
-
-    Returns
-    -------
-    Tensor, shape (H * n,)
-        Errors of weights and of outputs, the latter relative to the largest value.
-
-    Raises
-    ------
-    ValueError
-        If `start` is negative.
     """
     if start < 0:
         raise ValueError(f"start must be at least 0, got {start}")

@@ -31,25 +31,8 @@ def rank_one_key_update(
 ) -> tuple[Tensor, Tensor]:
     r"""The factors :math:`q, u` of the update of :math:`W_K` that makes one row what is wanted.
 
-    Parameters
-    ----------
-    content : Tensor, shape (n, d)
-        Linearly independent rows, so ``n <= d``.
-    query : Tensor, shape (d_k,)
-        Not zero.
-    attention, wanted : Tensor, shape (n,)
-        The row now, and the row wanted; both positive and summing to one.
-
-    Returns
-    -------
-    query : Tensor, shape (d_k,)
-    direction : Tensor, shape (d,)
-        The update is ``outer(query, direction)``.
-
-    Raises
-    ------
-    ValueError
-        If there are more tokens than dimensions, a row is not positive, or the query is zero.
+    `content` (n, d) has linearly independent rows; `query`, (d_k,), is not zero; `attention` and
+    `wanted`, (n,), are positive and sum to one. The update is ``outer(query, direction)``.
     """
     n_tokens, width = content.shape
     if n_tokens > width:
@@ -71,22 +54,7 @@ def rank_one_errors(
     attend: AttendFunction = library_attend,
     update: Callable[..., tuple[Tensor, Tensor]] = rank_one_key_update,
 ) -> Tensor:
-    """Apply :func:`rank_one_key_update`, attend, and compare with the row wanted.
-
-    Parameters
-    ----------
-    content : Tensor, shape (n, d)
-    query : Tensor, shape (d_k,)
-    key_weight : Tensor, shape (d_k, d)
-    wanted : Tensor, shape (n,)
-    update : callable
-        In the place of :func:`rank_one_key_update`.
-
-    Returns
-    -------
-    Tensor, shape (n,)
-        Absolute error of every entry of the row.
-    """
+    """Apply :func:`rank_one_key_update`, attend, and compare with the row wanted."""
 
     def row(weight: Tensor) -> Tensor:
         keys = content @ weight.mT

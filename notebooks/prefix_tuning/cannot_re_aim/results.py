@@ -1,85 +1,55 @@
 """Which trained models does the chapter "A prefix cannot re-aim attention" look into?
 
-Those of the chapter "A new task", from the run store: for each seed a GPT that sorts upwards, the
-same fine-tuned to sort downwards, and every prefix of the sweep that tried to make the frozen one
-do it.
+Those of the chapter "A new task": for each seed a GPT that sorts upwards, the same fine-tuned to
+sort downwards, and every prefix of the sweep that tried to make the frozen one do it.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
-from notebooks.prefix_tuning.new_task.plan import NewTaskPlan
-from promptlib.checks import check_public
-from promptlib.prefix_tuning.adapting import load_model, load_prefix
 from promptlib.prefix_tuning.gpt import GPT
 from promptlib.prefix_tuning.inside import in_float64
 from promptlib.prefix_tuning.prefix import Prefix
-from promptlib.prefix_tuning.sweeps import best_first, validation_of
-from promptlib.runs import RunStore
-
-__all__ = ["TrainedSorter", "trained_sorters"]
+from promptlib.prefix_tuning.trials import Get, Trial, Trials, rebuild
 
 
 @dataclass(frozen=True)
 class TrainedSorter:
-    """What one seed left behind, in float64 and without gradients.
+    """What one seed left behind, in float64 and without gradients."""
 
-    Attributes
-    ----------
-    pretrained : GPT
-        Sorts upwards.
-    fine_tuned : GPT
-        The same with all weights trained further, to sort downwards: the best on the validation
-        split.
-    normalised : tuple of Prefix
-        The sweep with one vector for key and value that passes through the LayerNorm.
-    free : tuple of Prefix
-        The sweep with independent keys and values and no LayerNorm.
-    best : Prefix
-        The normalised prefix with the lowest validation loss on sorting downwards.
-    """
-
-    pretrained: GPT
-    fine_tuned: GPT
-    normalised: tuple[Prefix, ...]
-    free: tuple[Prefix, ...]
-    best: Prefix
+    pretrained: GPT  # sorts upwards
+    fine_tuned: GPT  # the same, trained further to sort downwards: the best on validation
+    normalised: tuple[Prefix, ...]  # one vector for key and value that passes the LayerNorm
+    free: tuple[Prefix, ...]  # independent keys and values, no LayerNorm
+    best: Prefix  # the normalised prefix with the lowest validation loss
 
 
-def trained_sorters(plan: NewTaskPlan, store: RunStore) -> list[TrainedSorter]:
-    """The models and prefixes of every seed of the plan, trained now if they are not stored.
-
-    Parameters
-    ----------
-    plan : NewTaskPlan
-        From :func:`notebooks.prefix_tuning.new_task.plan.first_sweep`.
-    store : RunStore
-    """
+def trained_sorters(trials: Trials, get: Get) -> list[TrainedSorter]:
+    """The models and prefixes of every seed."""
     sorters = []
-    for index, (base, rates) in enumerate(zip(plan.pretrained, plan.finetuned, strict=True)):
-        tuned = min(rates, key=lambda run: best_first(store.get(run).metrics))
-        sweeps = {}
-        for kind in ("shared", "free"):
-            run = plan.prefixes[kind][index]
-            result = store.get(run)
-            cells = result.metrics["cells"]
-            prefixes = tuple(
-                in_float64(load_prefix(run.config, result, cell)) for cell in range(len(cells))
-            )
-            losses = [validation_of(cell)["loss"] for cell in cells]
-            sweeps[kind] = prefixes, losses.index(min(losses))
-        normalised, best = sweeps["shared"]
+    for seed, base in trials.where(method="pretrained").by("seed").items():
+        of_seed = trials.where(seed=seed)
+        normalised, free = (
+            of_seed.where(method="prefix", parametrisation=kind) for kind in ("shared", "free")
+        )
+        prefixes = tuple(with_prefix(trial, get)[1] for trial in normalised)
+        best = normalised.best(by="loss")[0]
         sorters.append(
             TrainedSorter(
-                pretrained=in_float64(load_model(base.config, store.get(base))),
-                fine_tuned=in_float64(load_model(tuned.config, store.get(tuned))),
-                normalised=normalised,
-                free=sweeps["free"][0],
-                best=normalised[best],
+                pretrained=in_float64(rebuild(base[0], get)[0]),
+                fine_tuned=in_float64(rebuild(of_seed.where(method="finetuned").best()[0], get)[0]),
+                normalised=prefixes,
+                free=tuple(with_prefix(trial, get)[1] for trial in free),
+                best=prefixes[list(normalised).index(best)],
             )
         )
     return sorters
 
 
-check_public(__name__)
+def with_prefix(trial: Trial, get: Get) -> tuple[GPT, Prefix]:
+    """A model and its prefix, in float64."""
+    model, prefix = rebuild(trial, get)
+    if prefix is None:
+        raise ValueError(f"a {trial['method']} model has no prefix")
+    return in_float64(model), in_float64(prefix)

@@ -7,7 +7,8 @@ Large ones are sampled. Vocabularies too large to store are read out in a window
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -22,6 +23,7 @@ from promptlib.prefix_tuning.constructions.unconditional import (
 )
 
 __all__ = [
+    "Found",
     "all_maps",
     "all_sequences",
     "answers",
@@ -32,6 +34,16 @@ __all__ = [
     "wrong_answers",
     "wrong_symbols",
 ]
+
+
+class Found(NamedTuple):
+    """Measured for a claim that also says how it was."""
+
+    values: Tensor | Sequence[float]
+    limits: Tensor | Sequence[float] = ()
+    search: str = ""
+    largest: int = 0  # size that was tried
+
 
 MOST_NUMBERS = 2**22
 """Numbers in the residual streams that are computed at a time."""
@@ -59,35 +71,14 @@ def random_maps(
 
 
 def wrong_symbols(speaker: UnconditionalGenerator, sequences: Tensor) -> Tensor:
-    """For each sequence asked for, how many symbols came out otherwise.
-
-    Parameters
-    ----------
-    speaker : UnconditionalGenerator
-    sequences : Tensor of int64, shape (n, N)
-
-    Returns
-    -------
-    Tensor of int64, shape (n,)
-    """
+    """For each sequence asked for, (n, N), how many symbols came out otherwise, (n,)."""
     size = max(1, MOST_NUMBERS // (speaker.length * speaker.layout.width))
     said = [speaker.generate(speaker.virtual_token(part)) for part in sequences.split(size)]
     return (torch.cat(said) != sequences).sum(-1)
 
 
 def answers(speaker: ConditionalGenerator, maps: Tensor) -> Tensor:
-    """What the transformer answers to every prompt, for each map.
-
-    Parameters
-    ----------
-    speaker : ConditionalGenerator
-    maps : Tensor of int64, shape (n, V[, V][, N])
-
-    Returns
-    -------
-    Tensor of int64
-        Of the shape of `maps`; equal to them when everything is right.
-    """
+    """What the transformer answers to every prompt, for each map: equal to `maps` if right."""
     prompts = _every(speaker.vocab_size, speaker.inputs)  # (P, inputs)
     numbers = len(speaker.positions) * speaker.layout.width * len(prompts)
     size = max(1, MOST_NUMBERS // numbers)
@@ -110,18 +101,6 @@ def read_out(values: Tensor, vocab_size: int, reach: int = 64) -> Tensor:
     float64, but only of the symbols around the number. Each score is wrong by at most ``8u`` with
     ``u = 2**-53``, so no symbol further away than `reach` can win while
     ``reach * (reach - 1) / V**2 > 16u``: up to ``V = 2**30`` for the default.
-
-    Parameters
-    ----------
-    values : Tensor of float64, shape (n,)
-    vocab_size : int
-        ``V``.
-    reach : int
-        Symbols on either side that are scored.
-
-    Returns
-    -------
-    Tensor of int64, shape (n,)
     """
     around = torch.arange(-reach, reach + 1)
     nearby = (values * vocab_size).round().long()[:, None] + around
@@ -143,17 +122,6 @@ def texts_beyond(
     Attention and MLP do not depend on the vocabulary but for the temperature, so they are those of
     a small transformer at the temperature of the large one. The symbols said before are read back
     as they were asked for; the scores are those of :func:`read_out`.
-
-    Parameters
-    ----------
-    vocab_size, length, samples : int
-        ``V`` up to 2**30, ``N``, and the number of random sequences.
-    read_out : callable
-        From numbers and ``V`` to symbols.
-
-    Returns
-    -------
-    wanted, said : Tensor of int64, shape (samples, N)
     """
     beta = bounds.least_inverse_temperature(vocab_size, length) + bounds.RESERVE
     speaker = unconditional_generator(2, length, inverse_temperature=beta)
@@ -170,20 +138,6 @@ def smallest_failing_vocabulary(dtype: torch.dtype, length: int, most: int) -> i
     """The first ``V`` for which a sequence goes wrong when everything is held in a short format.
 
     Weights, virtual tokens, stream, attention and scores are of this type. All sequences are tried.
-
-    Parameters
-    ----------
-    dtype : torch.dtype
-        Such as ``torch.bfloat16``.
-    length : int
-        ``N``.
-    most : int
-        The largest ``V`` to try.
-
-    Raises
-    ------
-    ValueError
-        If nothing goes wrong up to there.
     """
     for vocab_size in range(2, most + 1):
         speaker = unconditional_generator(vocab_size, length)

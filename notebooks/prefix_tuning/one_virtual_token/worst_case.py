@@ -39,17 +39,8 @@ def lookup_errors(
 ) -> Tensor:
     """How far the number found at the last position is from the table's entry.
 
-    Parameters
-    ----------
-    speaker : UnconditionalGenerator
-    virtual_tokens : Tensor, shape (..., N)
-        Any tables, with entries in [0, 1).
-    contents : Tensor, shape (..., N - 1, N)
-        Whatever stands at the other positions, with entries in [0, 1].
-
-    Returns
-    -------
-    Tensor, shape (...)
+    Tables (..., N) have entries in [0, 1); `contents`, (..., N - 1, N), is whatever stands at the
+    other positions, with entries in [0, 1].
     """
     stream = speaker.stages(torch.cat((virtual_tokens.unsqueeze(-2), contents), -2))[-1].stream
     found = stream[..., -1, speaker.layout["value"]].squeeze(-1)
@@ -63,17 +54,6 @@ def worst_lookup_errors(
 
     Tables move in ``[0, 1 - 1/V]`` and the contents of the other positions in ``[0, 1]``: each step
     follows the sign of the gradient, and what leaves the box is set back.
-
-    Parameters
-    ----------
-    speaker : UnconditionalGenerator
-        Of length ``N`` >= 2.
-    restarts, steps : int
-    generator : torch.Generator
-
-    Returns
-    -------
-    Tensor, shape (restarts,)
     """
     length, top = speaker.length, 1 - 1 / speaker.vocab_size
 
@@ -95,18 +75,9 @@ def worst_lookup_errors(
 
 
 def packed_errors(speaker: ConditionalGenerator, maps: Tensor) -> Tensor:
-    """Errors of the packed number that was looked up, in units of its last digit.
+    """Errors of the packed number that was looked up, in units of its last digit, (n, V * V).
 
-    Parameters
-    ----------
-    speaker : ConditionalGenerator
-        With two inputs.
-    maps : Tensor of int64, shape (n, V, V)
-
-    Returns
-    -------
-    Tensor of float64, shape (n, V * V)
-        Against the exact number, whose last digit is worth ``V ** -V``.
+    Against the exact number, whose last digit is worth ``V ** -V``; the speaker has two inputs.
     """
     base = speaker.vocab_size
     prompts = measuring.all_sequences(base, 2)
@@ -132,21 +103,7 @@ def packed_errors(speaker: ConditionalGenerator, maps: Tensor) -> Tensor:
 def smallest_temperature(
     decodes: Callable[[float], bool], low: float, high: float, steps: int = 30
 ) -> float:
-    """The inverse temperature above which something decodes, by bisection.
-
-    Parameters
-    ----------
-    decodes : callable
-        Whether everything is decoded at an inverse temperature.
-    low, high : float
-        One at which it does not and one at which it does.
-    steps : int
-
-    Raises
-    ------
-    ValueError
-        If it decodes at `low` or not at `high`.
-    """
+    """The inverse temperature above which something decodes, by bisection."""
     for place, expected in ((low, False), (high, True)):
         if decodes(place) != expected:
             raise ValueError(

@@ -10,21 +10,23 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from notebooks.prefix_tuning.beyond_one_layer import claims as statements
 from notebooks.prefix_tuning.beyond_one_layer import (
     counting,
     many_rows,
+    measuring,
     one_row,
     small_shares,
     swaps,
     switch,
     two_layers,
 )
+from notebooks.prefix_tuning.beyond_one_layer.claims import ID, THEORY
 from notebooks.prefix_tuning.beyond_one_layer.two_layers import (
     TwoLayers,
     random_layers,
     random_two_layers,
 )
+from promptlib import claims
 from promptlib.attention import attend
 from promptlib.prefix_tuning.reach import normalise
 
@@ -33,6 +35,10 @@ ANY_SEED = st.integers(0, 2**32 - 1)
 
 def generator(seed: int = 0) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
+
+
+def verdict(name: str, measured: Any) -> str:
+    return claims.check_each(ID, THEORY, {name: measured})[name].verdict
 
 
 @pytest.fixture(scope="module")
@@ -50,13 +56,18 @@ def leaking(*arguments: Any, **options: Any) -> tuple[Tensor, Tensor]:
 
 @pytest.mark.claim("prefix-tuning/depth-second-layer-logits")
 def test_four_terms(cases: list[TwoLayers]) -> None:
-    assert statements.second_layer_logits(cases).verdict == "holds"
-    assert statements.second_layer_logits(cases, leaking).verdict == "fails"
+    assert verdict("second-layer-logits", measuring.logits_of_second_layer(cases)) == "holds"
+    assert (
+        verdict("second-layer-logits", measuring.logits_of_second_layer(cases, leaking)) == "fails"
+    )
 
     def without_last(layers: TwoLayers, stream: two_layers.Stream) -> tuple[Tensor, ...]:
         return two_layers.four_terms(layers, stream)[:3]
 
-    assert statements.second_layer_logits(cases, terms=without_last).verdict == "fails"
+    assert (
+        verdict("second-layer-logits", measuring.logits_of_second_layer(cases, terms=without_last))
+        == "fails"
+    )
 
 
 @settings(max_examples=40, deadline=None)
@@ -105,51 +116,62 @@ def test_the_formula_with_one_vector_is_that_of_the_paper() -> None:
 
 @pytest.mark.claim("prefix-tuning/depth-correction-rank")
 def test_rank_of_the_correction(cases: list[TwoLayers]) -> None:
-    assert statements.rank_of_correction(cases).verdict == "holds"
-    assert statements.rank_of_correction(cases, leaking).verdict == "fails"
-    wrong = statements.rank_of_correction(cases, limit=lambda case: case.vectors)
-    assert wrong.verdict == "fails"
+    assert verdict("correction-rank", measuring.ranks(cases)) == "holds"
+    assert verdict("correction-rank", measuring.ranks(cases, leaking)) == "fails"
+    wrong = verdict("correction-rank", measuring.ranks(cases, limit=lambda case: case.vectors))
+    assert wrong == "fails"
 
 
 @pytest.mark.claim("prefix-tuning/depth-correction-rank-reached")
 def test_the_rank_is_reached(cases: list[TwoLayers]) -> None:
-    assert statements.rank_reached(cases).verdict == "holds"
-    assert statements.rank_reached(cases, leaking).verdict == "fails"
+    assert verdict("correction-rank-reached", measuring.rank_differences(cases)) == "holds"
+    assert verdict("correction-rank-reached", measuring.rank_differences(cases, leaking)) == "fails"
     for wrong in (lambda case: case.vectors, lambda case: 2 * case.vectors):
-        assert statements.rank_reached(cases, rank=wrong).verdict == "fails"
+        assert (
+            verdict("correction-rank-reached", measuring.rank_differences(cases, rank=wrong))
+            == "fails"
+        )
 
 
 @pytest.mark.claim("prefix-tuning/depth-equal-shares")
 def test_equal_shares() -> None:
-    assert statements.equal_shares(10, generator()).verdict == "holds"
-    assert statements.equal_shares(10, generator(), leaking).verdict == "fails"
-    once = statements.equal_shares(10, generator(), temperature=lambda share: 1 - share)
-    assert once.verdict == "fails"
+    assert verdict("equal-shares", measuring.equal_share_errors(10, generator())) == "holds"
+    assert (
+        verdict("equal-shares", measuring.equal_share_errors(10, generator(), leaking)) == "fails"
+    )
+    once = verdict(
+        "equal-shares",
+        measuring.equal_share_errors(10, generator(), temperature=lambda share: 1 - share),
+    )
+    assert once == "fails"
 
 
 @pytest.mark.claim("prefix-tuning/depth-no-swap")
 def test_no_swap() -> None:
-    assert statements.no_swap(3, generator(), restarts=3, steps=60).verdict == "holds"
+    assert verdict("no-swap", measuring.best_swaps(3, generator(), restarts=3, steps=60)) == "holds"
 
     def unequal(
         layers: TwoLayers, generator: torch.Generator, restarts: int, steps: int
     ) -> swaps.Found:
         return swaps.swap_by_unequal_shares(layers)
 
-    assert statements.no_swap(3, generator(), find=unequal).verdict == "fails"
+    assert verdict("no-swap", measuring.best_swaps(3, generator(), find=unequal)) == "fails"
 
 
 @pytest.mark.claim("prefix-tuning/depth-swaps")
 def test_swaps_exist() -> None:
-    assert statements.swaps_exist(3, generator()).verdict == "holds"
-    assert statements.swaps_exist(3, generator(), leaking).verdict == "fails"
+    assert verdict("swaps", measuring.constructed_swaps(3, generator())) == "holds"
+    assert verdict("swaps", measuring.constructed_swaps(3, generator(), leaking)) == "fails"
 
     def one_vector_of_equal_shares(layers: TwoLayers) -> swaps.Found:
         share = torch.full((4, 1), 0.3, dtype=torch.float64)
         return share, torch.ones(1, swaps.WIDTH, dtype=torch.float64)
 
     wrong = ((one_vector_of_equal_shares, swaps.nothing_between),)
-    assert statements.swaps_exist(3, generator(), constructions=wrong).verdict == "fails"
+    assert (
+        verdict("swaps", measuring.constructed_swaps(3, generator(), constructions=wrong))
+        == "fails"
+    )
 
 
 @settings(max_examples=15, deadline=None)
@@ -176,19 +198,24 @@ def test_one_vector_swaps_through_a_layer_norm(seed: int) -> None:
 
 @pytest.mark.claim("prefix-tuning/depth-earlier-pays-more")
 def test_the_earlier_of_two_equal_tokens_pays_more() -> None:
-    assert statements.earlier_pays_more(10, generator()).verdict == "holds"
-    assert statements.earlier_pays_more(10, generator(), causal=False).verdict == "fails"
+    assert verdict("earlier-pays-more", measuring.head_start_errors(10, generator())) == "holds"
+    assert (
+        verdict("earlier-pays-more", measuring.head_start_errors(10, generator(), causal=False))
+        == "fails"
+    )
 
 
 @pytest.mark.claim("prefix-tuning/depth-count")
 def test_the_count_of_numbers() -> None:
-    assert statements.counted(2, generator()).verdict == "holds"
-    assert statements.counted(2, generator(), leaking).verdict == "fails"
+    assert verdict("count", measuring.numbers_chosen(2, generator())) == "holds"
+    assert verdict("count", measuring.numbers_chosen(2, generator(), leaking)) == "fails"
 
     def without_values(length: int, n_tokens: int, width: int) -> int:
         return length * n_tokens
 
-    assert statements.counted(2, generator(), limit=without_values).verdict == "fails"
+    assert (
+        verdict("count", measuring.numbers_chosen(2, generator(), limit=without_values)) == "fails"
+    )
 
 
 @pytest.mark.parametrize(("key", "share"), [(4.0, 0.6), (12.0, 0.99)])
@@ -209,14 +236,17 @@ def test_two_voices_turn_the_wants_of_every_content(key: float, share: float) ->
 
 @pytest.mark.claim("prefix-tuning/depth-one-row")
 def test_one_row_is_free() -> None:
-    assert statements.one_row_is_free(12, generator()).verdict == "holds"
-    assert statements.one_row_is_free(12, generator(), leaking).verdict == "fails"
+    assert verdict("one-row", measuring.one_row_errors(12, generator())) == "holds"
+    assert verdict("one-row", measuring.one_row_errors(12, generator(), leaking)) == "fails"
 
     def forgets_the_key(*arguments: Any) -> tuple[Tensor, Tensor]:
         shares, target = one_row.shares_for_row(*arguments)
         return shares.mean().expand_as(shares).contiguous(), target
 
-    assert statements.one_row_is_free(12, generator(), aim=forgets_the_key).verdict == "fails"
+    assert (
+        verdict("one-row", measuring.one_row_errors(12, generator(), aim=forgets_the_key))
+        == "fails"
+    )
 
 
 def test_one_row_refuses_what_the_theorem_excludes() -> None:
@@ -238,12 +268,12 @@ def test_one_row_refuses_what_the_theorem_excludes() -> None:
 
 @pytest.mark.claim("prefix-tuning/depth-switch")
 def test_the_switch() -> None:
-    assert statements.switch_turns(5, 3).verdict == "holds"
+    assert verdict("switch", measuring.switch_leaks(5, 3)) == "holds"
 
     def blind(*arguments: Any, **options: Any) -> tuple[Tensor, Tensor]:
         return attend(*arguments[:3], **options)  # never sees the prefix
 
-    assert statements.switch_turns(5, 3, attend=blind).verdict == "fails"
+    assert verdict("switch", measuring.switch_leaks(5, 3, attend=blind)) == "fails"
 
     def one_tilt_for_all(
         contents: Tensor, kind: switch.Kind, prefixed: bool, beta: float, attention: Any
@@ -254,7 +284,7 @@ def test_the_switch() -> None:
             return 1 - (row * (contents == contents.amax(-1, keepdim=True))).sum(-1)
         return switch.leaks(contents, kind, prefixed, beta, attention)
 
-    assert statements.switch_turns(5, 3, leaks=one_tilt_for_all).verdict == "fails"
+    assert verdict("switch", measuring.switch_leaks(5, 3, leaks=one_tilt_for_all)) == "fails"
 
 
 @settings(max_examples=30, deadline=None)
@@ -278,18 +308,21 @@ def test_the_switch_names_bad_input() -> None:
 
 @pytest.mark.claim("prefix-tuning/depth-small-share")
 def test_small_shares(cases: list[TwoLayers]) -> None:
-    assert statements.small_share(cases, generator()).verdict == "holds"
+    assert verdict("small-share", measuring.small_movements(cases, generator())) == "holds"
     # Attention that feels the prefix moves deeper rows even when the prefix takes next to nothing.
-    assert statements.small_share(cases, generator(), leaking).verdict == "fails"
-    small = statements.small_share(cases, generator(), limit=lambda s: torch.tanh(s / 40))
-    assert small.verdict == "fails"
+    assert verdict("small-share", measuring.small_movements(cases, generator(), leaking)) == "fails"
+    small = verdict(
+        "small-share",
+        measuring.small_movements(cases, generator(), limit=lambda s: torch.tanh(s / 40)),
+    )
+    assert small == "fails"
 
 
 @pytest.mark.claim("prefix-tuning/depth-small-share-reached")
 def test_small_shares_reach_the_limit() -> None:
-    assert statements.small_share_reached().verdict == "holds"
+    assert verdict("small-share-reached", measuring.furthest_movement_errors()) == "holds"
     for wrong in (lambda s: torch.tanh(s / 5), lambda s: torch.tanh(s / 2)):
-        assert statements.small_share_reached(wrong).verdict == "fails"
+        assert verdict("small-share-reached", measuring.furthest_movement_errors(wrong)) == "fails"
 
 
 def test_a_prefix_that_takes_nothing_moves_nothing(cases: list[TwoLayers]) -> None:

@@ -13,15 +13,17 @@ import pytest
 import torch
 from torch import Tensor
 
-from notebooks.prefix_tuning.beyond_one_layer import claims as statements
 from notebooks.prefix_tuning.beyond_one_layer import figures, plan, results
-from notebooks.prefix_tuning.beyond_one_layer.results import Adapted, Measured
+from notebooks.prefix_tuning.beyond_one_layer.claims import ID, PATHS, THEORY, TRAINED
+from promptlib import claims
 from promptlib.attention import attend
 from promptlib.prefix_tuning import adapting as experiment_training
 from promptlib.prefix_tuning import movement
 from promptlib.prefix_tuning.gpt import GPT, GPTConfig
 from promptlib.prefix_tuning.identities import relative_attention, split
 from promptlib.prefix_tuning.prefix import Prefix
+from promptlib.prefix_tuning.trials import Get, Trial, Trials, read
+from promptlib.runs import Run
 from tests.trained_in_memory import TrainedInMemory
 
 SMALL: dict[str, Any] = {
@@ -42,19 +44,30 @@ SMALL: dict[str, Any] = {
 }
 
 
-RATES = ("weight_rates", "lora_rates", "prefix_rates")
-
-
 @pytest.fixture(scope="module")
 def tokens() -> Tensor:
     return results.test_tokens(5, 0)
 
 
 @pytest.fixture(scope="module")
-def measured(tokens: Tensor) -> Measured:
+def get() -> Get:
     torch.set_num_threads(1)
-    found = results.collect(plan.plan(**SMALL), TrainedInMemory().get, tokens)
-    return replace(found, trials=1000)  # so that made-up accuracies are told apart
+    return TrainedInMemory().get
+
+
+@pytest.fixture(scope="module")
+def trained(get: Get) -> Trials:
+    return read(plan.plan(**SMALL), get)
+
+
+@pytest.fixture(scope="module")
+def best(trained: Trials, get: Get, tokens: Tensor) -> Trials:
+    return results.chosen(trained, get, tokens)
+
+
+@pytest.fixture(scope="module")
+def deepest(best: Trials) -> Trials:
+    return best.where(depth=2)
 
 
 @pytest.fixture(scope="module")
@@ -70,15 +83,17 @@ def pair() -> tuple[GPT, Prefix]:
 
 def test_the_plan_is_what_the_chapter_says() -> None:
     runs = plan.plan(**SMALL)
+    listed = list(runs)
     # For each seed: a base that knows both and its prefixes at two depths; and at the largest depth
     # the other base, its prefixes, its LoRAs and two fine-tunings.
-    assert len(list(runs)) == 2 * (2 * 2 + 1 + 1 + 1 + 2)
-    assert len({run.key for run in runs}) == len(list(runs))
-    assert tuple(runs.ways) == plan.WAYS
-    assert {run.config["steps"] for run in runs if run.needs} == {SMALL["adapt_steps"]}
-    sweep = runs.ways["prefix, elicits"][2][1][0]
-    assert sweep.needs == (runs.either[2][1],)
-    assert runs.ways["prefix"][2][1][0].needs == (runs.ascending[2][1],)
+    assert len(listed) == 2 * (2 * 2 + 1 + 1 + 1 + 2)
+    assert len({run.key for run in listed}) == len(listed)
+    assert {labels.get("method") for _, labels in runs.entries} == {None, *plan.METHODS}
+    assert {run.config["steps"] for run in listed if run.needs} == {SMALL["adapt_steps"]}
+    for method, knows in (("prefix, elicits", "either way"), ("prefix", "upwards")):
+        sweeps = runs.where(method=method, depth=2).runs
+        bases = runs.where(knows=knows, depth=2).runs
+        assert [run.needs for run in sweeps] == [(base,) for base in bases]
 
 
 @pytest.mark.parametrize(
@@ -107,19 +122,23 @@ def test_the_plan_needs_no_torch() -> None:
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
-def test_prefix_and_lora_have_equal_parameters(measured: Measured) -> None:
-    prefix = measured.adapted["prefix"][2][0]
-    assert prefix.parameters == measured.adapted["LoRA on attention"][2][0].parameters
-    assert prefix.after is prefix.before
+def test_prefix_and_lora_have_equal_parameters(deepest: Trials, get: Get) -> None:
+    prefix = deepest.where(method="prefix")[0]
+    lora = deepest.where(method="LoRA on attention")[0]
+    assert results.parameters(prefix, get) == results.parameters(lora, get)
+    before, after, _ = results.models(prefix, get)
+    assert after is before
+    fine_tuned = deepest.where(method="fine-tuning")[0]
+    assert results.parameters(fine_tuned, get) == sum(p.numel() for p in after.parameters())
 
 
-def test_the_best_lora_is_rebuilt(measured: Measured) -> None:
-    one = measured.adapted["LoRA on attention"][2][0]
-    assert one.prefix is None
-    run = plan.plan(**SMALL).ways["LoRA on attention"][2][0][0]
-    again = experiment_training.measure(one.after.float(), run.config)
-    assert again["loss"][results.NEW] == pytest.approx(one.loss[results.NEW], rel=1e-4)
-    one.after.double()
+def test_the_best_lora_is_rebuilt(deepest: Trials, get: Get) -> None:
+    one = deepest.where(method="LoRA on attention")[0]
+    _, after, prefix = results.models(one, get)
+    assert prefix is None
+    again = experiment_training.measure(after.float(), one.run.config)
+    assert again["loss"][results.NEW] == pytest.approx(one.loss(results.NEW), rel=1e-4)
+    assert float(one.metrics["moved"].max()) > 0
 
 
 def test_the_layers_seen_are_those_of_the_model(pair: tuple[GPT, Prefix], tokens: Tensor) -> None:
@@ -160,91 +179,104 @@ def leaking(*arguments: Any, **options: Any) -> tuple[Tensor, Tensor]:
     return attend(queries, keys, values, *prefix, **options)
 
 
+def theory(name: str, errors: Tensor) -> str:
+    return claims.check_each(ID, THEORY, {name: errors})[name].verdict
+
+
 @pytest.mark.claim("prefix-tuning/depth-own-layer")
 def test_the_own_prefix_moves_nothing(pair: tuple[GPT, Prefix], tokens: Tensor) -> None:
     model, prefix = pair
     good = movement.own_layer_errors(model, tokens, prefix)
-    assert statements.own_layer([good]).verdict == "holds"
+    assert theory("own-layer", good) == "holds"
     bad = movement.own_layer_errors(model, tokens, prefix, leaking)
-    assert statements.own_layer([bad]).verdict == "fails"
+    assert theory("own-layer", bad) == "fails"
 
 
 @pytest.mark.claim("prefix-tuning/depth-first-layer-still")
 def test_the_first_layer_keeps_still(
-    pair: tuple[GPT, Prefix], measured: Measured, tokens: Tensor
+    pair: tuple[GPT, Prefix], best: Trials, tokens: Tensor
 ) -> None:
     model, prefix = pair
     good = movement.movement(model, model, tokens, prefix)
     assert good[0].max() < 1e-12 < 1e-3 < good[1:].min()
-    trained = [one.moved for one in measured.with_prefix()]
-    assert statements.first_layer_still([good, *trained]).verdict == "holds"
+    of_prefixes = best.where(method=["prefix", "prefix, elicits"])
+    trained = [one.metrics["moved"][0] for one in of_prefixes]
+    assert theory("first-layer-still", torch.cat([good[0], *trained])) == "holds"
     bad = movement.movement(model, model, tokens, prefix, attend=leaking)
-    assert statements.first_layer_still([bad]).verdict == "fails"
+    assert theory("first-layer-still", bad[0]) == "fails"
 
 
-def with_seeds(measured: Measured, way: str, **changes: Any) -> Measured:
-    """The same, with every seed of a way changed at the largest depth."""
-    depth = results.deepest(measured)
-    changed = [replace(one, **changes) for one in measured.adapted[way][depth]]
-    by_depth = {**measured.adapted[way], depth: changed}
-    return replace(measured, adapted={**measured.adapted, way: by_depth})
+def trials_of(method: str, *, percent: float = 0.0, moved: float = 0.0) -> Trials:
+    """Two seeds that sort so many downwards and moved so much of the deeper attention."""
+    config = {"task": results.NEW, "test_sequences": 1000}
+    metrics = {
+        "accuracy": {results.NEW: percent / 100, results.OLD: 0.0},
+        "moved": torch.tensor([[0.0, 0.0], [moved, moved]]),
+    }
+    labels = {"method": method, "depth": 2}
+    runs = [Run("a:b", {**config, "seed": seed}) for seed in range(2)]
+    return Trials(tuple(Trial(labels, run, None, metrics) for run in runs))
 
 
-def right(percent: float) -> dict[str, dict[str, float]]:
-    return {"accuracy": {results.NEW: percent / 100, results.OLD: 0.0}}
+ABLE = {"prefix": 0.2, "LoRA on attention": 40.0, "fine-tuning": 90.0, "prefix, elicits": 95.0}
+"""Accuracies with which every claim about them is supported."""
+
+
+def judged(name: str, **accuracies: float) -> str:
+    """The verdict with these accuracies in the place of those of `ABLE`."""
+    names = {
+        "prefix": "prefix",
+        "lora": "LoRA on attention",
+        "tuned": "fine-tuning",
+        "elicits": "prefix, elicits",
+    }
+    changed = ABLE | {names[short]: value for short, value in accuracies.items()}
+    best = Trials(())
+    for method, percent in changed.items():
+        best += trials_of(method, percent=percent, moved=0.4)
+    return claims.check(ID, TRAINED, best)[name].verdict
 
 
 @pytest.mark.claim("prefix-tuning/depth-prefix-moves-deeper")
-def test_moving_deeper_layers(measured: Measured) -> None:
+def test_moving_deeper_layers() -> None:
     for moved, verdict in ((0.4, "supported"), (0.01, "contradicted")):
-        rows = torch.tensor([[0.0, 0.0], [moved, moved]])
-        claim = results.prefix_moves_deeper(with_seeds(measured, "prefix", moved=rows))
-        assert claim.verdict == verdict
+        best = trials_of("prefix", moved=moved)
+        assert claims.check(ID, TRAINED[:1], best)["prefix-moves-deeper"].verdict == verdict
     # A movement that is measured in the first layer alone is no deeper movement.
     rows = torch.tensor([[0.9, 0.9], [0.0, 0.0]])
-    claim = results.prefix_moves_deeper(with_seeds(measured, "prefix", moved=rows))
-    assert claim.verdict == "contradicted"
-
-
-def able(measured: Measured) -> Measured:
-    """The same, with both controls as they should be."""
-    eliciting = with_seeds(measured, "prefix, elicits", **right(95.0))
-    return with_seeds(eliciting, "fine-tuning", **right(90.0))
+    above = [replace(one, metrics={"moved": rows}) for one in trials_of("prefix")]
+    found = claims.check(ID, TRAINED[:1], Trials(tuple(above)))
+    assert found["prefix-moves-deeper"].verdict == "contradicted"
 
 
 @pytest.mark.claim("prefix-tuning/depth-weights-learn")
-def test_weights_that_do_not_learn_refute(measured: Measured) -> None:
+def test_weights_that_do_not_learn_refute() -> None:
     for percent, verdict in ((90.0, "supported"), (10.0, "contradicted")):
-        claim = results.weights_learn(with_seeds(measured, "fine-tuning", **right(percent)))
-        assert claim.verdict == verdict
+        assert judged("weights-learn", tuned=percent) == verdict
 
 
 @pytest.mark.claim("prefix-tuning/depth-prefix-does-not-learn")
-def test_a_prefix_that_learns_refutes(measured: Measured) -> None:
+def test_a_prefix_that_learns_refutes() -> None:
     for percent, verdict in ((0.2, "supported"), (35.0, "contradicted")):
-        seen = with_seeds(able(measured), "prefix", **right(percent))
-        assert results.moving_is_not_learning(seen).verdict == verdict
-        unable = with_seeds(seen, "fine-tuning", **right(0.0))
-        assert results.moving_is_not_learning(unable).verdict == "uninformative"
+        assert judged("prefix-does-not-learn", prefix=percent) == verdict
+        unable = judged("prefix-does-not-learn", prefix=percent, tuned=0.0)
+        assert unable == "uninformative"
 
 
 @pytest.mark.claim("prefix-tuning/depth-lora-beats-prefix")
-def test_a_lora_that_is_no_better_refutes(measured: Measured) -> None:
-    base = with_seeds(able(measured), "prefix", **right(0.5))
+def test_a_lora_that_is_no_better_refutes() -> None:
     for percent, verdict in ((40.0, "supported"), (0.5, "contradicted")):
-        claim = results.lora_beats_prefix(with_seeds(base, "LoRA on attention", **right(percent)))
-        assert claim.verdict == verdict
+        assert judged("lora-beats-prefix", prefix=0.5, lora=percent) == verdict
 
 
 @pytest.mark.claim("prefix-tuning/depth-elicits")
-def test_a_prefix_that_elicits_nothing_refutes(measured: Measured) -> None:
+def test_a_prefix_that_elicits_nothing_refutes() -> None:
     for percent, verdict in ((95.0, "supported"), (50.0, "contradicted")):
-        claim = results.elicits(with_seeds(measured, "prefix, elicits", **right(percent)))
-        assert claim.verdict == verdict
+        assert judged("elicits", elicits=percent) == verdict
 
 
 @pytest.mark.claim("prefix-tuning/depth-bias-path")
-def test_the_bias_path(measured: Measured, pair: tuple[GPT, Prefix], tokens: Tensor) -> None:
+def test_the_bias_path(pair: tuple[GPT, Prefix], tokens: Tensor) -> None:
     model, prefix = pair
     loud = copy.deepcopy(prefix)
     assert loud.value_vectors is not None
@@ -255,50 +287,52 @@ def test_the_bias_path(measured: Measured, pair: tuple[GPT, Prefix], tokens: Ten
     quiet = copy.deepcopy(model)
     for block in quiet.blocks:
         block.attention.value.bias.zero_()
+    known = claims.check(ID, TRAINED[:1], trials_of("prefix", moved=0.4))
     for used, expected in ((loud, "supported"), (silent_values, "contradicted")):
-        moved = torch.tensor([[0.0, 0.0], [0.4, 0.4]])
-        changed = with_seeds(
-            measured, "prefix", before=quiet, after=quiet, prefix=used, moved=moved
-        )
-        assert results.bias_path(changed, tokens).verdict == expected
+        left = [results.way_left(quiet, used, tokens)] * 2
+        assert claims.check(ID, PATHS, left, known)["bias-path"].verdict == expected
 
 
-def test_figures_tell_what_they_show(measured: Measured, tokens: Tensor) -> None:
-    one = measured.adapted["prefix"][2][0]
-    shares = results.path_shares(one, tokens)
+def test_figures_tell_what_they_show(
+    best: Trials, deepest: Trials, get: Get, tokens: Tensor
+) -> None:
+    one = deepest.where(method="prefix")[0]
+    shares = results.path_shares(one, get, tokens)
     for figure, alt, told in (
-        (*figures.attention_by_layer(one, tokens), "layer 1: 0 %"),
-        (*figures.movement_by_layer(measured), "prefix, depth 2, layer 1: 0 %."),
-        (*figures.moving_and_learning(measured, 2), "fine-tuning: moved"),
+        (*figures.attention_by_layer(one, get, tokens), "layer 1: 0 %"),
+        (*figures.movement_by_layer(best), "prefix, depth 2, layer 1: 0 %."),
+        (*figures.moving_and_learning(deepest), "fine-tuning: moved"),
         (*figures.paths({"new": [shares]}), f"new, bias alone: {shares['bias']:.0f} %."),
     ):
         assert told in alt
         plt.close(figure)
 
 
-def test_a_best_rate_at_an_end_of_its_sweep_has_a_star(measured: Measured) -> None:
-    runs = plan.plan(**{**SMALL, **{name: [0.01, 0.1, 1.0] for name in RATES}})
+def test_a_best_rate_at_an_end_of_its_sweep_has_a_star() -> None:
+    def at(rate: float) -> Trials:
+        found = trials_of("fine-tuning")
+        return Trials(tuple(replace(one, metrics={"learning_rate": rate}) for one in found))
+
+    trained = at(0.01) + at(0.1) + at(1.0)
     for rate, told in ((0.1, "0.1  0.1"), (1.0, "1*  1*")):
-        changed = with_seeds(measured, "fine-tuning", learning_rate=rate)
-        assert f"  fine-tuning, depth 2:  {told}" in results.best_rates(changed, runs)
+        assert results.best_rates(trained, at(rate)) == [f"  fine-tuning, depth 2:  {told}"]
 
 
 def test_what_has_no_prefix_or_no_deeper_layer_is_refused(
-    measured: Measured, tokens: Tensor
+    best: Trials, deepest: Trials, get: Get, tokens: Tensor
 ) -> None:
+    tuned = deepest.where(method="fine-tuning")[0]
     with pytest.raises(ValueError, match="adapted otherwise"):
-        results.path_shares(measured.adapted["fine-tuning"][2][0], tokens)
+        results.path_shares(tuned, get, tokens)
     with pytest.raises(ValueError, match="one layer has no deeper layer"):
-        results.deeper_movement(measured.adapted["prefix, elicits"][1][0])
-    with pytest.raises(ValueError, match="there is none"):
-        figures.attention_by_layer(measured.adapted["fine-tuning"][2][0], tokens)
+        results.deeper_movement(best.where(method="prefix, elicits", depth=1)[0])
+    with pytest.raises(ValueError, match="has no prefix"):
+        figures.attention_by_layer(tuned, get, tokens)
 
 
-def test_the_best_cell_has_the_lowest_loss(tokens: Tensor) -> None:
-    runs = TrainedInMemory()
-    sweep = plan.plan(**{**SMALL, "seeds": 1}).ways["prefix"][2][0]
-    cells = runs.get(sweep[0]).metrics["cells"]
-    best: Adapted = results._best(sweep, runs.get, tokens)
-    expected = min(cells, key=lambda cell: cell["validation"]["loss"])
-    assert best.loss == expected["loss"]
-    assert best.learning_rate == expected["learning_rate"]
+def test_the_best_cell_has_the_lowest_loss(trained: Trials, best: Trials) -> None:
+    cells = trained.where(method="prefix", depth=2, seed=0)
+    chosen = best.where(method="prefix", depth=2, seed=0)[0]
+    expected = min(cells, key=lambda cell: cell.validation["loss"])
+    assert (chosen.run, chosen.cell) == (expected.run, expected.cell)
+    assert chosen.metrics["loss"] == expected.metrics["loss"]

@@ -5,11 +5,11 @@ from __future__ import annotations
 import pytest
 import torch
 
-from notebooks.prefix_tuning.cannot_re_aim import claims as cannot_re_aim
-from notebooks.prefix_tuning.cannot_re_aim import kernels
+from notebooks.prefix_tuning.cannot_re_aim import kernels, measuring, re_aiming
+from notebooks.prefix_tuning.cannot_re_aim.claims import ROWS
+from promptlib import claims
 from promptlib.attention import attend
-from promptlib.prefix_tuning import gpt, reach
-from promptlib.prefix_tuning import inside as trained_attention
+from promptlib.prefix_tuning import gpt, identities, inside, reach
 from promptlib.prefix_tuning.cases import random_cases
 from promptlib.prefix_tuning.gpt import GPT, GPTConfig
 from promptlib.prefix_tuning.prefix import Prefix
@@ -22,6 +22,10 @@ def seeded(seed: int = 0) -> torch.Generator:
 @pytest.fixture(scope="module")
 def cases():
     return list(random_cases(seeded(), 1))
+
+
+def judge(name, measured):
+    return claims.check_each("prefix-tuning/", ROWS, {name: measured})[name]
 
 
 # Wrong attention functions, each a mistake that implementations make.
@@ -97,15 +101,15 @@ RE_AIMERS = [prefix_in_the_logits, mask_counts_the_prefix, positions_shift]
 
 def test_claims_hold(cases):
     found = [
-        cannot_re_aim.relative_attention(cases),
-        cannot_re_aim.biased_output(cases),
-        cannot_re_aim.bias_in_hull(cases),
-        cannot_re_aim.two_statistics(cases, seeded()),
-        cannot_re_aim.attainable_attention(30, seeded()),
-        cannot_re_aim.layer_norm_limit(cannot_re_aim.normalised_shares(5, seeded())),
-        cannot_re_aim.layer_norm_limit_reached(cannot_re_aim.normalised_shares(5, seeded())),
-        cannot_re_aim.rank_one_re_aims(30, seeded()),
-        cannot_re_aim.normalised_kernels(cases[::7]),
+        judge("relative-attention", measuring.errors(measuring.relative_attention, cases)),
+        judge("biased-output", measuring.errors(identities.output_errors, cases)),
+        judge("bias-in-hull", measuring.errors(identities.hull_distances, cases)),
+        judge("two-statistics", measuring.statistics_errors(cases, seeded())),
+        judge("attainable-attention", measuring.attainment_errors(30, seeded())),
+        judge("layer-norm-limit", measuring.normalised_shares(5, seeded())),
+        judge("layer-norm-limit-reached", measuring.normalised_shares(5, seeded())),
+        judge("rank-one-re-aims", measuring.rank_one_errors(30, seeded())),
+        judge("normalised-kernels", measuring.kernel_errors(cases[::7])),
     ]
     assert {claim.id: claim.verdict for claim in found} == {claim.id: "holds" for claim in found}
 
@@ -113,7 +117,12 @@ def test_claims_hold(cases):
 @pytest.mark.claim("prefix-tuning/relative-attention")
 @pytest.mark.parametrize("wrong", [*RE_AIMERS, content_normalised_alone])
 def test_relative_attention_fails(cases, wrong):
-    assert cannot_re_aim.relative_attention(cases, wrong).verdict == "fails"
+    assert (
+        judge(
+            "relative-attention", measuring.errors(measuring.relative_attention, cases, wrong)
+        ).verdict
+        == "fails"
+    )
 
 
 @pytest.mark.claim("prefix-tuning/biased-output")
@@ -121,13 +130,19 @@ def test_relative_attention_fails(cases, wrong):
     "wrong", [*RE_AIMERS, content_normalised_alone, values_reversed, bias_too_long]
 )
 def test_biased_output_fails(cases, wrong):
-    assert cannot_re_aim.biased_output(cases, wrong).verdict == "fails"
+    assert (
+        judge("biased-output", measuring.errors(identities.output_errors, cases, wrong)).verdict
+        == "fails"
+    )
 
 
 @pytest.mark.claim("prefix-tuning/bias-in-hull")
 @pytest.mark.parametrize("wrong", [*RE_AIMERS, bias_too_long, prefix_reads_the_content])
 def test_bias_in_hull_fails(cases, wrong):
-    assert cannot_re_aim.bias_in_hull(cases, wrong).verdict == "fails"
+    assert (
+        judge("bias-in-hull", measuring.errors(identities.hull_distances, cases, wrong)).verdict
+        == "fails"
+    )
 
 
 @pytest.mark.claim("prefix-tuning/two-statistics")
@@ -135,7 +150,10 @@ def test_bias_in_hull_fails(cases, wrong):
     "wrong", [prefix_in_the_logits, positions_shift, values_reversed, prefix_reads_the_content]
 )
 def test_two_statistics_fails(cases, wrong):
-    assert cannot_re_aim.two_statistics(cases, seeded(), wrong).verdict == "fails"
+    assert (
+        judge("two-statistics", measuring.statistics_errors(cases, seeded(), wrong)).verdict
+        == "fails"
+    )
 
 
 @pytest.mark.claim("prefix-tuning/attainable-attention")
@@ -143,7 +161,10 @@ def test_two_statistics_fails(cases, wrong):
     "wrong", [prefix_in_the_logits, positions_shift, content_normalised_alone, without_square_root]
 )
 def test_attainable_attention_fails(wrong):
-    assert cannot_re_aim.attainable_attention(10, seeded(), wrong).verdict == "fails"
+    assert (
+        judge("attainable-attention", measuring.attainment_errors(10, seeded(), wrong)).verdict
+        == "fails"
+    )
 
 
 def forgets_the_length(*arguments):
@@ -165,8 +186,8 @@ def halves_the_radius(queries, normaliser, weight, gain, shift, bias, length):
 @pytest.mark.claim("prefix-tuning/layer-norm-limit")
 @pytest.mark.parametrize("wrong", [forgets_the_length, forgets_the_shift, halves_the_radius])
 def test_layer_norm_limit_fails(wrong):
-    shares = cannot_re_aim.normalised_shares(5, seeded(), limit=wrong)
-    assert cannot_re_aim.layer_norm_limit(shares).verdict == "fails"
+    shares = measuring.normalised_shares(5, seeded(), limit=wrong)
+    assert judge("layer-norm-limit", shares).verdict == "fails"
 
 
 @pytest.mark.claim("prefix-tuning/layer-norm-limit-reached")
@@ -174,22 +195,22 @@ def test_layer_norm_limit_fails(wrong):
     "wrong", [forgets_the_length, forgets_the_shift, halves_the_radius, doubles_the_radius]
 )
 def test_a_limit_that_is_too_high_is_not_reached(wrong):
-    shares = cannot_re_aim.normalised_shares(5, seeded(), limit=wrong)
-    assert cannot_re_aim.layer_norm_limit_reached(shares).verdict == "fails"
+    shares = measuring.normalised_shares(5, seeded(), limit=wrong)
+    assert judge("layer-norm-limit-reached", shares).verdict == "fails"
 
 
 @pytest.mark.claim("prefix-tuning/layer-norm-limit")
 @pytest.mark.claim("prefix-tuning/layer-norm-limit-reached")
 def test_layer_norm_limit_fails_when_the_logits_are_not_scaled():
-    shares = cannot_re_aim.normalised_shares(5, seeded(), attend=without_square_root)
-    assert cannot_re_aim.layer_norm_limit(shares).verdict == "fails"
-    assert cannot_re_aim.layer_norm_limit_reached(shares).verdict == "fails"
+    shares = measuring.normalised_shares(5, seeded(), attend=without_square_root)
+    assert judge("layer-norm-limit", shares).verdict == "fails"
+    assert judge("layer-norm-limit-reached", shares).verdict == "fails"
 
 
 @pytest.mark.claim("prefix-tuning/rank-one-re-aims")
 def test_rank_one_re_aims_fails():
     def forgets_where_it_starts(content, query, attention, wanted):
-        return cannot_re_aim.re_aiming.rank_one_key_update(
+        return re_aiming.rank_one_key_update(
             content, query, torch.full_like(attention, 1 / len(attention)), wanted
         )
 
@@ -197,9 +218,11 @@ def test_rank_one_re_aims_fails():
         return query, torch.zeros_like(content[0])
 
     for update in (forgets_where_it_starts, no_update):
-        claim = cannot_re_aim.rank_one_re_aims(5, seeded(), update=update)
+        claim = judge("rank-one-re-aims", measuring.rank_one_errors(5, seeded(), update=update))
         assert claim.verdict == "fails"
-    claim = cannot_re_aim.rank_one_re_aims(5, seeded(), attend=without_square_root)
+    claim = judge(
+        "rank-one-re-aims", measuring.rank_one_errors(5, seeded(), attend=without_square_root)
+    )
     assert claim.verdict == "fails"
 
 
@@ -209,7 +232,10 @@ def test_normalised_kernels_fails_for_sparsemax_and_sigmoid(cases):
         "sparsemax": kernels.sparsemax(),
         "sigmoid": kernels.sigmoid(),
     }.items():
-        assert cannot_re_aim.normalised_kernels(cases, {name: function}).verdict == "fails"
+        assert (
+            judge("normalised-kernels", measuring.kernel_errors(cases, {name: function})).verdict
+            == "fails"
+        )
 
 
 # Inside a model.
@@ -222,7 +248,7 @@ def small_model(seed: int) -> GPT:
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.add_(0.3 * torch.randn(parameter.shape, generator=generator))
-    return trained_attention.in_float64(model)
+    return inside.in_float64(model)
 
 
 @pytest.fixture(scope="module")
@@ -235,43 +261,63 @@ def pairs():
     return [
         (
             small_model(seed),
-            trained_attention.in_float64(Prefix(1, length, 33, 1.0, seeded(seed + 10))),
+            inside.in_float64(Prefix(1, length, 33, 1.0, seeded(seed + 10))),
         )
         for seed, length in [(0, 2), (1, 2)]
     ]
 
 
+def trained_relative_attention(pairs, tokens):
+    errors = [inside.model_ratio_errors(model, prefix, tokens) for model, prefix in pairs]
+    return judge("trained-relative-attention", torch.cat(errors))
+
+
+def trained_biased_output(pairs, tokens):
+    errors = [inside.model_output_errors(model, prefix, tokens) for model, prefix in pairs]
+    return judge("trained-biased-output", torch.cat(errors))
+
+
+def fine_tuning_re_aims(models, tokens, movement=inside.model_movement):
+    moved = [movement(before, after, tokens) for before, after in models]
+    return judge("fine-tuning-re-aims", moved)
+
+
 def test_claims_about_models_hold(pairs, tokens):
-    assert cannot_re_aim.trained_relative_attention(pairs, tokens).verdict == "holds"
-    assert cannot_re_aim.trained_biased_output(pairs, tokens).verdict == "holds"
-    assert cannot_re_aim.trained_layer_norm_limit(pairs, tokens).verdict == "holds"
+    assert trained_relative_attention(pairs, tokens).verdict == "holds"
+    assert trained_biased_output(pairs, tokens).verdict == "holds"
+    assert (
+        judge("trained-layer-norm-limit", measuring.trained_shares(pairs, tokens)).verdict
+        == "holds"
+    )
     models = [(small_model(0), small_model(1)), (small_model(2), small_model(3))]
-    assert cannot_re_aim.fine_tuning_re_aims(models, tokens).verdict == "supported"
-    assert cannot_re_aim.fine_tuning_re_aims(models[:1], tokens).verdict == "single run"
+    assert fine_tuning_re_aims(models, tokens).verdict == "supported"
+    assert fine_tuning_re_aims(models[:1], tokens).verdict == "single run"
 
 
 @pytest.mark.claim("prefix-tuning/trained-relative-attention")
 @pytest.mark.parametrize("wrong", [*RE_AIMERS, content_normalised_alone])
 def test_trained_relative_attention_fails(pairs, tokens, wrong, monkeypatch):
     monkeypatch.setattr(gpt, "attend", wrong)
-    assert cannot_re_aim.trained_relative_attention(pairs, tokens).verdict == "fails"
+    assert trained_relative_attention(pairs, tokens).verdict == "fails"
 
 
 @pytest.mark.claim("prefix-tuning/trained-biased-output")
 @pytest.mark.parametrize("wrong", [*RE_AIMERS, content_normalised_alone, bias_too_long])
 def test_trained_biased_output_fails(pairs, tokens, wrong, monkeypatch):
     monkeypatch.setattr(gpt, "attend", wrong)
-    assert cannot_re_aim.trained_biased_output(pairs, tokens).verdict == "fails"
+    assert trained_biased_output(pairs, tokens).verdict == "fails"
 
 
 @pytest.mark.claim("prefix-tuning/trained-layer-norm-limit")
 def test_trained_layer_norm_limit_fails_without_the_layer_norm(pairs, tokens):
     free = []
     for model, _ in pairs:
-        outside = trained_attention.in_float64(Prefix(1, 2, 33, 1.0, seeded(), layer_norm=False))
+        outside = inside.in_float64(Prefix(1, 2, 33, 1.0, seeded(), layer_norm=False))
         outside.vectors.mul_(50)
         free.append((model, outside))
-    assert cannot_re_aim.trained_layer_norm_limit(free, tokens).verdict == "fails"
+    assert (
+        judge("trained-layer-norm-limit", measuring.trained_shares(free, tokens)).verdict == "fails"
+    )
 
 
 @pytest.mark.claim("prefix-tuning/trained-layer-norm-limit")
@@ -281,13 +327,16 @@ def test_trained_layer_norm_limit_fails_when_half_the_vectors_are_forgotten(toke
     query = model.blocks[0].attention.heads(model.blocks[0].attention.query(content))[0, 5]
     weight = model.blocks[0].attention.key.weight[:11]
     best = reach.best_normalised_vector(query[None], weight, model.blocks[0].norm_attention.weight)
-    prefix = trained_attention.in_float64(Prefix(1, 2, 33, 1.0, seeded()))
+    prefix = inside.in_float64(Prefix(1, 2, 33, 1.0, seeded()))
     prefix.vectors.copy_(1e4 * best.expand(1, 2, -1))  # long, so that LayerNorm's epsilon is small
-    right = cannot_re_aim.trained_layer_norm_limit([(model, prefix)], tokens)
-    wrong = cannot_re_aim.trained_layer_norm_limit(
-        [(model, prefix)],
-        tokens,
-        lambda model, tokens, length: trained_attention.largest_shares(model, tokens, length // 2),
+    right = judge("trained-layer-norm-limit", measuring.trained_shares([(model, prefix)], tokens))
+    wrong = judge(
+        "trained-layer-norm-limit",
+        measuring.trained_shares(
+            [(model, prefix)],
+            tokens,
+            lambda model, tokens, length: inside.largest_shares(model, tokens, length // 2),
+        ),
     )
     assert (right.verdict, wrong.verdict) == ("holds", "fails")
     assert right.value < 1e-9  # the vector of the proof reaches the limit inside a model, too
@@ -296,12 +345,12 @@ def test_trained_layer_norm_limit_fails_when_half_the_vectors_are_forgotten(toke
 @pytest.mark.claim("prefix-tuning/fine-tuning-re-aims")
 def test_fine_tuning_re_aims_fails_for_a_model_that_did_not_change(pairs, tokens):
     same = [(model, model) for model, _ in pairs]
-    assert cannot_re_aim.fine_tuning_re_aims(same, tokens).verdict == "contradicted"
+    assert fine_tuning_re_aims(same, tokens).verdict == "contradicted"
 
     def about_the_limit(before, after, tokens):
         return torch.tensor([0.09 if before is pairs[0][0] else 0.12])
 
-    claim = cannot_re_aim.fine_tuning_re_aims(same, tokens, about_the_limit)
+    claim = fine_tuning_re_aims(same, tokens, about_the_limit)
     assert claim.verdict == "undecided"
 
 
@@ -310,8 +359,8 @@ def test_a_prefix_in_the_place_of_fine_tuning_moves_nothing(pairs, tokens):
     (model, prefix), _ = pairs
 
     def by_prefix(before, after, tokens):
-        return trained_attention.model_movement(before, after, tokens, prefix)
+        return inside.model_movement(before, after, tokens, prefix)
 
-    claim = cannot_re_aim.fine_tuning_re_aims([(model, model)] * 2, tokens, by_prefix)
+    claim = fine_tuning_re_aims([(model, model)] * 2, tokens, by_prefix)
     assert claim.verdict == "contradicted"
     assert claim.value < 1e-10

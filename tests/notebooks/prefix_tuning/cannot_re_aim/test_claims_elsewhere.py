@@ -7,9 +7,16 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from notebooks.prefix_tuning.cannot_re_aim import claims_elsewhere as cannot_re_aim_elsewhere
-from notebooks.prefix_tuning.cannot_re_aim import every_layer, kernels, placement, positions
-from notebooks.prefix_tuning.cannot_re_aim import plan as deep_sorter
+from notebooks.prefix_tuning.cannot_re_aim import (
+    every_layer,
+    kernels,
+    measuring,
+    placement,
+    plan,
+    positions,
+)
+from notebooks.prefix_tuning.cannot_re_aim.claims import ROWS
+from promptlib import claims
 from promptlib.attention import attend
 from promptlib.prefix_tuning import gpt
 from promptlib.prefix_tuning.cases import random_case, random_cases
@@ -25,6 +32,10 @@ def seeded(seed: int = 0) -> torch.Generator:
 @pytest.fixture(scope="module")
 def cases():
     return list(random_cases(seeded(), 1))
+
+
+def judge(name, measured):
+    return claims.check_each("prefix-tuning/", ROWS, {name: measured})[name]
 
 
 # Vectors at any place.
@@ -52,13 +63,13 @@ def by_rank(q, k, v, prefix_keys=None, prefix_values=None, causal=False):
 
 
 def test_vectors_anywhere_hold(cases):
-    assert cannot_re_aim_elsewhere.vectors_anywhere(cases, seeded()).verdict == "holds"
+    assert judge("vectors-anywhere", measuring.insertion_errors(cases, seeded())).verdict == "holds"
 
 
 @pytest.mark.claim("prefix-tuning/vectors-anywhere")
 @pytest.mark.parametrize("wrong", [without_mask, window, by_rank, kernels.sparsemax()])
 def test_vectors_anywhere_fails(cases, wrong):
-    claim = cannot_re_aim_elsewhere.vectors_anywhere(cases, seeded(), wrong)
+    claim = judge("vectors-anywhere", measuring.insertion_errors(cases, seeded(), wrong))
     assert claim.verdict == "fails"
 
 
@@ -96,7 +107,7 @@ def test_a_place_outside_the_content_is_refused(place):
 
 
 def test_suffix_aims_itself_holds():
-    assert cannot_re_aim_elsewhere.suffix_aims_itself(60, seeded()).verdict == "holds"
+    assert judge("suffix-aims-itself", measuring.suffix_errors(60, seeded())).verdict == "holds"
 
 
 @pytest.mark.claim("prefix-tuning/suffix-aims-itself")
@@ -104,13 +115,13 @@ def test_suffix_aims_itself_fails_for_logits_of_another_scale():
     def without_square_root(q, k, v, causal=False):
         return attend(q, k, v, causal=causal, scale=1.0)
 
-    claim = cannot_re_aim_elsewhere.suffix_aims_itself(3, seeded(), without_square_root)
+    claim = judge("suffix-aims-itself", measuring.suffix_errors(3, seeded(), without_square_root))
     assert claim.verdict == "fails"
 
 
 @pytest.mark.claim("prefix-tuning/suffix-aims-itself")
 def test_suffix_aims_itself_fails_without_the_mask():
-    claim = cannot_re_aim_elsewhere.suffix_aims_itself(3, seeded(), without_mask)
+    claim = judge("suffix-aims-itself", measuring.suffix_errors(3, seeded(), without_mask))
     assert claim.verdict == "fails"
 
 
@@ -120,7 +131,7 @@ def test_suffix_aims_itself_fails_for_a_vector_that_does_not_aim(monkeypatch):
         return torch.ones(query_weight.shape[-1], dtype=torch.float64)
 
     monkeypatch.setattr(placement, "suffix_that_reads", any_vector)
-    assert cannot_re_aim_elsewhere.suffix_aims_itself(3, seeded()).verdict == "fails"
+    assert judge("suffix-aims-itself", measuring.suffix_errors(3, seeded())).verdict == "fails"
 
 
 def test_what_a_suffix_cannot_read_is_refused():
@@ -137,7 +148,7 @@ def test_what_a_suffix_cannot_read_is_refused():
 
 
 def test_relative_positions_hold():
-    assert cannot_re_aim_elsewhere.relative_positions(4, seeded()).verdict == "holds"
+    assert judge("relative-positions", measuring.shift_errors(4, seeded())).verdict == "holds"
 
 
 def rotated_keys_only(queries, keys, query_positions, key_positions):
@@ -159,7 +170,7 @@ def stretched(queries, keys, query_positions, key_positions):
 @pytest.mark.claim("prefix-tuning/relative-positions")
 @pytest.mark.parametrize("wrong", [rotated_keys_only, turned_both_ways, stretched])
 def test_relative_positions_fails_for_wrong_schemes(wrong):
-    claim = cannot_re_aim_elsewhere.relative_positions(2, seeded(), {"wrong": wrong})
+    claim = judge("relative-positions", measuring.shift_errors(2, seeded(), {"wrong": wrong}))
     assert claim.verdict == "fails"
 
 
@@ -221,8 +232,13 @@ def tokens():
     return torch.randint(0, 8, (13, 17), generator=seeded())
 
 
+def every_head_and_layer(deep, tokens, errors=every_layer.every_layer_errors):
+    found = [errors(model, prefix, tokens) for model, prefix in deep]
+    return judge("every-head-and-layer", torch.cat(found))
+
+
 def test_every_head_and_layer_holds(deep, tokens):
-    claim = cannot_re_aim_elsewhere.every_head_and_layer(deep, tokens)
+    claim = every_head_and_layer(deep, tokens)
     assert claim.verdict == "holds"
     assert claim.details["instances"] == 2 * 3 * 13 * 5 * 17
 
@@ -245,7 +261,7 @@ def bias_too_long(q, k, v, prefix_keys=None, prefix_values=None, causal=False):
 @pytest.mark.parametrize("wrong", [prefix_in_the_keys, bias_too_long])
 def test_every_head_and_layer_fails(deep, tokens, wrong, monkeypatch):
     monkeypatch.setattr(gpt, "attend", wrong)
-    assert cannot_re_aim_elsewhere.every_head_and_layer(deep, tokens).verdict == "fails"
+    assert every_head_and_layer(deep, tokens).verdict == "fails"
 
 
 @pytest.mark.claim("prefix-tuning/every-head-and-layer")
@@ -260,16 +276,14 @@ def test_deep_layers_compared_with_a_run_without_prefix_do_not_agree(deep, token
 
     errors = against_the_plain_model(model, prefix, tokens)
     assert float(errors[0]) < 1e-10 < 1e-2 < float(errors[1])
-    claim = cannot_re_aim_elsewhere.every_head_and_layer(
-        [(model, prefix)], tokens, against_the_plain_model
-    )
+    claim = every_head_and_layer([(model, prefix)], tokens, against_the_plain_model)
     assert claim.verdict == "fails"
 
 
 def test_the_deep_plan_refuses_too_few_steps_and_needs_no_torch():
     with pytest.raises(ValueError, match=r"deep_steps must be .* at least 10, got 9"):
-        deep_sorter.plan(9, 0)
-    runs = deep_sorter.chapter_plan(1, 3, 10, 10, [0.1], [1.0], [0.003], 1, deep_steps=10)
+        plan.deep_plan(9, 0)
+    runs = list(plan.chapter_plan(1, 3, 10, 10, [0.1], [1.0], [0.003], 1, deep_steps=10))
     assert {run.config["seed"] for run in runs} == {3}
     assert len({run.name for run in runs}) == len(runs)
     assert runs[-1].needs == (runs[-2],)

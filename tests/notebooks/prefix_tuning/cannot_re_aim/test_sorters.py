@@ -5,14 +5,12 @@ from __future__ import annotations
 import pytest
 import torch
 
-from notebooks.prefix_tuning.cannot_re_aim.claims import (
-    trained_biased_output,
-    trained_layer_norm_limit,
-    trained_relative_attention,
-)
-from notebooks.prefix_tuning.cannot_re_aim.results import trained_sorters
-from notebooks.prefix_tuning.new_task import plan as new_task
-from promptlib.runs import RunStore
+from notebooks.prefix_tuning.cannot_re_aim import measuring, plan
+from notebooks.prefix_tuning.cannot_re_aim.claims import ROWS
+from notebooks.prefix_tuning.cannot_re_aim.results import trained_sorters, with_prefix
+from promptlib import claims
+from promptlib.prefix_tuning import inside, trials
+from tests.trained_in_memory import TrainedInMemory
 from workflow.profile_config import load_profile, profile_names
 
 TRAINING_PARAMETERS = (
@@ -27,8 +25,8 @@ TRAINING_PARAMETERS = (
 )
 
 
-def test_the_sorters_of_a_tiny_plan_satisfy_the_claims(tmp_path):
-    plan = new_task.first_sweep(
+def test_the_sorters_of_a_tiny_plan_satisfy_the_claims():
+    runs = plan.chapter_plan(
         seeds=2,
         first_seed=0,
         pretrain_steps=40,
@@ -37,8 +35,11 @@ def test_the_sorters_of_a_tiny_plan_satisfy_the_claims(tmp_path):
         init_stds=[1.0],
         weight_rates=[0.003, 0.01],
         test_sequences=7,
+        deep_steps=30,
     )
-    sorters = trained_sorters(plan, RunStore(tmp_path))
+    get = TrainedInMemory().get
+    trained = trials.read(runs, get)
+    sorters = trained_sorters(trained, get)
     assert len(sorters) == 2
     tokens = torch.randint(0, 8, (5, 19), generator=torch.Generator().manual_seed(0))
     for sorter in sorters:
@@ -48,11 +49,23 @@ def test_the_sorters_of_a_tiny_plan_satisfy_the_claims(tmp_path):
         assert not any(prefix.layer_norm for prefix in sorter.free)
         assert sorter.best.vectors.dtype == torch.float64
         pairs = [(sorter.pretrained, prefix) for prefix in (*sorter.normalised, *sorter.free)]
-        assert trained_relative_attention(pairs, tokens).passes
-        assert trained_biased_output(pairs, tokens).passes
-        assert trained_layer_norm_limit(pairs[:2], tokens).passes
+        measured = {
+            "trained-relative-attention": torch.cat(
+                [inside.model_ratio_errors(*pair, tokens) for pair in pairs]
+            ),
+            "trained-biased-output": torch.cat(
+                [inside.model_output_errors(*pair, tokens) for pair in pairs]
+            ),
+            "trained-layer-norm-limit": measuring.trained_shares(pairs[:2], tokens),
+        }
+        found = claims.check_each("prefix-tuning/", ROWS, measured)
+        assert all(claim.passes for claim in found.values())
     first, second = (sorter.pretrained.token.weight for sorter in sorters)
     assert not torch.equal(first, second)
+    deep = [with_prefix(one, get) for one in trained.where(method="deep prefix")]
+    assert [len(model.blocks) for model, _ in deep] == [3, 3]
+    with pytest.raises(ValueError, match="a finetuned model has no prefix"):
+        with_prefix(trained.where(method="finetuned")[0], get)
 
 
 @pytest.mark.parametrize("profile", profile_names())

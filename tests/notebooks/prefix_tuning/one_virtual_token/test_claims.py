@@ -7,10 +7,9 @@ import math
 import pytest
 import torch
 
-from notebooks.prefix_tuning.one_virtual_token import claims_decoding as decoding_claims
-from notebooks.prefix_tuning.one_virtual_token import claims_precision as precision_claims
-from notebooks.prefix_tuning.one_virtual_token import claims_temperature as temperature_claims
-from notebooks.prefix_tuning.one_virtual_token import measuring, worst_case
+from notebooks.prefix_tuning.one_virtual_token import decoding, limits, measuring, worst_case
+from notebooks.prefix_tuning.one_virtual_token.claims import ROWS
+from promptlib import claims
 from promptlib.attention import attend
 from promptlib.prefix_tuning import conditional_generator, unconditional_generator
 from promptlib.prefix_tuning.constructions import bounds, unpacking
@@ -19,6 +18,10 @@ from promptlib.prefix_tuning.constructions.pieces import score_of
 
 def seeded(seed=0):
     return torch.Generator().manual_seed(seed)
+
+
+def judge(name, measured):
+    return claims.check_each("prefix-tuning/", ROWS, {name: measured})[name]
 
 
 def spoiled(build, spoil):
@@ -67,52 +70,65 @@ WRONG = [
 
 
 def test_claims_hold():
-    found = [
-        decoding_claims.any_sequence(200),
-        decoding_claims.any_text((1, 23), 5, seeded()),
-        decoding_claims.any_map(300, (11, 29), 3, seeded()),
-        decoding_claims.any_answers(300, ((7, 5),), 3, seeded()),
-        decoding_claims.any_pair_map(20, ((5, 1), (7, 2)), 3, seeded()),
-        decoding_claims.counts(200),
-        temperature_claims.leak(20, seeded()),
-        temperature_claims.total_error(((2, 2), (11, 5)), 3, 10, seeded()),
-        temperature_claims.critical_temperature(((3, 2), (11, 5)), ((2, 2), (7, 3))),
-        temperature_claims.two_positions(30),
-        precision_claims.unpacking_exact((2, 3, 7, 13), 20, seeded()),
-        precision_claims.thirteen_symbols((5, 13), 3, seeded()),
-        precision_claims.fourteen_symbols_fail(3, seeded()),
-        precision_claims.largest_vocabulary((2**24 - 3, 2**24), 200, seeded()),
-    ]
-    assert {claim.id: claim.verdict for claim in found} == {claim.id: "holds" for claim in found}
-    assert len({claim.id for claim in found}) == 14
+    measured = {
+        "one-token-any-sequence": decoding.any_sequence(200),
+        "one-token-any-text": decoding.any_text((1, 23), 5, seeded()),
+        "one-token-any-map": decoding.any_map(300, (11, 29), 3, seeded()),
+        "virtual-tokens-any-answers": decoding.any_answers(300, ((7, 5),), 3, seeded()),
+        "one-token-any-pair-map": decoding.any_pair_map(20, ((5, 1), (7, 2)), 3, seeded()),
+        "one-token-counts": decoding.counts(200),
+        "one-token-leak": limits.leaks(20, seeded()),
+        "one-token-total-error": limits.lookups(((2, 2), (11, 5)), 3, 10, seeded()),
+        "one-token-critical-temperature": limits.critical_temperatures(
+            ((3, 2), (11, 5)), ((2, 2), (7, 3))
+        ),
+        "one-token-two-positions": limits.two_positions(30),
+        "one-token-unpacking": limits.unpacking_errors((2, 3, 7, 13), 20, seeded()),
+        "one-token-thirteen-symbols": limits.packed_numbers((5, 13), 3, seeded()),
+        "one-token-fourteen-symbols-fail": limits.shares_beyond(3, seeded()),
+        "one-token-largest-vocabulary": limits.wrong_of_largest((2**24 - 3, 2**24), 200, seeded()),
+    }
+    found = claims.check_each("prefix-tuning/", ROWS, measured)
+    assert {name: claim.verdict for name, claim in found.items()} == dict.fromkeys(found, "holds")
+    assert len(found) == len(ROWS) == 14
 
 
 @pytest.mark.claim("prefix-tuning/one-token-any-sequence")
 @pytest.mark.parametrize("wrong", WRONG)
 def test_any_sequence_fails(wrong):
     build = spoiled(unconditional_generator, wrong)
-    assert decoding_claims.any_sequence(100, build).verdict == "fails"
+    assert judge("one-token-any-sequence", decoding.any_sequence(100, build)).verdict == "fails"
 
 
 @pytest.mark.claim("prefix-tuning/one-token-any-text")
 @pytest.mark.parametrize("wrong", WRONG)
 def test_any_text_fails(wrong):
     build = spoiled(unconditional_generator, wrong)
-    assert decoding_claims.any_text((23,), 3, seeded(), build).verdict == "fails"
+    assert (
+        judge("one-token-any-text", decoding.any_text((23,), 3, seeded(), build)).verdict == "fails"
+    )
 
 
 @pytest.mark.claim("prefix-tuning/one-token-any-map")
 @pytest.mark.parametrize("wrong", [forgets_to_subtract, loses_the_one_hot, scores_without_distance])
 def test_any_map_fails(wrong):
     build = spoiled(conditional_generator, wrong)
-    assert decoding_claims.any_map(30, (11,), 3, seeded(), build).verdict == "fails"
+    assert (
+        judge("one-token-any-map", decoding.any_map(30, (11,), 3, seeded(), build)).verdict
+        == "fails"
+    )
 
 
 @pytest.mark.claim("prefix-tuning/virtual-tokens-any-answers")
 @pytest.mark.parametrize("wrong", WRONG)
 def test_any_answers_fails(wrong):
     build = spoiled(conditional_generator, wrong)
-    assert decoding_claims.any_answers(100, ((7, 5),), 3, seeded(), build).verdict == "fails"
+    assert (
+        judge(
+            "virtual-tokens-any-answers", decoding.any_answers(100, ((7, 5),), 3, seeded(), build)
+        ).verdict
+        == "fails"
+    )
 
 
 def packs_backwards(speaker):
@@ -127,7 +143,12 @@ def packs_backwards(speaker):
 @pytest.mark.parametrize("wrong", [*WRONG, packs_backwards])
 def test_any_pair_map_fails(wrong):
     build = spoiled(conditional_generator, wrong)
-    assert decoding_claims.any_pair_map(20, ((5, 1),), 3, seeded(), build).verdict == "fails"
+    assert (
+        judge(
+            "one-token-any-pair-map", decoding.any_pair_map(20, ((5, 1),), 3, seeded(), build)
+        ).verdict
+        == "fails"
+    )
 
 
 @pytest.mark.claim("prefix-tuning/one-token-counts")
@@ -135,8 +156,10 @@ def test_any_pair_map_fails(wrong):
 def test_counts_fails(wrong):
     sequences = spoiled(unconditional_generator, wrong)
     maps = spoiled(conditional_generator, wrong)
-    assert decoding_claims.counts(100, build=sequences).verdict == "fails"
-    assert decoding_claims.counts(100, build_conditional=maps).verdict == "fails"
+    assert judge("one-token-counts", decoding.counts(100, build=sequences)).verdict == "fails"
+    assert (
+        judge("one-token-counts", decoding.counts(100, build_conditional=maps)).verdict == "fails"
+    )
 
 
 @pytest.mark.claim("prefix-tuning/one-token-counts")
@@ -146,7 +169,7 @@ def test_counts_fails_when_symbols_say_as_much_as_vectors():
         speaker.embedding = torch.nn.Parameter(speaker.virtual_token(every), requires_grad=False)
 
     build = spoiled(unconditional_generator, rich)
-    assert decoding_claims.counts(100, build=build).verdict == "fails"
+    assert judge("one-token-counts", decoding.counts(100, build=build)).verdict == "fails"
 
 
 def warmer(queries, keys, values, *rest, **options):
@@ -156,9 +179,9 @@ def warmer(queries, keys, values, *rest, **options):
 
 @pytest.mark.claim("prefix-tuning/one-token-leak")
 def test_leak_fails():
-    assert temperature_claims.leak(20, seeded(), attend=warmer).verdict == "fails"
+    assert judge("one-token-leak", limits.leaks(20, seeded(), attend=warmer)).verdict == "fails"
     build = spoiled(unconditional_generator, is_lukewarm)
-    assert temperature_claims.leak(1, seeded(), build=build).verdict == "fails"
+    assert judge("one-token-leak", limits.leaks(1, seeded(), build=build)).verdict == "fails"
 
 
 @pytest.mark.claim("prefix-tuning/one-token-total-error")
@@ -167,14 +190,14 @@ def test_total_error_fails_a_little_above_the_temperature():
         speaker.blocks[0].query.mul_(0.97)
 
     build = spoiled(unconditional_generator, slightly_warmer)
-    claim = temperature_claims.total_error(((95, 24),), 3, 20, seeded(), build)
+    claim = judge("one-token-total-error", limits.lookups(((95, 24),), 3, 20, seeded(), build))
     assert claim.verdict == "fails"
 
 
 @pytest.mark.claim("prefix-tuning/one-token-total-error")
 def test_total_error_fails_without_the_search_space_of_the_proof():
     build = spoiled(unconditional_generator, forgets_to_subtract)
-    claim = temperature_claims.total_error(((11, 5),), 3, 5, seeded(), build)
+    claim = judge("one-token-total-error", limits.lookups(((11, 5),), 3, 5, seeded(), build))
     assert claim.verdict == "fails"
 
 
@@ -189,7 +212,12 @@ def test_total_error_fails_without_the_search_space_of_the_proof():
 )
 def test_critical_temperature_fails(formula):
     for sizes in ((((3, 2),), ()), ((), ((2, 2),))):
-        assert temperature_claims.critical_temperature(*sizes, formula).verdict == "fails"
+        assert (
+            judge(
+                "one-token-critical-temperature", limits.critical_temperatures(*sizes, formula)
+            ).verdict
+            == "fails"
+        )
 
 
 @pytest.mark.claim("prefix-tuning/one-token-two-positions")
@@ -198,7 +226,9 @@ def test_two_positions_fails_when_the_heads_differ_in_temperature():
         speaker.blocks[0].query[1].mul_(-1)
 
     build = spoiled(conditional_generator, uneven)
-    assert temperature_claims.two_positions(300, build=build).verdict == "fails"
+    assert (
+        judge("one-token-two-positions", limits.two_positions(300, build=build)).verdict == "fails"
+    )
 
 
 @pytest.mark.claim("prefix-tuning/one-token-two-positions")
@@ -219,14 +249,20 @@ def test_unpacking_fails_for_a_floor_without_margin():
             numbers = numbers - numbers.floor()
         return torch.stack(found, -1)
 
-    assert precision_claims.unpacking_exact((3, 5), 5, seeded(), floors).verdict == "fails"
+    assert (
+        judge("one-token-unpacking", limits.unpacking_errors((3, 5), 5, seeded(), floors)).verdict
+        == "fails"
+    )
 
 
 @pytest.mark.claim("prefix-tuning/one-token-unpacking")
 @pytest.mark.parametrize(("name", "value"), [("STEEPNESS", 2.0), ("SHIFT", 0.25), ("SHIFT", 0.7)])
 def test_unpacking_fails_with_flat_ramps_or_another_shift(name, value, monkeypatch):
     monkeypatch.setattr(unpacking, name, value)
-    assert precision_claims.unpacking_exact((3, 5), 5, seeded()).verdict == "fails"
+    assert (
+        judge("one-token-unpacking", limits.unpacking_errors((3, 5), 5, seeded())).verdict
+        == "fails"
+    )
 
 
 @pytest.mark.claim("prefix-tuning/one-token-thirteen-symbols")
@@ -236,17 +272,27 @@ def test_thirteen_symbols_fails_when_attention_is_warm_or_symbols_are_more():
             *arguments, **options, inverse_temperature=30.0, beyond_bounds=True
         )
 
-    assert precision_claims.thirteen_symbols((13,), 3, seeded(), warm).verdict == "fails"
+    assert (
+        judge("one-token-thirteen-symbols", limits.packed_numbers((13,), 3, seeded(), warm)).verdict
+        == "fails"
+    )
 
     def allowed(*arguments, **options):
         return conditional_generator(*arguments, **options, beyond_bounds=True)
 
-    assert precision_claims.thirteen_symbols((14,), 3, seeded(), allowed).verdict == "fails"
+    assert (
+        judge(
+            "one-token-thirteen-symbols", limits.packed_numbers((14,), 3, seeded(), allowed)
+        ).verdict
+        == "fails"
+    )
 
 
 @pytest.mark.claim("prefix-tuning/one-token-fourteen-symbols-fail")
 def test_fourteen_symbols_fail_is_false_of_thirteen():
-    claim = precision_claims.fourteen_symbols_fail(3, seeded(), sizes=(12, 13))
+    claim = judge(
+        "one-token-fourteen-symbols-fail", limits.shares_beyond(3, seeded(), sizes=(12, 13))
+    )
     assert claim.verdict == "fails"
 
 
@@ -259,13 +305,20 @@ def test_largest_vocabulary_fails_in_single_precision():
         best = (slope * values.float()[:, None] + bias).argmax(-1, keepdim=True)
         return around.gather(-1, best).squeeze(-1)
 
-    claim = precision_claims.largest_vocabulary((2**20,), 50, seeded(), single)
+    claim = judge(
+        "one-token-largest-vocabulary", limits.wrong_of_largest((2**20,), 50, seeded(), single)
+    )
     assert claim.verdict == "fails"
 
 
 @pytest.mark.claim("prefix-tuning/one-token-largest-vocabulary")
 def test_largest_vocabulary_fails_for_a_larger_one():
-    assert precision_claims.largest_vocabulary((2**28,), 200, seeded()).verdict == "fails"
+    assert (
+        judge(
+            "one-token-largest-vocabulary", limits.wrong_of_largest((2**28,), 200, seeded())
+        ).verdict
+        == "fails"
+    )
 
 
 def test_a_threshold_outside_the_interval_is_refused():

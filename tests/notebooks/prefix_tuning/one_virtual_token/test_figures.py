@@ -7,8 +7,7 @@ import matplotlib.pyplot as plt
 import pytest
 import torch
 
-from notebooks.prefix_tuning.one_virtual_token import figures as pictures
-from notebooks.prefix_tuning.one_virtual_token import figures_limits as limit_pictures
+from notebooks.prefix_tuning.one_virtual_token import figures
 from promptlib import plotting
 from promptlib.prefix_tuning import conditional_generator, unconditional_generator
 from promptlib.prefix_tuning.constructions import unpacking
@@ -29,7 +28,7 @@ def bars(axes):
 
 def test_bars_are_the_virtual_token_and_labels_are_decoded():
     speaker = unconditional_generator(95, 5)
-    figure, alt = pictures.one_token_each(speaker, ["seven", "a bee"])
+    figure, alt = figures.one_token_each(speaker, ["seven", "a bee"])
     assert bars(figure.axes[1]) == pytest.approx(speaker.virtual_token(encode("a bee")).tolist())
     labels = [label.get_text() for label in figure.axes[1].get_xticklabels()]
     assert labels == ["a", "␣", "b", "e", "e"]
@@ -38,7 +37,7 @@ def test_bars_are_the_virtual_token_and_labels_are_decoded():
 
 def test_a_lookup_leaves_one_bar():
     speaker = unconditional_generator(95, 5)
-    figure, alt = pictures.lookup(speaker, "seven", at=2)
+    figure, alt = figures.lookup(speaker, "seven", at=2)
     assert [height > 0 for height in bars(figure.axes[3])] == [False, False, True, False, False]
     assert "the coordinate of 'v'" in alt
 
@@ -47,7 +46,7 @@ def test_the_stream_is_drawn_stage_by_stage():
     speaker = conditional_generator(3, inputs=2)
     contents = speaker.contents(speaker.virtual_token(lambda a, b: (a + b) % 3), (1, 2))
     stages = speaker.stages(contents)
-    figure, alt = pictures.stream_by_stage(stages, speaker.layout, ["token", "1", "2"])
+    figure, alt = figures.stream_by_stage(stages, speaker.layout, ["token", "1", "2"])
     drawn = [axes.images[0].get_array() for axes in figure.axes[:6]]
     for stage, image in zip(stages, drawn, strict=True):
         torch.testing.assert_close(torch.tensor(image.tolist()).double(), stage.stream)
@@ -56,7 +55,7 @@ def test_the_stream_is_drawn_stage_by_stage():
 
 def test_a_table_of_virtual_tokens_spells_its_answers():
     speaker = conditional_generator(4, responses=3)
-    figure, alt = pictures.virtual_table(speaker, ["abc", "cab", "bad", "dad"], "abcd")
+    figure, alt = figures.virtual_table(speaker, ["abc", "cab", "bad", "dad"], "abcd")
     texts = [text.get_text() for text in figure.axes[0].texts]
     assert "".join(texts) == "acbdbaaacbdd"
     assert "abc, cab, bad, dad" in alt
@@ -64,15 +63,13 @@ def test_a_table_of_virtual_tokens_spells_its_answers():
 
 def test_digits_come_out_one_by_one():
     number = unpacking.pack(torch.tensor([2, 0, 3, 1]))
-    figure, alt = pictures.row_by_row(number, 4)
+    figure, alt = figures.row_by_row(number, 4)
     assert [text.get_text() for text in figure.axes[0].texts[:4]] == ["2", "0", "3", "1"]
     assert "in order 2, 0, 3, 1" in alt
 
 
 def test_wrong_symbols_end_below_the_bound():
-    shares = limit_pictures.wrong_by_temperature(
-        7, 3, [0.0, 8.0], 50, torch.Generator().manual_seed(0)
-    )
+    shares = figures.wrong_by_temperature(7, 3, [0.0, 8.0], 50, torch.Generator().manual_seed(0))
     assert shares[0] > 0.2
     assert shares[1] == 0.0
 
@@ -80,14 +77,14 @@ def test_wrong_symbols_end_below_the_bound():
 def test_limits_are_drawn_and_described():
     generator = torch.Generator().manual_seed(0)
     for figure, alt in (
-        limit_pictures.temperature(7, [2, 5], 7, generator),
-        limit_pictures.precision(3, generator),
-        limit_pictures.behaviours(24),
+        figures.temperature(7, [2, 5], 7, generator),
+        figures.precision(3, generator),
+        figures.behaviours(24),
     ):
         assert len(figure.axes[0].lines) >= 2
         assert len(alt) > 100
 
 
 def test_pairs_of_sixteen_symbols_fill_every_bit():
-    _, alt = limit_pictures.behaviours(24)
+    _, alt = figures.behaviours(24)
     assert "they cross at 16." in alt
