@@ -96,9 +96,7 @@ def by_depth(curves: Mapping[str, Sequence[float]]) -> Drawn:
     colours = (PALETTE["vermilion"], PALETTE["blue"], PALETTE["green"])
     for (label, curve), colour in zip(curves.items(), colours, strict=True):
         axes.plot(range(1, 1 + len(curve)), curve, "o-", color=colour)
-        axes.annotate(
-            label, (len(curve), curve[-1]), (8, 0), textcoords="offset points", va="center"
-        )
+        _name_line(axes, label, (len(curve), curve[-1]), 8)
     axes.set(xlim=(0.7, 8), ylim=(-0.02, 1), xlabel="layer", ylabel="relative attention moved")
     axes.set_xticks(range(1, 7))
     return figure, (
@@ -121,9 +119,7 @@ def steering(trials: Trials, crowds: Sequence[int]) -> Drawn:
         before = [reached(trials, aim, crowd, "before")[0] for crowd in crowds]
         axes.plot(crowds, before, "--", color=colour, linewidth=1)
         first, last = (sum(after[place]) / len(after[place]) for place in (0, -1))
-        axes.annotate(
-            f"to {aim}", (crowds[-1], last), (10, 0), textcoords="offset points", va="center"
-        )
+        _name_line(axes, f"to {aim}", (crowds[-1], last), 10)
         seen.append(f"To {aim}: {first:.2f} for {crowds[0]} and {last:.2f} for {crowds[-1]}.")
     axes.set_xscale("log", base=2)
     axes.set_xticks(crowds, [str(crowd) for crowd in crowds])
