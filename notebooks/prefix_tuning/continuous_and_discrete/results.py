@@ -50,9 +50,8 @@ def steps(trials: Trials) -> np.ndarray:
     ``(seeds, prompt lengths, KINDS, string lengths, strings)``
     """
     by_vectors = trials.where(method="force").by("vectors").values()
-    return np.array([[one.metrics["steps"] for one in seeds] for seeds in by_vectors]).swapaxes(
-        0, 1
-    )
+    found = np.array([[one.metrics["steps"] for one in seeds] for seeds in by_vectors])
+    return found.swapaxes(0, 1)
 
 
 def success(trials: Trials, kind: str) -> np.ndarray:
@@ -60,9 +59,9 @@ def success(trials: Trials, kind: str) -> np.ndarray:
     return 100 * (steps(trials)[:, :, KINDS.index(kind)] >= 0).mean(axis=-1)
 
 
-def n_strings(trials: Trials, lengths: Sequence[bool] | np.ndarray | slice = slice(None)) -> int:
-    """How many strings of each kind are forced with a prompt length, of all lengths or some."""
-    return int(steps(trials)[0, 0, 0, lengths].size)
+def n_strings(trials: Trials, shortest: int = 1) -> int:
+    """How many strings of a kind, of so many symbols or more, are forced with a prompt length."""
+    return int(steps(trials)[0, 0, 0, string_lengths(trials) >= shortest].size)
 
 
 def gain_of_more(trials: Trials, kinds: Sequence[str]) -> np.ndarray:
@@ -90,8 +89,8 @@ def excess_of_large(trials: Trials) -> np.ndarray:
 
 def counted(trials: Trials) -> Trials:
     """The strings that are counted with, for the fewest vectors."""
-    counts = trials.where(method="count")
-    return counts.where(vectors=min(counts.by("vectors")))
+    by_vectors = trials.where(method="count").by("vectors")
+    return by_vectors[min(by_vectors)]
 
 
 def bits_of_tokens(trials: Trials) -> float:
@@ -117,9 +116,9 @@ def model_written_said(trials: Trials) -> list[np.ndarray]:
     Those of at least `SHORTEST` symbols, the strings that are counted with among them.
     """
     long = string_lengths(trials) >= SHORTEST
-    counted = trials.where(method="count", vectors=prompt_lengths(trials)[0])
+    first = trials.where(method="count", vectors=prompt_lengths(trials)[0])
     found = []
-    for forced, counts in zip(steps(trials)[:, 0, KINDS.index("model")], counted, strict=True):
+    for forced, counts in zip(steps(trials)[:, 0, KINDS.index("model")], first, strict=True):
         said = [(forced[long] >= 0).ravel()]
         if counts.run.config["length"] >= SHORTEST:
             said.append(np.array(counts.metrics["success"]))
