@@ -1,17 +1,9 @@
 """Which real text does every Python installation carry, and how is it divided?
 
-The documentation topics of ``pydoc_data.topics``: what ``help("while")`` prints. It differs a
-little from one version of Python to the next, so every training run names the digest of the text
-that it was trained on, and `Corpus.provenance` says whether it is the text that the book was
-written with.
-
-The text is cut into paragraphs, and of a paragraph that occurs more than once the first is kept:
-the topics quote each other at length. A topic is held out by a stable hash of its name. A paragraph
-of a held-out topic is never trained on, even if another topic quotes it.
-
-Symbols are characters. Curly quotes, dashes and other characters outside ASCII are rare; they are
-written with ASCII ones, so that a symbol is one byte and a loss in bits a symbol is one in bits a
-byte.
+The documentation topics of ``pydoc_data.topics``: what ``help("while")`` prints. They differ a
+little between versions of Python, so every run names the digest of the text that it was trained on.
+Topics quote each other at length: of a repeated paragraph the first is kept, and one of a held-out
+topic is never trained on. Symbols are ASCII characters, so that a symbol is a byte.
 
 No torch here: the plan of the runs reads this module.
 """
@@ -47,20 +39,10 @@ WRITTEN_AS = {
 
 @dataclass(frozen=True)
 class Corpus:
-    """Text to train on and text to test on.
+    """Text to train on and text to test on, paragraphs with an empty line between them.
 
-    Attributes
-    ----------
-    train, held_out : str
-        Paragraphs with an empty line between them.
-    topics, held_out_topics : int
-        How many topics there are, and how many of them are held out.
-    repeated : int
-        Symbols dropped because their paragraph had occurred before.
-    shared : int
-        Symbols of held-out topics that other topics quote; they are not in `train`.
-    rewritten : int
-        Characters outside ASCII in the source.
+    Symbols are counted as ``repeated`` if their paragraph had occurred before, as ``shared`` if a
+    topic to train on quotes a held-out one; characters outside ASCII as ``rewritten``.
     """
 
     train: str
@@ -102,18 +84,7 @@ def is_held_out(topic: str) -> bool:
 
 
 def divide(topics: Mapping[str, str]) -> Corpus:
-    """Divide documentation topics into text to train on and text to test on.
-
-    Parameters
-    ----------
-    topics : mapping
-        Name to text.
-
-    Raises
-    ------
-    ValueError
-        If one side would be empty.
-    """
+    """Divide topics, text by name; a ValueError if nothing is left on one side."""
     seen: set[str] = set()
     parts: dict[bool, list[str]] = {True: [], False: []}
     repeated = shared = rewritten = 0
@@ -150,13 +121,7 @@ def divide(topics: Mapping[str, str]) -> Corpus:
 
 @lru_cache(maxsize=1)
 def documentation() -> Corpus:
-    """Return the corpus of the Python that runs this.
-
-    Raises
-    ------
-    ValueError
-        If this Python was installed without its documentation topics.
-    """
+    """The corpus of the Python that runs this; a ValueError if it has no topics."""
     try:
         from pydoc_data.topics import topics
     except ImportError as error:
@@ -174,18 +139,7 @@ def to_ascii(text: str) -> str:
 
 
 def encode(text: str, alphabet: str) -> list[int]:
-    """Return the token of each symbol: its place in `alphabet`.
-
-    Raises
-    ------
-    ValueError
-        If the text is empty or has a character outside the alphabet.
-
-    Examples
-    --------
-    >>> encode("cab", "abc")
-    [2, 0, 1]
-    """
+    """The token of each symbol: its place in `alphabet`."""
     if not text:
         raise ValueError("the text is empty; give at least 1 symbol")
     for place, character in enumerate(text):
@@ -198,13 +152,7 @@ def encode(text: str, alphabet: str) -> list[int]:
 
 
 def decode(tokens: Sequence[int], alphabet: str) -> str:
-    """Return the text of tokens.
-
-    Raises
-    ------
-    ValueError
-        If a token is not a place in `alphabet`.
-    """
+    """The text of tokens."""
     for token in tokens:
         if not 0 <= token < len(alphabet):
             raise ValueError(f"token {token} is outside 0..{len(alphabet) - 1}")

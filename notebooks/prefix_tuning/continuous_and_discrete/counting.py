@@ -1,16 +1,11 @@
 r"""How many strings can a prompt say, when they are too many to list?
 
-Discrete prompts are counted by listing them: ``n`` tokens of ``V`` have at most ``V^n``
-completions. For continuous ones draw strings :math:`y` from a distribution :math:`q` whose
-probabilities are known, and try to force each. Let :math:`Z = -\log_2 q(y)` if ``y`` was forced and
-:math:`Z = -\infty` if not. Every string with :math:`Z \ge h` has probability at most
-:math:`2^{-h}`, so at least
-
-.. math:: 2^h \, P(Z \ge h)
-
-strings can be forced, for every ``h``. From ``k`` draws the Dvoretzky-Kiefer-Wolfowitz inequality
-with Massart's constant bounds :math:`P(Z \ge h)` from below for all ``h`` at once: with probability
-at least ``1 - δ`` it is at least the observed share minus :math:`\sqrt{\ln(1/\delta)/(2k)}`.
+Draw strings :math:`y` from a distribution :math:`q` that is known, and try to force each. Let
+:math:`Z = -\log_2 q(y)` if ``y`` was forced and :math:`-\infty` if not. A string with
+:math:`Z \ge h` has probability at most :math:`2^{-h}`, so at least :math:`2^h P(Z \ge h)` strings
+can be forced, for every ``h``. With probability at least ``1 - δ`` the inequality of Dvoretzky,
+Kiefer and Wolfowitz bounds :math:`P(Z \ge h)` from below for all ``h`` at once, by the observed
+share of ``k`` draws minus :math:`\sqrt{\ln(1/\delta)/(2k)}` (Massart's constant).
 """
 
 from __future__ import annotations
@@ -26,25 +21,10 @@ MISSED = 0.05
 
 
 def certified_bits(bits: ArrayLike, forced: ArrayLike, missed: float = MISSED) -> float:
-    """Return a lower limit of the base-2 logarithm of the number of strings that can be forced.
+    """A lower limit of log2 of the number of strings that can be forced.
 
-    Parameters
-    ----------
-    bits : array, ``(k,)``
-        Surprisals of the drawn strings, at least 0.
-    forced : array of bool, ``(k,)``
-    missed : float
-        Probability that the limit is too high, in (0, 1/2].
-
-    Returns
-    -------
-    float
-        Bits, at least 0 if anything was forced; minus infinity otherwise.
-
-    Raises
-    ------
-    ValueError
-        If nothing was drawn, lengths differ, or a number is out of its range.
+    From the surprisals of the drawn strings and whether each was forced; too high with probability
+    `missed` at most. Minus infinity if nothing was forced.
     """
     surprisal = np.asarray(bits, dtype=np.float64)
     success = np.asarray(forced, dtype=bool)
@@ -68,31 +48,14 @@ def certified_bits(bits: ArrayLike, forced: ArrayLike, missed: float = MISSED) -
 
 
 def deviation(k: int, missed: float = MISSED) -> float:
-    """Return how far the observed share of `k` draws may lie above the true one."""
+    """How far the observed share of `k` draws may lie above the true one."""
     return math.sqrt(math.log(1 / missed) / (2 * k))
 
 
 def share_at_most(successes: int, trials: int, missed: float = MISSED) -> float:
-    """Return an upper limit of a probability, after Clopper and Pearson (1934).
+    """An upper limit of a probability, after Clopper and Pearson (1934).
 
-    Parameters
-    ----------
-    successes, trials : int
-        Independent trials, at least 1, and how many of them succeeded.
-    missed : float
-        Probability that the limit is too low, in (0, 1).
-
-    Returns
-    -------
-    float
-        In (0, 1].
-
-    Examples
-    --------
-    Nothing in 59 trials leaves at most 5 %:
-
-    >>> round(share_at_most(0, 59), 3)
-    0.05
+    Nothing in 59 independent trials leaves at most 5 % (0.0495).
     """
     if trials < 1 or not 0 <= successes <= trials or not 0 < missed < 1:
         raise ValueError(
@@ -114,23 +77,9 @@ def misses(
     generator: np.random.Generator,
     certify: Callable[[ArrayLike, ArrayLike], float] = certified_bits,
 ) -> float:
-    """Return how often the limit of `certify` is too high where the number is known.
+    """How often the limit of `certify` is too high where the number is known, in [0, 1].
 
-    Parameters
-    ----------
-    n_reachable : int
-        The first so many strings count as forced.
-    shares : array, ``(N,)``
-        The distribution that strings are drawn from.
-    draws, repetitions : int
-    generator : numpy Generator
-    certify : callable
-        Maps surprisals and outcomes to bits.
-
-    Returns
-    -------
-    float
-        Share of the repetitions, in [0, 1].
+    Strings are drawn by `shares`, and the first `n_reachable` of them count as forced.
     """
     probabilities = np.asarray(shares, dtype=np.float64)
     if not 0 <= n_reachable <= len(probabilities):
@@ -142,18 +91,11 @@ def misses(
 
 
 def bits_of_precision(width: int, reach: float, radius: float) -> float:
-    r"""Return how many bits a vector can carry if every completion survives a little shift.
+    r"""How many bits a vector can carry if every completion survives a little shift.
 
     If each of :math:`N` completions has a ball of radius :math:`\rho` around a vector within
     :math:`R` of the origin, the balls are disjoint and lie in one of radius :math:`R + \rho`, so
     :math:`N \le (1 + R/\rho)^D`.
-
-    Parameters
-    ----------
-    width : int
-        ``D``, at least 1.
-    reach, radius : float
-        ``R >= 0`` and ``ρ > 0``.
     """
     if width < 1 or not reach >= 0 or not radius > 0:
         raise ValueError(

@@ -1,7 +1,7 @@
 """What does the model write after some vectors, and by what margin?
 
-Shape comments: ``P`` prompts, ``n`` vectors in each, ``D`` the width of the model, ``L`` symbols of
-a completion, ``V`` symbols of the alphabet.
+Shapes: ``P`` prompts of ``n`` vectors, ``D`` the width of the model, ``L`` symbols of a completion,
+``V`` symbols of the alphabet.
 """
 
 from __future__ import annotations
@@ -20,25 +20,7 @@ CHUNK = 2048
 
 @torch.no_grad()
 def complete(model: GPT, prompts: Tensor, length: int) -> Tensor:
-    """Write `length` symbols greedily after each prompt, one at a time.
-
-    Parameters
-    ----------
-    model : GPT
-    prompts : Tensor, ``(P, n, D)``
-        Vectors in the place of tokens.
-    length : int
-        At least 1; the model must be able to read ``n + length - 1`` positions.
-
-    Returns
-    -------
-    Tensor, int64, ``(P, length)``
-
-    Raises
-    ------
-    ValueError
-        If the prompts are not of the model's width, or do not fit with their completion.
-    """
+    """Write `length` symbols greedily after each prompt: ``(P, n, D)`` to ``(P, length)``."""
     check_fits(model, prompts, length)
     written = []
     for read in prompts.split(CHUNK):
@@ -69,46 +51,30 @@ def check_fits(model: GPT, prompts: Tensor, length: int) -> None:
 
 
 def one_token_prompts(model: GPT) -> Tensor:
-    """Return the embedding of every token as a prompt of its own: ``(V, 1, D)``."""
+    """The embedding of every token as a prompt of its own: ``(V, 1, D)``."""
     return model.token.weight.detach().unsqueeze(1)
 
 
 def two_token_prompts(model: GPT) -> Tensor:
-    """Return every prompt of two tokens: ``(V², 2, D)``."""
+    """Every prompt of two tokens: ``(V², 2, D)``."""
     tokens = torch.arange(model.config.vocab_size)
     return model.token(torch.cartesian_prod(tokens, tokens)).detach()
 
 
 def target_logits(model: GPT, prompts: Tensor, targets: Tensor) -> Tensor:
-    """Return the logits at each symbol of `targets` when the symbols before it are read.
+    """Logits at each symbol of `targets` ``(P, L)`` when those before it are read: ``(P, L, V)``.
 
-    Parameters
-    ----------
-    prompts : Tensor, ``(P, n, D)``
-    targets : Tensor, int64, ``(P, L)``
-        `PAD` at the end of shorter strings; what stands there changes nothing before it.
-
-    Returns
-    -------
-    Tensor, ``(P, L, V)``
+    `PAD` stands at the end of shorter strings, where it changes nothing before it.
     """
     read = model.token(targets[:, :-1].clamp_min(0))
     return model(torch.cat([prompts, read], dim=1), last=targets.shape[1])
 
 
 def margins(logits: Tensor, targets: Tensor) -> Tensor:
-    """Return by how much the logit of each target symbol exceeds the highest other one.
+    """By how much the logit of each target symbol exceeds the highest other one: ``(P, L)``.
 
-    Parameters
-    ----------
-    logits : Tensor, ``(P, L, V)``
-    targets : Tensor, int64, ``(P, L)``
-
-    Returns
-    -------
-    Tensor, ``(P, L)``
-        Infinite at `PAD`. If all are positive, greedy decoding writes the string: by induction it
-        has read the right symbols each time, see `complete`.
+    Infinite at `PAD`. If all are positive, greedy decoding writes the string: by induction it has
+    read the right symbols each time, see `complete`.
     """
     index = targets.clamp_min(0).unsqueeze(-1)
     own = logits.gather(-1, index).squeeze(-1)
@@ -117,5 +83,5 @@ def margins(logits: Tensor, targets: Tensor) -> Tensor:
 
 
 def count_distinct(completions: Tensor) -> int:
-    """Return how many different rows there are."""
+    """How many different rows there are."""
     return len(completions.unique(dim=0))

@@ -1,20 +1,15 @@
 """Which vectors make the model say given strings? Many are sought at once.
 
-The model is frozen. Each prompt of ``n`` vectors has its own string, its own learning rate, its own
-moments and its own clipping, as if it were alone: AdamW without decay and with the schedule of
-`promptlib.training.Recipe`, written for a batch, because thousands of separate optimisers would
-spend their time on bookkeeping. A prompt stops when greedy decoding writes its string.
+The model is frozen. Each prompt has its own string, learning rate, moments and clipping, as if it
+were alone: AdamW without decay and with the schedule of `promptlib.training.Recipe`, written for a
+batch, because thousands of separate optimisers would spend their time on bookkeeping. A prompt
+stops when greedy decoding writes its string.
 
-Two objectives, of which a sweep takes the better one:
+Two objectives, of which a sweep takes the better one: *likelihood* is the mean cross-entropy of the
+string's symbols, the usual loss of prompt tuning. *Margin* is the mean of ``max(0, 1 - m)``, where
+``m`` is the margin of a symbol: once a symbol is right by 1, the wrong ones get all the force.
 
-likelihood
-    mean cross-entropy of the string's symbols, the usual loss of prompt tuning;
-margin
-    mean of ``max(0, 1 - m)`` over the string's symbols, where ``m`` is the margin of a symbol. It
-    asks for nothing more once a symbol is right by 1, so the symbols that are wrong get all the
-    force.
-
-Shape comments as in `decoding`.
+Shapes as in `decoding`.
 """
 
 from __future__ import annotations
@@ -49,17 +44,10 @@ EPSILON = 1e-8
 
 @dataclass(frozen=True)
 class Forced:
-    """What came out for each prompt.
+    """What came out for each prompt: vectors ``(P, n, D)`` at success or after the last step.
 
-    Attributes
-    ----------
-    vectors : Tensor, ``(P, n, D)``
-        At success, or after the last step.
-    steps : Tensor, int64, ``(P,)``
-        Updates until the string was said, or -1 if it never was.
-    right : Tensor, ``(P,)``
-        Share of the string's symbols that are right where the prompt stopped, given the symbols
-        before them.
+    ``steps`` ``(P,)`` are the updates until the string was said, -1 if it never was; ``right`` is
+    the share of its symbols that are right where the prompt stopped, given those before them.
     """
 
     vectors: Tensor
@@ -85,31 +73,10 @@ def force(
     label: str = "forcing",
     progress: Progress = progress_bar,
 ) -> Forced:
-    """Seek, for each prompt, vectors after which the model says its string.
+    """Seek vectors from `start` ``(P, n, D)`` after which the model says `targets` ``(P, L)``.
 
-    Parameters
-    ----------
-    model : GPT
-        Its parameters are not changed, and get no gradients.
-    targets : Tensor, int64, ``(P, L)``
-        Strings; shorter ones are filled with `PAD` at the end.
-    start : Tensor, ``(P, n, D)``
-        Where the vectors begin.
-    learning_rates : Tensor, ``(P,)``
-        Highest of the schedule, above 0.
-    by_margin : Tensor, bool, ``(P,)``
-        Whether the objective is the margin; otherwise the likelihood.
-    recipe : Recipe
-        ``steps`` is the most updates of a prompt; ``weight_decay`` is not used.
-    stop_margin : float
-        A prompt stops when every symbol of its string wins by this much, at least `SAFE_MARGIN`.
-    label, progress
-        As in `promptlib.training.train`.
-
-    Raises
-    ------
-    ValueError
-        If there is no prompt, shapes differ, a string is empty, or it is too long for the model.
+    A prompt stops when every symbol wins by `stop_margin`, and at the latest after ``recipe.steps``
+    updates; ``by_margin`` chooses its objective. The model gets no gradients.
     """
     n_prompts = len(targets)
     if n_prompts == 0 or targets.ndim != 2:
@@ -159,7 +126,7 @@ def force(
 
 
 def objective(logits: Tensor, margin: Tensor, targets: Tensor, by_margin: Tensor) -> Tensor:
-    """Return the loss of each prompt: ``(P,)``; see the module's docstring."""
+    """The loss of each prompt, ``(P,)``; see the module's docstring."""
     real = targets != PAD
     likelihood = F.cross_entropy(
         logits.flatten(0, 1), targets.flatten(), ignore_index=PAD, reduction="none"

@@ -1,8 +1,8 @@
 """How does the small language model learn its text?
 
-One function for the run store. Windows of ``block_size`` symbols start anywhere in the training
-text; the loss is the cross-entropy of each next symbol. Since windows start anywhere, the model
-learns to go on after any single symbol, and prompts of one token are nothing new to it.
+Windows of ``block_size`` symbols start anywhere in the training text; the loss is the cross-entropy
+of each next symbol. So the model learns to go on after any single symbol, and prompts of one token
+are nothing new to it.
 """
 
 from __future__ import annotations
@@ -49,13 +49,7 @@ def pretrain(config: Mapping[str, Any], needs: Sequence[Result], progress: Progr
 
 
 def text_of(config: Mapping[str, Any]) -> Corpus:
-    """Return the corpus that a run names.
-
-    Raises
-    ------
-    ValueError
-        If the text of this Python is another one.
-    """
+    """The corpus that a run names; a ValueError if the text of this Python is another one."""
     corpus = documentation()
     if corpus.digest != config["corpus"]:
         raise ValueError(
@@ -74,15 +68,10 @@ def load_model(config: Mapping[str, Any], result: Result) -> GPT:
 
 @torch.no_grad()
 def bits_per_symbol(model: GPT, text: str, alphabet: str) -> float:
-    """Return the mean surprisal of a text's symbols, in bits.
+    """Mean surprisal of a text's symbols, in bits.
 
     Windows of ``block_size`` overlap by half, and every symbol is counted where it has at least
     half a window before it (but for the first window).
-
-    Raises
-    ------
-    ValueError
-        If the text has fewer than 2 symbols.
     """
     tokens = torch.tensor(encode(text, alphabet))
     if len(tokens) < 2:
@@ -101,13 +90,7 @@ def bits_per_symbol(model: GPT, text: str, alphabet: str) -> float:
 
 @torch.no_grad()
 def write(model: GPT, prompt: str, length: int, alphabet: str, generator: torch.Generator) -> str:
-    """Let the model go on after `prompt` for `length` symbols, drawn at random.
-
-    Raises
-    ------
-    ValueError
-        If the prompt is empty or has a character outside the alphabet.
-    """
+    """Let the model go on after `prompt` for `length` symbols, drawn at random."""
     tokens = torch.tensor([encode(prompt, alphabet)])
     for _ in range(length):
         shares = F.softmax(model(tokens[:, -model.config.block_size :], last=1)[0], dim=-1)

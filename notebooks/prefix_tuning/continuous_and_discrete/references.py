@@ -1,8 +1,8 @@
 """How good is the model, compared with what counts letters?
 
-Simple predictors of the held-out text, from the training text alone: symbols by their frequency, by
-what came before them (Witten and Bell's mixture of all orders up to a highest), and two compressors
-of the standard library, given the training text first. All in bits a symbol, which is bits a byte.
+Symbols by their frequency, by what came before them (Witten and Bell's mixture of all orders up to
+a highest), and two compressors of the standard library that know the training text. All in bits a
+symbol of the held-out text, which is bits a byte.
 """
 
 from __future__ import annotations
@@ -14,14 +14,14 @@ from collections import Counter, defaultdict
 
 
 def even(alphabet_size: int) -> float:
-    """Return the bits a symbol of a predictor that finds all symbols equally likely."""
+    """Bits a symbol of a predictor that finds all symbols equally likely."""
     if alphabet_size < 1:
         raise ValueError(f"an alphabet has at least 1 symbol, got {alphabet_size}")
     return math.log2(alphabet_size)
 
 
 def n_gram(train: str, test: str, order: int, alphabet_size: int) -> float:
-    r"""Return the bits a symbol of a mixture of contexts of up to ``order - 1`` symbols.
+    r"""Bits a symbol of a mixture of contexts of up to ``order - 1`` symbols.
 
     .. math::
 
@@ -29,21 +29,7 @@ def n_gram(train: str, test: str, order: int, alphabet_size: int) -> float:
 
     with :math:`N` the counts in the training text, :math:`T(c)` the number of different symbols
     seen after the context :math:`c`, :math:`c'` the context without its first symbol, and
-    :math:`p_0` even over the alphabet.
-
-    Parameters
-    ----------
-    train, test : str
-        Not empty.
-    order : int
-        1 counts symbols, 2 pairs, 3 triples; at least 1.
-    alphabet_size : int
-        At least the number of different symbols in both texts.
-
-    Raises
-    ------
-    ValueError
-        If a text is empty or a number too small.
+    :math:`p_0` even.
     """
     if not train or not test:
         raise ValueError("both texts must have at least 1 symbol")
@@ -73,7 +59,7 @@ def n_gram(train: str, test: str, order: int, alphabet_size: int) -> float:
 
 
 def compressors(train: str, test: str) -> dict[str, float]:
-    """Return bits a symbol that the test text adds to the compressed training text.
+    """Bits a symbol that the test text adds to the compressed training text.
 
     zlib looks back 32,768 bytes only, so it is given that much of the end.
     """

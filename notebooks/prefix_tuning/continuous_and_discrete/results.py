@@ -1,172 +1,183 @@
-"""What did the runs of the chapter measure?
+"""What did the runs of the chapter measure, and what do the vectors that they left make models say?
 
-`collect` reads the runs of a plan; the claims in `evidence` and the figures take what it returns,
-so that a test can hand in what a wrong implementation measures. Sequences have one entry for each
-seed.
+Functions of the trials of a plan; arrays and lists have one entry for each seed.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from notebooks.prefix_tuning.continuous_and_discrete.corpus import decode, documentation
-from notebooks.prefix_tuning.continuous_and_discrete.decoding import complete, one_token_prompts
+from notebooks.prefix_tuning.continuous_and_discrete.counting import MISSED, certified_bits
+from notebooks.prefix_tuning.continuous_and_discrete.decoding import complete
 from notebooks.prefix_tuning.continuous_and_discrete.forcing import PAD
-from notebooks.prefix_tuning.continuous_and_discrete.neighbours import (
-    nearest_tokens,
-    random_of_same_length,
-    rounded_say,
-)
-from notebooks.prefix_tuning.continuous_and_discrete.plan import KINDS, LanguagePlan
+from notebooks.prefix_tuning.continuous_and_discrete.places import rounded_say
+from notebooks.prefix_tuning.continuous_and_discrete.plan import KINDS
 from notebooks.prefix_tuning.continuous_and_discrete.pretraining import load_model
-from notebooks.prefix_tuning.continuous_and_discrete.survival import breaking_distance
 from notebooks.prefix_tuning.continuous_and_discrete.training import best_first
 from promptlib.prefix_tuning.gpt import GPT
-from promptlib.runs import Result, Run
+from promptlib.prefix_tuning.trials import Get, Trials
+from promptlib.runs import Result
 
 SHORTEST = 4
 """Fewest symbols of a string that is compared with what tokens say; shorter ones are common."""
 
-Metrics = Mapping[str, Any]
-Get = Callable[[Run], Result]
+
+def n_tokens(trials: Trials) -> int:
+    """Size of the alphabet."""
+    return int(trials[0].run.config["model"]["vocab_size"])
 
 
-@dataclass(frozen=True)
-class Said:
-    """Prompts and the strings that they were found to say.
+def prompt_lengths(trials: Trials) -> list[int]:
+    """Numbers of vectors with which strings were forced."""
+    return list(trials.where(method="force").by("vectors"))
 
-    Attributes
-    ----------
-    vectors : Tensor, ``(P, n, D)``
-    strings : Tensor, int64, ``(P, L)``
-        All of one length.
+
+def string_lengths(trials: Trials) -> np.ndarray:
+    """Symbols of the strings that were forced."""
+    return np.array(trials.where(method="force")[0].run.config["lengths"])
+
+
+def steps(trials: Trials) -> np.ndarray:
+    """Updates until a string was said, -1 if it never was.
+
+    ``(seeds, prompt lengths, KINDS, string lengths, strings)``
     """
-
-    vectors: Tensor
-    strings: Tensor
-
-
-@dataclass(frozen=True)
-class Measured:
-    """The metrics of all runs.
-
-    Attributes
-    ----------
-    models : sequence of GPT
-    bits_held_out : sequence of float
-        Bits a symbol.
-    sweep : sequence of metrics
-        One for each setting.
-    surveyed, distinct : sequences of metrics
-    completions : sequence of pair of Tensor
-        Distinct completions after one token, all of them, and after two.
-    prompt_lengths, string_lengths : sequences of int
-    steps : array, ``(seeds, prompt lengths, kinds, string lengths, strings)``
-        Updates until a string was said, -1 if it never was.
-    forced : sequence of mapping of list of Said
-        By prompt length; what was said, in parts of one string length each. The strings that are
-        counted with are among them.
-    counted : sequence of mapping of metrics
-        By prompt length; "length" is how many symbols the strings have.
-    """
-
-    models: Sequence[GPT]
-    bits_held_out: Sequence[float]
-    sweep: Sequence[Metrics]
-    surveyed: Sequence[Metrics]
-    distinct: Sequence[Metrics]
-    completions: Sequence[tuple[Tensor, Tensor]]
-    prompt_lengths: Sequence[int]
-    string_lengths: Sequence[int]
-    steps: np.ndarray
-    forced: Sequence[Mapping[int, Sequence[Said]]]
-    counted: Sequence[Mapping[int, Metrics]]
-
-    @property
-    def n_tokens(self) -> int:
-        """Size of the alphabet."""
-        return self.models[0].config.vocab_size
-
-    def success(self, kind: str) -> np.ndarray:
-        """Return percent of strings said: ``(seeds, prompt lengths, string lengths)``."""
-        return 100 * (self.steps[:, :, KINDS.index(kind)] >= 0).mean(axis=-1)
+    by_vectors = trials.where(method="force").by("vectors").values()
+    found = np.array([[one.metrics["steps"] for one in seeds] for seeds in by_vectors])
+    return found.swapaxes(0, 1)
 
 
-def collect(plan: LanguagePlan, get: Get) -> Measured:
-    """Read all runs of `plan`; `get` is the ``get`` of a run store."""
-    pretrained = [get(run) for run in plan.pretrained]
-    surveyed = [get(run) for run in plan.surveyed]
-    first = next(iter(plan.forced[0].values()))
-    forced = [{n: get(run) for n, run in runs.items()} for runs in plan.forced]
-    counted = [{n: get(run) for n, run in runs.items()} for runs in plan.counted]
-    return Measured(
-        models=[
-            load_model(run.config, result)
-            for run, result in zip(plan.pretrained, pretrained, strict=True)
-        ],
-        bits_held_out=[result.metrics["bits_held_out"] for result in pretrained],
-        sweep=get(plan.sweep).metrics["cells"],
-        surveyed=[result.metrics for result in surveyed],
-        distinct=[get(run).metrics for run in plan.distinct],
-        completions=[(result.tensors["one"], result.tensors["two"]) for result in surveyed],
-        prompt_lengths=list(plan.forced[0]),
-        string_lengths=first.config["lengths"],
-        steps=np.array(
-            [[result.metrics["steps"] for result in by_length.values()] for by_length in forced]
-        ),
-        forced=[
-            {
-                n: [
-                    said
-                    for found in (result, counts.get(n))
-                    if found is not None
-                    for said in said_strings(found)
-                ]
-                for n, result in by_length.items()
-            }
-            for by_length, counts in zip(forced, counted, strict=True)
-        ],
-        counted=[
-            {
-                n: {**result.metrics, "length": result.tensors["strings"].shape[1]}
-                for n, result in counts.items()
-            }
-            for counts in counted
-        ],
+def success(trials: Trials, kind: str) -> np.ndarray:
+    """Percent of strings said: ``(seeds, prompt lengths, string lengths)``."""
+    return 100 * (steps(trials)[:, :, KINDS.index(kind)] >= 0).mean(axis=-1)
+
+
+def n_strings(trials: Trials, shortest: int = 1) -> int:
+    """How many strings of a kind, of so many symbols or more, are forced with a prompt length."""
+    return int(steps(trials)[0, 0, 0, string_lengths(trials) >= shortest].size)
+
+
+def gain_of_more(trials: Trials, kinds: Sequence[str]) -> np.ndarray:
+    """Strings said with the most vectors less those with the fewest, in points."""
+    shares = np.mean([success(trials, kind) for kind in kinds], axis=0)
+    return (shares[:, -1] - shares[:, 0]).mean(axis=1)
+
+
+def large_scales(trials: Trials) -> list[float]:
+    """Scales of random vectors that are larger than tokens."""
+    random = trials.where(method="survey")[0].metrics["random"]
+    return sorted(cell["scale"] for cell in random if cell["scale"] > 1)
+
+
+def excess_of_large(trials: Trials) -> np.ndarray:
+    """Mean distinct completions after larger random vectors, less those after tokens."""
+    return np.array(
+        [
+            np.mean([cell["distinct"] for cell in one.metrics["random"] if cell["scale"] > 1])
+            - one.metrics["tokens"]
+            for one in trials.where(method="survey")
+        ]
     )
 
 
-def at_the_ends(measured: Measured) -> list[str]:
-    """Name the numbers of the sweep's best setting that lie at an end of what was tried.
+def counted(trials: Trials) -> Trials:
+    """The strings that are counted with, for the fewest vectors."""
+    by_vectors = trials.where(method="count").by("vectors")
+    return by_vectors[min(by_vectors)]
 
-    Returns
-    -------
-    list of str
-        Such as ``"learning rate 1"``; a number of which only one value was tried is named too.
+
+def bits_of_tokens(trials: Trials) -> float:
+    """Log2 of the number of prompts of as many tokens as `counted` has vectors."""
+    return float(counted(trials)[0]["vectors"] * math.log2(n_tokens(trials)))
+
+
+def certificates(trials: Trials) -> list[float]:
+    """Lower limits of the number of strings `counted` with, in bits, right for all seeds at once.
+
+    Nothing forced certifies nothing: one completion there always is.
     """
-    best = best_first(measured.sweep)[0]
+    missed = MISSED / len(counted(trials))
+    return [
+        max(certified_bits(one.metrics["bits"], one.metrics["success"], missed), 0.0)
+        for one in counted(trials)
+    ]
+
+
+def model_written_said(trials: Trials) -> list[np.ndarray]:
+    """Which strings of the model's own a prompt of the first length was made to say.
+
+    Those of at least `SHORTEST` symbols, the strings that are counted with among them.
+    """
+    long = string_lengths(trials) >= SHORTEST
+    first = trials.where(method="count", vectors=prompt_lengths(trials)[0])
+    found = []
+    for forced, counts in zip(steps(trials)[:, 0, KINDS.index("model")], first, strict=True):
+        said = [(forced[long] >= 0).ravel()]
+        if counts.run.config["length"] >= SHORTEST:
+            said.append(np.array(counts.metrics["success"]))
+        found.append(np.concatenate(said))
+    return found
+
+
+def at_the_ends(trials: Trials) -> list[str]:
+    """Name the numbers of the sweep's best setting that lie at an end of what was tried."""
+    cells = [trial.metrics for trial in trials.where(method="sweep")]
+    best = best_first(cells)[0]
     found = []
     for name in ("learning_rate", "init_scale"):
-        tried = {cell[name] for cell in measured.sweep}
+        tried = {cell[name] for cell in cells}
         if best[name] in (min(tried), max(tried)):
             found.append(f"{name.replace('_', ' ')} {best[name]:g}")
     return found
 
 
-def said_strings(result: Result) -> list[Said]:
-    """Return what the prompts of a run say, one entry for each length of which any was said.
+class Said(NamedTuple):
+    """Prompts ``(P, n, D)`` and the strings ``(P, L)``, all of one length, that they say."""
 
-    Parameters
-    ----------
-    result : Result
-        Of `force_strings` or of `count_strings`.
+    vectors: Tensor
+    strings: Tensor
+
+
+class Spoken(NamedTuple):
+    """What prompts make one model say.
+
+    By number of vectors what was forced, in parts of one string length each, the strings that are
+    counted with among them; and the completions of all tokens and of all pairs of tokens.
     """
+
+    model: GPT
+    forced: Mapping[int, Sequence[Said]]
+    one_token: Tensor
+    two_tokens: Tensor
+
+    def long(self, vectors: int) -> Iterator[Said]:
+        """Of so many vectors, the parts with strings of at least `SHORTEST` symbols."""
+        return (said for said in self.forced[vectors] if said.strings.shape[1] >= SHORTEST)
+
+
+def spoken(trials: Trials, get: Get) -> list[Spoken]:
+    """Read from the store what prompts make each model say."""
+    found = []
+    for seed, survey in enumerate(trials.where(method="survey")):
+        forced: dict[int, list[Said]] = {}
+        for method in ("force", "count"):
+            for n, seeds in trials.where(method=method).by("vectors").items():
+                forced.setdefault(n, []).extend(said_strings(get(seeds[seed].run)))
+        model = load_model(survey.run.config, get(survey.run.needs[0]))
+        listed = get(survey.run).tensors
+        found.append(Spoken(model, forced, listed["one"], listed["two"]))
+    return found
+
+
+def said_strings(result: Result) -> list[Said]:
+    """What the prompts of a run say, one entry for each length of which any was said."""
     vectors, strings = result.tensors["vectors"], result.tensors["strings"]
     if "success" in result.metrics:
         said = torch.tensor(result.metrics["success"])
@@ -180,169 +191,21 @@ def said_strings(result: Result) -> list[Said]:
     ]
 
 
-@dataclass(frozen=True)
-class Places:
-    """Where the learned vectors of one seed lie, those that the best token does not make needless.
-
-    Attributes
-    ----------
-    among_tokens, among_tokens_cosine : Tensor, ``(V,)``
-        From each token to its nearest other one.
-    token_norms, token_breaking : Tensor, ``(V,)``
-        Norm of each token, and a distance at which its completion changes.
-    norms, moved, distance, cosine, breaking : Tensor, ``(P,)``
-        Of the learned vectors: norm, way from the start, distance and cosine to the nearest token,
-        and a distance at which the completion changes.
-    random_distance, random_cosine : Tensor, ``(P,)``
-        The same for random vectors with the same norms.
-    """
-
-    among_tokens: Tensor
-    among_tokens_cosine: Tensor
-    token_norms: Tensor
-    token_breaking: Tensor
-    norms: Tensor
-    moved: Tensor
-    distance: Tensor
-    cosine: Tensor
-    breaking: Tensor
-    random_distance: Tensor
-    random_cosine: Tensor
-
-
-def places(model: GPT, settled: Result, start: str, generator: torch.Generator) -> Places | None:
-    """Look at the vectors of a run `settle`.
-
-    Parameters
-    ----------
-    model : GPT
-    settled : Result
-    start : {"token", "random"}
-        Where the vectors began.
-    generator : torch.Generator
-        For the random vectors.
-
-    Returns
-    -------
-    Places, or None if no string was said.
-    """
-    steps = torch.tensor(settled.metrics["steps"][start])
-    strings = settled.tensors["strings"]
-    tokens = model.token.weight.detach()
-    by_token = complete(
-        model, model.token(settled.tensors["best_token"]).unsqueeze(1), strings.shape[1]
-    )
-    wanted = (steps >= 0) & (by_token != strings).any(dim=1)
-    if not wanted.any():
-        return None
-    vectors, strings = settled.tensors[f"vectors.{start}"][wanted], strings[wanted]
-    started = settled.tensors[f"start.{start}"][wanted]
-    learned = vectors[:, 0]
-    nearest, among = nearest_tokens(learned, tokens), nearest_tokens(tokens, tokens, True)
-    random = nearest_tokens(random_of_same_length(learned, generator), tokens)
-    prompts = one_token_prompts(model)
-    return Places(
-        among_tokens=among.distance,
-        among_tokens_cosine=among.cosine,
-        token_norms=tokens.norm(dim=1),
-        token_breaking=breaking_distance(
-            model, prompts, complete(model, prompts, strings.shape[1])
-        ),
-        norms=learned.norm(dim=1),
-        moved=(learned - started[:, 0]).norm(dim=1),
-        distance=nearest.distance,
-        cosine=nearest.cosine,
-        breaking=breaking_distance(model, vectors, strings),
-        random_distance=random.distance,
-        random_cosine=random.cosine,
-    )
-
-
-def all_places(measured: Measured, plan: LanguagePlan, get: Get, start: str) -> list[Places]:
-    """Return `places` of each seed that has any."""
-    found = [
-        places(model, get(run), start, torch.Generator().manual_seed(run.config["seed"]))
-        for model, run in zip(measured.models, plan.settled, strict=True)
+def wrong_symbols(
+    spoken: Sequence[Spoken], decode: Callable[[GPT, Tensor, int], Tensor] = complete
+) -> Tensor:
+    """Wrong symbols of each forced string, of all seeds, when the model reads its own output."""
+    wrong = [
+        (decode(one.model, said.vectors, said.strings.shape[1]) != said.strings).sum(dim=1)
+        for one in spoken
+        for parts in one.forced.values()
+        for said in parts
     ]
-    return [entry for entry in found if entry is not None]
-
-
-@dataclass(frozen=True)
-class Kept:
-    """How many strings are still said after rounding.
-
-    Attributes
-    ----------
-    kept, tried : int
-        ``0 <= kept <= tried`` and ``tried >= 1``.
-    """
-
-    kept: int
-    tried: int
-
-    @property
-    def percent(self) -> float:
-        """Percent of the strings that were tried."""
-        return 100 * self.kept / self.tried
-
-
-def survives_rounding(measured: Measured) -> list[dict[int, Kept]]:
-    """Round the vectors of all forced strings to their nearest tokens, and let the model write.
-
-    Strings of at least `SHORTEST` symbols count.
-
-    Returns
-    -------
-    list of dict of Kept
-        For each seed, by prompt length: strings that the nearest tokens still say, by distance or
-        by angle. Prompt lengths that forced nothing are left out.
-    """
-    found = []
-    for model, forced in zip(measured.models, measured.forced, strict=True):
-        by_length = {}
-        for n, parts in forced.items():
-            kept = [
-                rounded_say(model, said.vectors, said.strings)
-                | rounded_say(model, said.vectors, said.strings, by_angle=True)
-                for said in parts
-                if said.strings.shape[1] >= SHORTEST
-            ]
-            if kept:
-                together = torch.cat(kept)
-                by_length[n] = Kept(int(together.sum()), len(together))
-        found.append(by_length)
-    return found
-
-
-def model_written_said(measured: Measured) -> list[np.ndarray]:
-    """Say which strings of the model's own a prompt of the first length was made to say.
-
-    Strings of at least `SHORTEST` symbols count, those that are counted with among them.
-
-    Returns
-    -------
-    list of array of bool
-        One entry for each string; as many for each seed.
-    """
-    long = np.array(measured.string_lengths) >= SHORTEST
-    found = []
-    for steps, counts in zip(measured.steps, measured.counted, strict=True):
-        said = [(steps[0, KINDS.index("model")][long] >= 0).ravel()]
-        counted = counts[measured.prompt_lengths[0]]
-        if counted["length"] >= SHORTEST:
-            said.append(np.array(counted["success"]))
-        found.append(np.concatenate(said))
-    return found
+    return torch.cat(wrong).double() if wrong else torch.zeros(0)
 
 
 def said_by_tokens(said: Said, completions: Tensor) -> Tensor:
-    """Say for each string whether some discrete prompt completes to it: bool, ``(P,)``.
-
-    Parameters
-    ----------
-    completions : Tensor, int64, ``(C, L')`` with ``L' >= L``
-        Completions of all prompts; their beginnings are compared.
-    """
+    """Is each string how some completion ``(C, L')``, ``L' >= L``, begins: bool, ``(P,)``?"""
     length = said.strings.shape[1]
     if completions.shape[1] < length:
         raise ValueError(
@@ -353,22 +216,57 @@ def said_by_tokens(said: Said, completions: Tensor) -> Tensor:
     return (said.strings.unsqueeze(1) == starts).all(dim=-1).any(dim=1)
 
 
-def example_place(measured: Measured, settled: Result) -> tuple[str, list[tuple[str, Tensor]]]:
-    """Choose a string of the first seed, the token that says it best, and what was learned from it.
+def also_said(one: Spoken, completions: Tensor) -> Tensor:
+    """Which long strings forced with the fewest vectors some completion begins with; bool."""
+    found = [said_by_tokens(said, completions) for said in one.long(min(one.forced))]
+    return torch.cat(found) if found else torch.zeros(0, dtype=torch.bool)
 
-    The first string is taken that was said with a vector started at that token, but not by the
-    token itself; without one, the first of all.
 
-    Returns
-    -------
-    string : str
-    corners : list of pair of str and Tensor ``(D,)``
-        The token, a token that is not it, and the vector, each with its symbol or a name.
+def said_by_one_token(spoken: Sequence[Spoken]) -> list[Tensor]:
+    """The same of the completions of tokens, for seeds that forced any."""
+    found = [also_said(one, one.one_token) for one in spoken]
+    return [said for said in found if len(said)]
+
+
+def survives_rounding(spoken: Sequence[Spoken]) -> list[dict[int, Tensor]]:
+    """Which long strings the nearest tokens still say, by distance or by angle; bool.
+
+    For each seed, by number of vectors; those that forced nothing are left out.
     """
-    model, alphabet = measured.models[0], documentation().alphabet
+    found = []
+    for one in spoken:
+        kept = {
+            n: [
+                rounded_say(one.model, *said) | rounded_say(one.model, *said, by_angle=True)
+                for said in one.long(n)
+            ]
+            for n in one.forced
+        }
+        found.append({n: torch.cat(parts) for n, parts in kept.items() if parts})
+    return found
+
+
+def kept_of_several(rounded: Sequence[Mapping[int, Tensor]]) -> list[Tensor]:
+    """What survives of all prompts of several vectors together, for seeds that have any.
+
+    Prompts of one vector are left out if there are others: most of their strings no token says, so
+    that no rounding could keep them.
+    """
+    chosen = [
+        [kept for n, kept in by_vectors.items() if n > 1 or len(by_vectors) == 1]
+        for by_vectors in rounded
+    ]
+    return [torch.cat(parts) for parts in chosen if parts]
+
+
+def example_place(model: GPT, settled: Result) -> tuple[str, list[tuple[str, Tensor]]]:
+    """A string, and three named vectors: the token that says it best, another, and the learned one.
+
+    The first string that was said with a vector started at its token, but not by the token itself.
+    """
+    alphabet, tokens = documentation().alphabet, model.token.weight.detach()
     steps = settled.metrics["steps"]["token"]
     index = next((i for i, taken in enumerate(steps) if taken > 0), 0)
-    tokens = model.token.weight.detach()
     best = int(settled.tensors["best_token"][index])
     other = int((tokens - tokens[best]).norm(dim=1).argmax())
     string = decode(settled.tensors["strings"][index].tolist(), alphabet)

@@ -1,8 +1,7 @@
 """Does the place of a learned vector belong to its string, or to the size of the steps?
 
 Adam moves every coordinate by about the learning rate in an update, however small the gradient is.
-So the same strings are forced once more with several learning rates, from the same tokens. One
-function for the run store.
+So the same strings are forced once more with several learning rates, from the same tokens.
 """
 
 from __future__ import annotations
@@ -21,7 +20,7 @@ from promptlib.training import Progress, Recipe
 def settle_at_rates(
     config: Mapping[str, Any], needs: Sequence[Result], progress: Progress
 ) -> Result:
-    """Force the strings of a run `settle` again, with one vector and each of ``config["rates"]``.
+    """Force the strings of a run `settle` again, one vector each, with each of the rates.
 
     Every vector starts at the token after which its string is likeliest, and stops at the same
     margin.

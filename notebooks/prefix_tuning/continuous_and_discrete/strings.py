@@ -1,24 +1,13 @@
 """Which strings is the model asked to say? Drawn before anything is tried on them.
 
-Four kinds, from easy to hard for a model of the language:
+Four kinds, from easy to hard for a model of the language. ``text``: a piece of the held-out text
+that begins with a word and has no line break and no two spaces in a row (indentation says itself).
+``model``: written by the model itself, the first symbol by its frequency in the training text, each
+further one by the model's distribution. ``shuffled``: a piece of text with its symbols in random
+order. ``random``: every symbol drawn evenly from the alphabet.
 
-text
-    a piece of the held-out text that begins with a word and has no line break and no two spaces in
-    a row (much of the text is indentation, which says itself);
-model
-    written by the model itself, symbol by symbol at random: the first symbol by its frequency in
-    the training text, each further one by the model's distribution;
-shuffled
-    such a piece with its symbols in random order;
-random
-    every symbol drawn evenly from the alphabet.
-
-Pieces of held-out text, shuffled or not, are drawn from one of two disjoint `PARTS`, by a fixed
-hash of the piece: settings are chosen on strings of the first, results are read on strings of the
-second.
-
-The probability of a string is known for ``model`` and ``random``. `surprisals` returns its negative
-logarithm, which the counting of `counting` needs.
+Pieces of text, shuffled or not, are drawn from one of two disjoint `PARTS`, by a fixed hash of the
+piece: settings are chosen on strings of the first, results are read on strings of the second.
 """
 
 from __future__ import annotations
@@ -52,26 +41,7 @@ def draw(
     generator: torch.Generator,
     part: Part = "test",
 ) -> Tensor:
-    """Draw `n` strings of one kind.
-
-    Parameters
-    ----------
-    kind : str
-        One of `KINDS`.
-    n, length : int
-        How many strings, and symbols of each; at least 1.
-    part : {"validation", "test"}
-        From which pieces of the held-out text; the other kinds have no pieces.
-
-    Returns
-    -------
-    Tensor, int64, ``(n, length)``
-
-    Raises
-    ------
-    ValueError
-        If the kind or part is unknown, a number is below 1, or the part has no such piece.
-    """
+    """Draw `n` strings of one kind, ``(n, length)``, text from one of the `PARTS`."""
     if kind not in KINDS:
         raise ValueError(f"kind must be one of {KINDS}, got {kind!r}")
     if part not in PARTS:
@@ -110,13 +80,7 @@ def part_of(piece: str) -> Part:
 
 
 def beginnings(text: str, length: int) -> list[int]:
-    """Return where the pieces of the kind ``text`` begin; see the module's docstring.
-
-    Examples
-    --------
-    >>> beginnings("one two", 3)
-    [0, 4]
-    """
+    """Where the pieces of the kind ``text`` begin; see the module's docstring."""
     found = []
     for start in range(len(text) - length + 1):
         piece = text[start : start + length]
@@ -127,13 +91,7 @@ def beginnings(text: str, length: int) -> list[int]:
 
 
 def different(strings: Tensor, n: int) -> Tensor:
-    """Return the first `n` different rows, in order.
-
-    Raises
-    ------
-    ValueError
-        If there are fewer.
-    """
+    """The first `n` different rows, in order; a ValueError if there are fewer."""
     rows = list(dict.fromkeys(map(tuple, strings.tolist())))
     if len(rows) < n:
         raise ValueError(f"only {len(rows)} of {len(strings)} strings differ; expected {n}")
@@ -141,22 +99,7 @@ def different(strings: Tensor, n: int) -> Tensor:
 
 
 def surprisals(kind: str, strings: Tensor, model: GPT, corpus: Corpus) -> Tensor:
-    """Return minus the logarithm, base 2, of the probability that each string is drawn.
-
-    Parameters
-    ----------
-    kind : {"model", "random"}
-    strings : Tensor, int64, ``(n, L)``
-
-    Returns
-    -------
-    Tensor, float64, ``(n,)``, bits
-
-    Raises
-    ------
-    ValueError
-        For the kinds whose probabilities nobody knows.
-    """
+    """Minus log2 of the probability that each string is drawn; known of two kinds only."""
     n, length = strings.shape
     if kind == "random":
         bits = length * math.log2(model.config.vocab_size)
@@ -173,7 +116,7 @@ def surprisals(kind: str, strings: Tensor, model: GPT, corpus: Corpus) -> Tensor
 
 
 def _frequencies(corpus: Corpus) -> Tensor:
-    """Return the share of each symbol in the training text, float64."""
+    """Share of each symbol in the training text, float64."""
     tokens = torch.tensor(encode(corpus.train, corpus.alphabet))
     return tokens.bincount(minlength=len(corpus.alphabet)).double() / len(tokens)
 

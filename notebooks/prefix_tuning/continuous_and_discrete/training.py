@@ -1,7 +1,6 @@
 """Which runs seek vectors? A sweep, then strings to force, to tell apart, to count and to settle.
 
-Five functions for the run store. All call `force`; which runs there are, and with which numbers,
-stands in `plan`.
+All call `force`; which runs there are, and with which numbers, stands in `plan`.
 """
 
 from __future__ import annotations
@@ -86,8 +85,7 @@ def force_strings(config: Mapping[str, Any], needs: Sequence[Result], progress: 
 def say_different(config: Mapping[str, Any], needs: Sequence[Result], progress: Progress) -> Result:
     """Optimise as many single vectors as there are tokens, for each kind of target.
 
-    Each vector has a target of its own, all of them different. Whether it is reached or not, what
-    the model says after the vector is counted.
+    Each has a target of its own. Reached or not, what the model says after the vector is counted.
     """
     model, corpus = load_model(config, needs[0]), text_of(config)
     generator = _generator(config, "different")
@@ -122,7 +120,7 @@ def say_different(config: Mapping[str, Any], needs: Sequence[Result], progress: 
 
 
 def count_strings(config: Mapping[str, Any], needs: Sequence[Result], progress: Progress) -> Result:
-    """Force strings that were drawn with known probabilities, even ones and the model's own."""
+    """Force strings that the model wrote itself, so that their probabilities are known."""
     model, corpus = load_model(config, needs[0]), text_of(config)
     generator = _generator(config, "count")
     strings = draw("model", config["strings"], config["length"], model, corpus, generator)
@@ -135,9 +133,8 @@ def count_strings(config: Mapping[str, Any], needs: Sequence[Result], progress: 
 def settle(config: Mapping[str, Any], needs: Sequence[Result], progress: Progress) -> Result:
     """Force strings with one vector and a margin to spare, from tokens and from random vectors.
 
-    Every string is tried from the token that makes it likeliest, the best that a discrete prompt of
-    one token can offer, and from a random vector. The margin keeps the vectors off the border at
-    which they would otherwise stop.
+    The token is the one that makes the string likeliest, the best that one token can offer. The
+    margin keeps the vectors off the border at which they would otherwise stop.
     """
     model, corpus = load_model(config, needs[0]), text_of(config)
     generator = _generator(config, "settle")
@@ -169,7 +166,7 @@ def settle(config: Mapping[str, Any], needs: Sequence[Result], progress: Progres
 
 
 def best_tokens(model: GPT, strings: Tensor) -> Tensor:
-    """Return the token after which each string is likeliest: int64, ``(P,)``."""
+    """The token after which each string is likeliest: ``(P,)``."""
     tokens = one_token_prompts(model)
     best = []
     for string in strings:
@@ -181,15 +178,12 @@ def best_tokens(model: GPT, strings: Tensor) -> Tensor:
 
 
 def best_cells(swept: Result, config: Mapping[str, Any]) -> list[Cell]:
-    """Return the ``config["attempts"]`` best settings of a sweep."""
+    """The ``attempts`` best settings of a sweep."""
     return best_first(swept.metrics["cells"])[: config["attempts"]]
 
 
 def best_first(cells: Sequence[Cell]) -> list[Cell]:
-    """Order the settings of a sweep.
-
-    By the success on all kinds, then by the share of symbols that were right.
-    """
+    """Order settings by the success on all kinds, then by the share of right symbols."""
     return sorted(cells, key=lambda cell: (-sum(cell["success"]), -cell["right"]))
 
 
@@ -203,11 +197,7 @@ def try_settings(
 ) -> Forced:
     """Seek vectors with one setting after the other, until a string is said.
 
-    Returns
-    -------
-    Forced
-        ``steps`` counts the updates of all attempts; vectors and ``right`` of a string that is
-        never said are those of its last attempt.
+    ``steps`` counts the updates of all attempts; a string never said keeps its last attempt.
     """
     vectors = random_vectors(model, len(strings), config["prompt_length"], 1.0, generator)
     steps = torch.full((len(strings),), -1)
@@ -251,7 +241,7 @@ def seek(
 
 
 def _generator(config: Mapping[str, Any], purpose: str) -> torch.Generator:
-    """Return a stream of random numbers; no two of a seed, a purpose and a length coincide."""
+    """A stream of random numbers; no two of a seed, a purpose and a length coincide."""
     purposes = ("sweep", "force", "different", "count", "settle")
     number = purposes.index(purpose) + len(purposes) * config.get("prompt_length", 0)
     return torch.Generator().manual_seed(1000 * config["seed"] + number)

@@ -1,7 +1,7 @@
 """What does the model say after vectors that nobody optimised?
 
 After every token, every pair of tokens, random vectors of several scales, and points between two
-tokens. One function for the run store; it trains nothing.
+tokens. Nothing is trained.
 """
 
 from __future__ import annotations
@@ -25,10 +25,7 @@ from promptlib.training import Progress
 
 
 def survey(config: Mapping[str, Any], needs: Sequence[Result], progress: Progress) -> Result:
-    """Count distinct greedy completions of ``config["length"]`` symbols.
-
-    Of random vectors and of points between tokens there are as many as tokens.
-    """
+    """Count distinct completions; of random vectors and points between as many as tokens."""
     model, length = load_model(config, needs[0]), config["length"]
     n_tokens = model.config.vocab_size
     generator = torch.Generator().manual_seed(100 + config["seed"])
@@ -63,7 +60,7 @@ def random_vectors(
 
 
 def token_scale(model: GPT) -> float:
-    """Return the root mean square entry of the token embeddings."""
+    """Root mean square entry of the token embeddings."""
     return float(model.token.weight.detach().square().mean().sqrt())
 
 

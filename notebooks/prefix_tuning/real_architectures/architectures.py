@@ -2,9 +2,9 @@
 
 GPT-2 (learned absolute positions, LayerNorm, all heads with keys of their own) and LLaMA (rotary
 positions, RMSNorm, two key-value heads that serve six query heads), as `transformers` builds them
-from a configuration: small, three layers deep, with random weights large enough for attention to be
-uneven. And the two ways in which a prefix reaches them: a cache of past keys and values filled by
-hand, and the prefix-tuning of `peft`.
+from a configuration: three layers deep, with random weights large enough for attention to be
+uneven. A prefix reaches them in two ways: a cache of past keys and values filled by hand, and the
+prefix-tuning of `peft`.
 """
 
 from __future__ import annotations
@@ -25,16 +25,6 @@ from notebooks.prefix_tuning.real_architectures.library import (
     get_peft_model,
 )
 from notebooks.prefix_tuning.real_architectures.recording import NAME, PastKeyValues
-
-__all__ = [
-    "VOCABULARY",
-    "cache_of",
-    "past_of_peft",
-    "random_gpt2",
-    "random_llama",
-    "random_past",
-    "with_peft",
-]
 
 VOCABULARY = 53
 
@@ -75,13 +65,7 @@ def random_llama(generator: torch.Generator, implementation: str = NAME) -> nn.M
 def random_past(
     model: nn.Module, length: int, generator: torch.Generator, scale: float = 1.0
 ) -> PastKeyValues:
-    """Keys and values drawn from N(0, scale²) for every layer of a GPT-2 or LLaMA.
-
-    Raises
-    ------
-    ValueError
-        If the length is below 1 or the scale is not positive.
-    """
+    """Keys and values drawn from N(0, scale²) for every layer of a GPT-2 or LLaMA."""
     if length < 1:
         raise ValueError(f"length must be at least 1, got {length}")
     if not scale > 0:
@@ -112,13 +96,7 @@ def cache_of(model: nn.Module, past: PastKeyValues, n_sequences: int) -> Any:
 
 
 def with_peft(model: nn.Module, length: int, generator: torch.Generator) -> nn.Module:
-    """The model wrapped by the prefix-tuning of `peft`, its prefix drawn from N(0, 1).
-
-    Raises
-    ------
-    ValueError
-        If the length is below 1.
-    """
+    """The model wrapped by the prefix-tuning of `peft`, its prefix drawn from N(0, 1)."""
     if length < 1:
         raise ValueError(f"length must be at least 1, got {length}")
     with warnings.catch_warnings(), torch.random.fork_rng(devices=[]):

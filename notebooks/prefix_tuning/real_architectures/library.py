@@ -1,8 +1,7 @@
 """Where do `transformers` and `peft` come in? Here and nowhere else: offline, and quietly.
 
-Nothing is ever fetched: the environment variables below are set before the libraries are imported,
-and every loader is told to use local files only. What the libraries say about themselves while they
-are imported (deprecations among each other) is no concern of a reader, so it is not shown.
+The environment variables below are set before the libraries are imported, so nothing is fetched.
+What the libraries say about each other while they are imported is no concern of a reader.
 """
 
 from __future__ import annotations

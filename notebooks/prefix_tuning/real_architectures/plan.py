@@ -15,9 +15,8 @@ from collections.abc import Sequence
 
 from notebooks.prefix_tuning.real_architectures import extra
 from notebooks.prefix_tuning.real_architectures.sentences import SENTENCES
+from promptlib.prefix_tuning.trials import Plan, labelled
 from promptlib.runs import Run
-
-__all__ = ["AIMS", "plan"]
 
 AIMS = ("one place", "its own place")
 TRAINING = "notebooks.prefix_tuning.real_architectures.training:steer"
@@ -32,27 +31,8 @@ def plan(
     steer_steps: int,
     steer_lengths: Sequence[int],
     crowds: Sequence[int],
-) -> list[Run]:
-    """One run for every seed and prefix length; each trains a prefix for every aim and crowd.
-
-    Parameters
-    ----------
-    steer_seeds : int
-        At least 1.
-    first_seed : int
-        Number of the first of them, at least 0.
-    steer_steps : int
-        Training steps of each prefix, at least 2.
-    steer_lengths : sequence of int
-        Prefix vectors in each layer, each at least 1.
-    crowds : sequence of int
-        How many sentences one prefix has to move, each in [1, 16].
-
-    Raises
-    ------
-    ValueError
-        If a number is out of its range.
-    """
+) -> Plan:
+    """A run for every seed and ``length`` of prefix; each trains one for every aim and crowd."""
     for name, counts, low, high in (
         ("steer_seeds", [steer_seeds], 1, 10**6),
         ("first_seed", [first_seed], 0, 10**6),
@@ -63,22 +43,27 @@ def plan(
         if not counts or not all(isinstance(n, int) and low <= n <= high for n in counts):
             raise ValueError(f"{name} must lie in [{low}, {high}], got {list(counts)}")
     if not extra.installed():
-        return []
-    return [
-        Run(
-            TRAINING,
-            {
-                "seed": seed,
-                "length": length,
-                "crowds": list(crowds),
-                "aims": list(AIMS),
-                "steps": steer_steps,
-                "warmup": max(1, steer_steps // 10),
-                "learning_rate": LEARNING_RATE,
-                "init_scale": INIT_SCALE,
-                "packages": extra.versions(),
-            },
-        )
+        return Plan(())
+    runs = [
+        labelled(_steer(seed, length, steer_steps, crowds), length=length)
         for length in steer_lengths
         for seed in range(first_seed, first_seed + steer_seeds)
     ]
+    return sum(runs, start=Plan(()))
+
+
+def _steer(seed: int, length: int, steps: int, crowds: Sequence[int]) -> Run:
+    return Run(
+        TRAINING,
+        {
+            "seed": seed,
+            "length": length,
+            "crowds": list(crowds),
+            "aims": list(AIMS),
+            "steps": steps,
+            "warmup": max(1, steps // 10),
+            "learning_rate": LEARNING_RATE,
+            "init_scale": INIT_SCALE,
+            "packages": extra.versions(),
+        },
+    )

@@ -1,22 +1,15 @@
-r"""How do we look into an attention layer that somebody else wrote?
+"""How do we look into an attention layer that somebody else wrote?
 
 `transformers` lets a model name the function that turns queries, keys, values and a mask into
 outputs. Ours, :data:`NAME`, calls torch's own ``scaled_dot_product_attention`` and can do two
-things besides:
+things besides. It *records* what the layer handed over, the attention weights (torch's function
+attends to the unit vectors, :math:`A = A I`), and the arguments the layer was called with, so that
+it can be called again on the same input without its prefix. And it *inserts* keys and values of a
+prefix in front of the content, for models that have no room for past ones. Everything before and
+after (projections, rotary positions, caches, masks, norms, residual streams) is the library's.
 
-record
-    what the layer handed over, the attention weights, and the arguments the layer was called with,
-    so that it can be called again on the same input without its prefix. The weights are read from
-    torch's function itself, by letting it attend to the unit vectors: :math:`A = A I`.
-insert
-    the keys and values of a prefix in front of those of the content, for models whose own code has
-    no room for past keys and values.
-
-Everything before and after (projections, rotary positions, caches, masks, grouped heads, norms,
-residual streams) is the library's code.
-
-Shapes: ``B`` sequences, ``H`` heads of width ``d``, ``T`` positions that read, ``p`` prefix
-vectors, ``n`` positions that are read, prefix included.
+Shapes: ``B`` sequences, ``H`` heads of width ``d``, ``G`` key-value heads, ``T`` positions that
+read, ``p`` prefix vectors, ``n`` positions that are read, prefix included.
 """
 
 from __future__ import annotations
@@ -51,13 +44,7 @@ ATTENTION = (GPT2Attention, LlamaAttention, BertSelfAttention)
 
 @dataclass(frozen=True)
 class PastKeyValues:
-    """A prefix as implementations keep it: free keys and values in every layer.
-
-    Attributes
-    ----------
-    keys, values : sequences of Tensor, one for each layer, shape (G, p, d)
-        ``G`` key-value heads: all heads, or fewer under grouped-query attention.
-    """
+    """A prefix as implementations keep it: free keys and values (G, p, d) in every layer."""
 
     keys: Sequence[Tensor]
     values: Sequence[Tensor]
@@ -76,19 +63,10 @@ class PastKeyValues:
 
 @dataclass(frozen=True)
 class LayerCall:
-    """One call of one attention layer.
+    """One call of one attention layer, and the arguments it was called with, by name.
 
-    Attributes
-    ----------
-    module : nn.Module
-    arguments : dict
-        What the layer was called with, by name.
-    queries : Tensor, shape (B, H, T, d)
-    keys, values : Tensor, shape (B, H, n, d)
-        Grouped heads are repeated for each query head they serve.
-    attention : Tensor, shape (B, H, T, n)
-    outputs : Tensor, shape (B, H, T, d)
-        Of each head, before the output projection.
+    Queries and outputs, before the output projection, are (B, H, T, d), keys and values (B, H, n,
+    d), grouped heads repeated for each query head they serve; attention is (B, H, T, n).
     """
 
     module: nn.Module
@@ -119,19 +97,7 @@ def record(
 ) -> list[LayerCall]:
     """Run something that calls `model`, without gradients, and keep every attention layer's call.
 
-    Parameters
-    ----------
-    model : nn.Module
-        With ``attn_implementation`` :data:`NAME`.
-    run : callable
-        Called once.
-    prefix : PastKeyValues, optional
-        Inserted in front of the content, layer by layer.
-
-    Raises
-    ------
-    ValueError
-        If the model did not attend through :data:`NAME`.
+    The model must attend through :data:`NAME`; a prefix is inserted layer by layer.
     """
     session = _Session(prefix, recording=True)
     hooks = [
@@ -164,14 +130,7 @@ def inserting(prefix: PastKeyValues) -> Iterator[None]:
 
 
 def without_prefix(call: LayerCall, length: int) -> LayerCall:
-    """The same layer on the same input, without the prefix of that length.
-
-    Parameters
-    ----------
-    call : LayerCall
-        With a prefix from a cache or inserted.
-    length : int
-    """
+    """The same layer on the same input, without its prefix from a cache or inserted."""
     arguments = dict(call.arguments)
     mask = arguments.get("attention_mask")
     content = call.keys.shape[-2] - length

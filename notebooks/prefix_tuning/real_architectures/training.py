@@ -24,8 +24,7 @@ __all__ = ["steer"]
 def steer(config: Mapping[str, Any], needs: Sequence[Result], progress: Progress) -> Result:
     """Train a prefix for every number of sentences in ``crowds`` and every one of ``aims``.
 
-    The loss is one minus the mean cosine between embeddings and their targets. For each prefix the
-    metrics hold every sentence's cosine before and after, and the loss by step.
+    The loss is one minus the mean cosine between embeddings and their targets.
     """
     encoder = load_encoder(torch.float32)
     cells = [

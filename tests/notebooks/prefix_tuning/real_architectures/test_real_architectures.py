@@ -25,8 +25,12 @@ if not extra.installed():
         f"needs EXTRAS=real; not installed: {', '.join(extra.missing())}", allow_module_level=True
     )
 
-from notebooks.prefix_tuning.real_architectures import architectures, checkpoints, recording
-from notebooks.prefix_tuning.real_architectures import results as comparisons
+from notebooks.prefix_tuning.real_architectures import (
+    architectures,
+    checkpoints,
+    recording,
+    results,
+)
 from notebooks.prefix_tuning.real_architectures.encoder import (
     gaussian_prefix,
     load_encoder,
@@ -39,8 +43,9 @@ from notebooks.prefix_tuning.real_architectures.recording import (
 )
 from notebooks.prefix_tuning.real_architectures.sentences import ANCHOR, SENTENCES
 from promptlib.prefix_tuning.identities import split
+from promptlib.prefix_tuning.trials import Trial, Trials
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[4]
 
 
 def seeded(seed: int = 0) -> torch.Generator:
@@ -60,8 +65,8 @@ def llama():
 @pytest.fixture(scope="module")
 def compared(gpt2, llama):
     return {
-        "GPT-2": comparisons.compare("GPT-2", gpt2, seeded(1)),
-        "LLaMA": comparisons.compare("LLaMA", llama, seeded(1)),
+        "GPT-2": results.compare("GPT-2", gpt2, seeded(1)),
+        "LLaMA": results.compare("LLaMA", llama, seeded(1)),
     }
 
 
@@ -109,33 +114,42 @@ def last_key_lost(call, length):
 WRONG = [another_input, mask_forgotten, last_key_lost]
 
 
+def verdicts(rows, measured):
+    return {name: claim.verdict for name, claim in statements.check(rows, measured).items()}
+
+
+def verdict_on_models(name, comparisons, remove=without_prefix):
+    return verdicts(statements.MODELS, results.model_errors(comparisons, remove))[name]
+
+
+def verdict_on_shift(name, movements):
+    """Judged as if all models had moved so far."""
+    moved = dict.fromkeys(("GPT-2, peft", "LLaMA, peft"), movements)
+    return verdicts(statements.SHIFT, moved)[name]
+
+
 def test_claims_about_architectures_hold(compared, every):
-    runs = statements.runs_of(every)
-    moved = {name: [comparisons.shift_movement(group[-1])] * 3 for name, group in compared.items()}
-    found = [
-        statements.relative_attention(runs),
-        statements.output_bias(runs),
-        statements.first_layer(every),
-        statements.peft_is_past(every),
-        statements.rotary_content_stays(moved["LLaMA"]),
-    ]
-    assert {claim.id: claim.verdict for claim in found} == {claim.id: "holds" for claim in found}
-    assert statements.peft_moves_content(moved["GPT-2"]).verdict == "supported"
-    assert {claim.details["needs"] for claim in found} == {"real"}
-    assert found[0].details["instances"] == 3 * 3 * (3 * 5 * 11 + 3 * 6 * 11)
+    moved = {
+        f"{name}, peft": [results.shift_movement(group[-1])] * 3 for name, group in compared.items()
+    }
+    found = {
+        **statements.check(statements.MODELS, results.model_errors(every)),
+        **statements.check(statements.SHIFT, moved),
+    }
+    assert {name: claim.verdict for name, claim in found.items()} == {
+        **dict.fromkeys(found, "holds"),
+        "peft-moves-absolute-positions": "supported",
+    }
+    assert {claim.details["needs"] for claim in found.values()} == {"real"}
+    instances = found["real-relative-attention"].details["instances"]
+    assert instances == 3 * 3 * (3 * 5 * 11 + 3 * 6 * 11)
 
 
-@pytest.mark.claim("prefix-tuning/real-relative-attention")
+@pytest.mark.claim("prefix-tuning/real-relative-attention", "prefix-tuning/real-output-bias")
+@pytest.mark.parametrize("name", ["real-relative-attention", "real-output-bias"])
 @pytest.mark.parametrize("wrong", WRONG)
-def test_real_relative_attention_fails(every, wrong):
-    claim = statements.relative_attention(statements.runs_of(every), wrong)
-    assert claim.verdict == "fails"
-
-
-@pytest.mark.claim("prefix-tuning/real-output-bias")
-@pytest.mark.parametrize("wrong", WRONG)
-def test_real_output_bias_fails(every, wrong):
-    assert statements.output_bias(statements.runs_of(every), wrong).verdict == "fails"
+def test_claims_about_layers_fail_for_a_wrong_removal(every, wrong, name):
+    assert verdict_on_models(name, every, wrong) == "fails"
 
 
 @pytest.fixture
@@ -154,36 +168,33 @@ def attention_by_length(monkeypatch):
 @pytest.mark.claim("prefix-tuning/real-first-layer")
 @pytest.mark.parametrize("name", ["gpt2", "llama"])
 def test_claims_about_architectures_fail_for_another_attention(name, request, attention_by_length):
-    found = comparisons.compare(name, request.getfixturevalue(name), seeded())
-    runs = statements.runs_of(found)
-    assert statements.relative_attention(runs).verdict == "fails"
-    assert statements.output_bias(runs).verdict == "fails"
-    assert statements.first_layer(found).verdict == "fails"
+    found = results.compare(name, request.getfixturevalue(name), seeded())
+    judged = verdicts(statements.MODELS, results.model_errors(found))
+    for claim in ("real-relative-attention", "real-output-bias", "real-first-layer"):
+        assert judged[claim] == "fails"
 
 
 @pytest.mark.claim("prefix-tuning/encoder-relative-attention", "prefix-tuning/encoder-output-bias")
 def test_claims_about_the_encoder_fail_for_another_attention(encoder, attention_by_length):
     prefix = gaussian_prefix(encoder, 3, seeded())
     runs = [(encoder.calls(SENTENCES[:3], prefix), prefix.length)]
-    assert statements.encoder_relative_attention(runs).verdict == "fails"
-    assert statements.encoder_output_bias(runs).verdict == "fails"
+    assert set(verdicts(statements.ENCODER, results.layer_errors(runs)).values()) == {"fails"}
 
 
 @pytest.mark.claim("prefix-tuning/real-output-bias")
 def test_real_output_bias_fails_for_values_of_another_head(every):
     def rolled(one):
         calls = [dataclasses.replace(c, values=c.values.roll(1, 1)) for c in one.prefixed]
-        return calls, one.length
+        return dataclasses.replace(one, prefixed=calls)
 
-    runs = [rolled(one) for one in every]
-    assert statements.output_bias(runs).verdict == "fails"
+    assert verdict_on_models("real-output-bias", [rolled(one) for one in every]) == "fails"
 
 
 @pytest.mark.claim("prefix-tuning/real-first-layer")
 def test_real_first_layer_fails_at_other_positions(compared):
     """GPT-2 under peft against the content at positions 0, 1, …: not the same content."""
     shifted = [dataclasses.replace(one, plain=one.unmoved) for one in compared["GPT-2"]]
-    assert statements.first_layer(shifted).verdict == "fails"
+    assert verdict_on_models("real-first-layer", shifted) == "fails"
 
 
 @pytest.mark.claim("prefix-tuning/real-first-layer")
@@ -191,7 +202,7 @@ def test_real_first_layer_fails_for_deeper_layers(every):
     deeper = [
         dataclasses.replace(one, plain=one.plain[1:], prefixed=one.prefixed[1:]) for one in every
     ]
-    assert statements.first_layer(deeper).verdict == "fails"
+    assert verdict_on_models("real-first-layer", deeper) == "fails"
 
 
 @pytest.mark.claim("prefix-tuning/peft-is-free-keys-and-values")
@@ -203,76 +214,71 @@ def test_peft_is_past_fails_when_the_cache_holds_something_else(llama, monkeypat
         return PastKeyValues(past.values, past.keys)
 
     monkeypatch.setattr(architectures, "past_of_peft", keys_for_values)
-    claim = statements.peft_is_past(comparisons.compare("LLaMA", llama, seeded()))
-    assert claim.verdict == "fails"
+    found = results.compare("LLaMA", llama, seeded())
+    assert verdict_on_models("peft-is-free-keys-and-values", found) == "fails"
 
 
 @pytest.mark.claim("prefix-tuning/peft-is-free-keys-and-values")
 def test_peft_is_past_fails_when_the_content_stands_elsewhere(gpt2, monkeypatch):
-    monkeypatch.setattr(comparisons, "_positions", lambda start: torch.arange(11)[None])
-    claim = statements.peft_is_past(comparisons.compare("GPT-2", gpt2, seeded()))
-    assert claim.verdict == "fails"
+    monkeypatch.setattr(results, "_positions", lambda start: torch.arange(11)[None])
+    found = results.compare("GPT-2", gpt2, seeded())
+    assert verdict_on_models("peft-is-free-keys-and-values", found) == "fails"
 
 
 @pytest.mark.claim("prefix-tuning/peft-moves-absolute-positions")
 def test_peft_moves_content_fails_where_positions_are_kept_or_rotary(compared):
-    kept = [comparisons.shift_movement(compared["GPT-2"][0])] * 3
-    rotary = [comparisons.shift_movement(compared["LLaMA"][-1])] * 3
+    kept = [results.shift_movement(compared["GPT-2"][0])] * 3
+    rotary = [results.shift_movement(compared["LLaMA"][-1])] * 3
     for moved in (kept, rotary):
-        assert statements.peft_moves_content(moved).verdict == "contradicted"
+        assert verdict_on_shift("peft-moves-absolute-positions", moved) == "contradicted"
 
 
 @pytest.mark.claim("prefix-tuning/rotary-content-stays")
 def test_rotary_content_stays_fails_for_absolute_positions(compared):
-    moved = [comparisons.shift_movement(compared["GPT-2"][-1])]
-    assert statements.rotary_content_stays(moved).verdict == "fails"
+    moved = [results.shift_movement(compared["GPT-2"][-1])]
+    assert verdict_on_shift("rotary-content-stays", moved) == "fails"
 
 
 def test_claims_about_the_encoder_hold(on_sentences):
-    assert statements.encoder_relative_attention(on_sentences).verdict == "holds"
-    assert statements.encoder_output_bias(on_sentences).verdict == "holds"
+    errors = results.layer_errors(on_sentences)
+    assert set(verdicts(statements.ENCODER, errors).values()) == {"holds"}
 
 
-@pytest.mark.claim("prefix-tuning/encoder-relative-attention")
+@pytest.mark.claim("prefix-tuning/encoder-relative-attention", "prefix-tuning/encoder-output-bias")
+@pytest.mark.parametrize("name", ["encoder-relative-attention", "encoder-output-bias"])
 @pytest.mark.parametrize("wrong", WRONG)
-def test_encoder_relative_attention_fails(on_sentences, wrong):
-    claim = statements.encoder_relative_attention(on_sentences, wrong)
-    assert claim.verdict == "fails"
+def test_claims_about_the_encoder_fail_for_a_wrong_removal(on_sentences, wrong, name):
+    errors = results.layer_errors(on_sentences, wrong)
+    assert verdicts(statements.ENCODER, errors)[name] == "fails"
 
 
-@pytest.mark.claim("prefix-tuning/encoder-output-bias")
-@pytest.mark.parametrize("wrong", WRONG)
-def test_encoder_output_bias_fails(on_sentences, wrong):
-    assert statements.encoder_output_bias(on_sentences, wrong).verdict == "fails"
-
-
-def cells(one_place, own_place, alone=0.9):
-    return {
-        "cells": [
-            {"crowd": crowd, "aim": aim, "before": [0.1] * crowd, "after": [after] * crowd}
-            for crowd in (1, 4)
-            for aim, after in zip(
-                steering.AIMS, (alone, alone) if crowd == 1 else (one_place, own_place), strict=True
-            )
-        ]
-    }
+def steered(*seeds, alone=0.9):
+    """Trials in which each seed brings four sentences to one place, and to their own, so far."""
+    (run,) = steering.plan(1, 0, 3, [1], [1, 4])
+    cells = [
+        {"crowd": crowd, "aim": aim, "before": [0.1] * crowd, "after": [after] * crowd}
+        for reached in seeds
+        for crowd in (1, 4)
+        for aim, after in zip(steering.AIMS, (alone, alone) if crowd == 1 else reached, strict=True)
+    ]
+    return Trials(tuple(Trial({}, run, place, cell) for place, cell in enumerate(cells)))
 
 
 @pytest.mark.claim("prefix-tuning/one-place-is-easier", "prefix-tuning/one-sentence-moves")
 def test_one_place_is_easier_is_decided_by_the_largest_crowd():
-    def verdict(*measured):
-        return statements.one_place_is_easier([cells(*one) for one in measured]).verdict
+    def verdict(*seeds):
+        return verdicts(statements.STEERING, steered(*seeds))["one-place-is-easier"]
 
     assert verdict(*[(0.9, 0.4)] * 3) == "supported"
     assert verdict(*[(0.6, 0.59)] * 3) == "contradicted"
     assert verdict(*[(0.4, 0.9)] * 3) == "contradicted"
     assert verdict((0.9, 0.5), (0.5, 0.9), (0.6, 0.5)) == "undecided"
     assert verdict((0.9, 0.4)) == "uninformative"  # one seed is no control
+    moved = verdicts(statements.STEERING, steered(*[(0.9, 0.4)] * 3))
+    assert moved["one-sentence-moves"] == "supported"
     # A prefix that moves nothing: neither aim is reached, and crowds are not to blame.
-    still = [cells(0.1, 0.1, alone=0.1)] * 3
-    assert statements.one_sentence_moves(still).verdict == "contradicted"
-    assert statements.one_sentence_moves([cells(0.9, 0.4)] * 3).verdict == "supported"
-    assert statements.one_place_is_easier(still).verdict == "uninformative"
+    still = verdicts(statements.STEERING, steered(*[(0.1, 0.1)] * 3, alone=0.1))
+    assert still == {"one-sentence-moves": "contradicted", "one-place-is-easier": "uninformative"}
 
 
 # Looking into models.
@@ -281,7 +287,7 @@ def test_one_place_is_easier_is_decided_by_the_largest_crowd():
 def test_what_is_recorded_is_what_transformers_itself_attends(gpt2, llama):
     for build in (architectures.random_gpt2, architectures.random_llama):
         ours, theirs = build(seeded()), build(seeded(), "eager")
-        ids = comparisons.tokens_of(ours, seeded())
+        ids = results.tokens_of(ours, seeded())
         calls = record(ours, lambda ours=ours, ids=ids: ours(ids, use_cache=False))
         with torch.no_grad():
             shown = theirs(ids, use_cache=False, output_attentions=True).attentions
@@ -291,14 +297,14 @@ def test_what_is_recorded_is_what_transformers_itself_attends(gpt2, llama):
 
 def test_a_call_without_its_prefix_is_the_plain_call(gpt2):
     """Where there was no prefix below, removing it gives exactly the model without."""
-    one = comparisons.compare("GPT-2", gpt2, seeded())[0]
+    one = results.compare("GPT-2", gpt2, seeded())[0]
     removed = without_prefix(one.prefixed[0], one.length)
     torch.testing.assert_close(removed.attention, one.plain[0].attention, rtol=0, atol=1e-14)
 
 
 def test_inserted_and_cached_prefixes_are_the_same(llama):
     past = architectures.random_past(llama, 5, seeded())
-    ids = comparisons.tokens_of(llama, seeded())
+    ids = results.tokens_of(llama, seeded())
     positions = torch.arange(11)[None]
     inserted = record(llama, lambda: llama(ids, position_ids=positions, use_cache=False), past)
     cache = architectures.cache_of(llama, past, 3)
@@ -311,7 +317,7 @@ def test_inserted_and_cached_prefixes_are_the_same(llama):
 def test_grouped_heads_share_values_and_have_shares_of_their_own(llama):
     past = architectures.random_past(llama, 5, seeded())
     assert past.keys[0].shape == (2, 5, 10)
-    call = comparisons.compare("LLaMA", llama, seeded())[0].prefixed[0]
+    call = results.compare("LLaMA", llama, seeded())[0].prefixed[0]
     assert torch.equal(call.values[:, 0], call.values[:, 2])
     assert not torch.equal(call.values[:, 2], call.values[:, 3])
     taken, _, _ = split(call.attention, 7)
@@ -422,8 +428,8 @@ def test_a_checkpoint_gives_the_claims_of_its_weights(folder, llama):
     loaded = checkpoints.load_checkpoint(folder)
     for ours, theirs in zip(llama.parameters(), loaded.parameters(), strict=True):
         assert torch.equal(ours, theirs)
-    found = comparisons.compare("checkpoint", loaded, seeded())
-    assert statements.relative_attention(statements.runs_of(found)).verdict == "holds"
+    found = results.compare("checkpoint", loaded, seeded())
+    assert verdict_on_models("real-relative-attention", found) == "holds"
 
 
 def test_shards_are_read_and_missed(folder, llama, tmp_path):
