@@ -37,7 +37,7 @@ from promptlib.claims.outcomes import (
     p_value,
     t_half_width,
 )
-from promptlib.claims.rows import Bound, Estimate, Identity, Outcome, Row, check
+from promptlib.claims.rows import Bound, Estimate, Identity, Outcome, Row, check, check_each
 
 __all__ = [
     "KINDS",
@@ -54,6 +54,7 @@ __all__ = [
     "bound",
     "box",
     "check",
+    "check_each",
     "decide",
     "estimate",
     "holm",

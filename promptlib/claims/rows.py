@@ -16,6 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import KW_ONLY, dataclass, fields
+from operator import attrgetter
 from typing import Any, ClassVar, TypeAlias
 
 from numpy.typing import ArrayLike
@@ -27,6 +28,11 @@ from promptlib.claims.outcomes import Published, Scale, outcome
 Of: TypeAlias = Callable[[Any], ArrayLike]
 """A function of what was measured."""
 Text: TypeAlias = str | Callable[[Any], str]
+
+
+def itself(measured: Any) -> Any:
+    """What was measured, as it is: the usual values of a row that `check_each` judges."""
+    return measured
 
 
 @dataclass(frozen=True)
@@ -62,21 +68,21 @@ class Row:
         }
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Identity(Row):
     """See `promptlib.claims.identity`."""
 
-    errors: Of
+    errors: Of = itself
     tolerance: float | Of
 
     judge = staticmethod(identity)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Bound(Row):
     """See `promptlib.claims.bound`."""
 
-    values: Of
+    values: Of = itself
     limits: ArrayLike | Of
     search: Text
     tolerance: float = 0.0
@@ -84,14 +90,14 @@ class Bound(Row):
     judge = staticmethod(bound)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Estimate(Row):
-    """See `promptlib.claims.estimate`."""
+    """See `promptlib.claims.estimate`; by default what was measured has these attributes."""
 
-    formula: Of
-    measured: Of
-    standard_errors: Of
-    max_deviation: float = 4.0
+    formula: Of = attrgetter("formula")
+    measured: Of = attrgetter("measured")
+    standard_errors: Of = attrgetter("standard_errors")
+    max_deviation: float | Of = 4.0
     allowance: ArrayLike | Of = 0.0
     allowance_reason: Text = ""
 
@@ -183,6 +189,38 @@ def check(
         return found[name]
 
     return {name: judge(name) for name in table}
+
+
+def check_each(
+    prefix: str,
+    rows: Iterable[Row],
+    measured: Mapping[str, Any],
+    known: Mapping[str, Claim] | None = None,
+) -> dict[str, Claim]:
+    """Judge each row by what was measured for it alone.
+
+    Parameters
+    ----------
+    prefix, known
+        As for `check`.
+    rows
+        Those without an entry in `measured` are left out.
+    measured
+        By the rows' names; a row's functions are given its entry. Controls come first.
+
+    Raises
+    ------
+    ValueError
+        If an entry belongs to no row, or as for `check`.
+    """
+    table = {row.name: row for row in rows}
+    unknown = set(measured) - set(table)
+    if unknown:
+        raise ValueError(f"no row of {prefix} is called {min(unknown)!r}")
+    found: dict[str, Claim] = {}
+    for name, own in measured.items():
+        found |= check(prefix, [table[name]], own, {**(known or {}), **found})
+    return found
 
 
 def _of(value: Any, measured: Any, field: str) -> Any:

@@ -2,6 +2,7 @@
 
 import json
 import math
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -472,3 +473,33 @@ def test_needing_marks_a_claim_and_leaves_its_verdict():
     assert claim.verdict == "fails"
     assert claim.details["needs"] == "real"
     assert claim.details["instances"] == 1
+
+
+def test_each_row_is_judged_by_its_own_measurement():
+    rows = (
+        claims.Identity("one", "…", tolerance=1e-9, source="this book", checks=len),
+        claims.Estimate("two", "…", source="this book", checks=len),
+        claims.Bound("three", "…", limits=1.0, search="-", source="this book", checks=len),
+    )
+    met = SimpleNamespace(formula=[1.0], measured=[1.1], standard_errors=[0.2])
+    found = claims.check_each("wing/", rows, {"two": met, "one": [0.0, 1e-10]})
+    assert {name: claim.verdict for name, claim in found.items()} == {
+        "two": "holds",
+        "one": "holds",
+    }
+    assert claims.check_each("wing/", rows, {"three": [2.0]})["three"].verdict == "fails"
+    with pytest.raises(ValueError, match="no row of wing/ is called 'four'"):
+        claims.check_each("wing/", rows, {"four": 0})
+
+
+def test_a_row_judged_alone_may_require_one_judged_before():
+    rows = tuple(
+        claims.Outcome(
+            name, "…", values=lambda m: m, above=50.0, unit="%", requires=needs,
+            source="this book", checks=len,
+        )
+        for name, needs in (("learned", ()), ("better", ("learned",)))
+    )  # fmt: skip
+    measured = {"learned": [10.0, 11.0, 12.0], "better": [90.0, 91.0, 92.0]}
+    found = claims.check_each("wing/", rows, measured)
+    assert found["better"].verdict == "uninformative"
