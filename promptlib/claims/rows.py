@@ -116,8 +116,8 @@ class Outcome(Row):
 
     values: Of
     unit: str
-    above: float | None = None
-    below: float | None = None
+    above: float | Of | None = None
+    below: float | Of | None = None
     scale: Scale = "linear"
     trials: int | Callable[[Any], int] | None = None
     resolution: float | Callable[[Any], float] = 0.0

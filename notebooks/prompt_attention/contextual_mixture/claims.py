@@ -23,9 +23,8 @@ from promptlib.prompt_attention.mixture import ContextualMixture
 ROWS = (
     claims.Identity(
         "readout-is-a-gradient",
-        "What a prompt $q$ reads from a bag is $\\nabla K_X(q)$ with "
-        "$K_X(q) = \\log\\frac1T\\sum_t e^{\\langle q, x_t\\rangle}$: the mean token at $q = 0$, "
-        "and the "
+        "What a prompt $q$ reads from a bag is $\\nabla K_X(q)$ with $K_X(q) = "
+        "\\log\\frac1T\\sum_t e^{\\langle q, x_t\\rangle}$: the mean token at $q = 0$, and the "
         "covariance $S_X$ is its slope there.",
         tolerance=1e-12,
         source=BOOK,
@@ -42,10 +41,8 @@ ROWS = (
     claims.Estimate(
         "bag-statistics",
         "The label shows in the mean token as $E[y\\bar x] = "
-        "(\\zeta-(1-\\zeta)E\\delta_w)\\,w^\\star$ and in "
-        "the covariance as a multiple of $q^\\star w^{\\star\\top} + w^\\star q^{\\star\\top}$: "
-        "the covariance "
-        "knows the context.",
+        "(\\zeta-(1-\\zeta)E\\delta_w)\\,w^\\star$ and in the covariance as a multiple of "
+        "$q^\\star w^{\\star\\top} + w^\\star q^{\\star\\top}$: the covariance knows the context.",
         max_deviation=lambda met: met.chance,
         source=BOOK,
         checks=bag_moments.signed_covariance,
@@ -53,8 +50,7 @@ ROWS = (
     claims.Estimate(
         "low-rank-reach",
         "Through a random frozen head of width $k$ a prompt reaches the share $k/d$ of a "
-        "context's squared "
-        "length, on average.",
+        "context's squared length, on average.",
         max_deviation=lambda met: met.chance,
         source=BOOK,
         checks=reach.prompt_for_query,

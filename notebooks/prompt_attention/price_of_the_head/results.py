@@ -57,20 +57,11 @@ __all__ = [
 
 
 class Setting(NamedTuple):
-    """One point at which formula and simulation meet.
-
-    Attributes
-    ----------
-    mixture : ContextualMixture
-    scale : float
-        κ of the known prompt.
-    samples : int
-        Labelled bags; the formula gets ``samples / (dim - 1)``.
-    """
+    """One point at which formula and simulation meet."""
 
     mixture: ContextualMixture
-    scale: float
-    samples: int
+    scale: float  # κ of the known prompt
+    samples: int  # Labelled bags; the formula gets ``samples / (dim - 1)``
 
     @property
     def samples_per_dim(self) -> float:
@@ -104,21 +95,7 @@ def against_bags(
     progress: Callable[..., Iterable[Any]] = progress_bar,
     **options: Any,
 ) -> Comparison:
-    """Confront a formula for the error with heads learned on bags of tokens.
-
-    Parameters
-    ----------
-    settings : sequence of Setting
-    ridges : sequence of float
-    repetitions : int
-        Training sets for each setting.
-    generator : torch.Generator
-    formula : callable
-        ``formula(mixture, scale, samples_per_dim, ridge)``.
-    progress : callable
-    **options
-        For `head_simulation.simulate_on_tokens`.
-    """
+    """Confront a formula for the error with heads learned on bags of tokens."""
     return _confront(
         simulate_on_tokens, settings, ridges, repetitions, generator, formula, progress, options
     )
@@ -150,10 +127,7 @@ def attention_weight_errors(
 ) -> Tensor:
     """Differences between (A, s) read off real attention weights and computed from the logits.
 
-    Returns
-    -------
-    Tensor, shape (3, bags)
-        Errors of A, of s, and of the decomposition of the feature itself (largest coordinate).
+    Shape (3, bags).
     """
     sample = mixture.sample(bags, generator)
     context = mixture.context
@@ -188,14 +162,7 @@ def attention_weight_errors(
 
 
 def random_laws(count: int, draws: int, generator: torch.Generator) -> FeatureLaw:
-    """Laws of signal and noise that no mixture need have: to try formulas on.
-
-    Returns
-    -------
-    FeatureLaw
-        Tensors of shape (count, draws); signals in (0, 2), noises log-normal with spreads of their
-        own.
-    """
+    """Laws of signal and noise that no mixture need have: to try formulas on."""
     shape = (count, draws)
     signal = 2 * torch.rand(shape, generator=generator, dtype=torch.float64)
     # Not too faint: a head's approach to its limits slows down with the inverse square of it.
@@ -208,22 +175,7 @@ def random_laws(count: int, draws: int, generator: torch.Generator) -> FeatureLa
 def ridge_limit_errors(
     law: FeatureLaw, *, error: Callable[..., Tensor] = ridge_error
 ) -> dict[str, Tensor]:
-    """How far the ridge formula is from its limits, close to each of them.
-
-    Parameters
-    ----------
-    law : FeatureLaw
-        Tensors of shape (count, M).
-    error : callable
-        ``error(law, samples_per_dim, ridge)``.
-
-    Returns
-    -------
-    dict of Tensor
-        Differences by the name of the limit: ``"no ridge"`` (λ = 1e-12 against 0, on both sides of
-        α = 1), ``"heavy ridge"`` (λ = 1e12 against averaging), ``"endless data"`` (α = 1e11 against
-        the known head), and ``"ordinary ridge at infinity"`` (inf passed as a value).
-    """
+    """How far the ridge formula is from its limits, close to each of them."""
     alphas = torch.tensor([[0.3], [0.7], [1.5], [4.0]], dtype=torch.float64)  # against (count,)
     averaged = averaging_error(law, alphas)
     return {
@@ -239,10 +191,7 @@ def closed_form_errors(
 ) -> Tensor:
     """The fixed point with a constant law, against the closed forms of the concentrated case.
 
-    Returns
-    -------
-    Tensor, shape (3, count)
-        For least squares, averaging and the known head, at random signal, noise and α.
+    Shape (3, count).
     """
     signal = 0.05 + 2 * torch.rand(count, generator=generator, dtype=torch.float64)
     noise = 0.05 + 2 * torch.rand(count, generator=generator, dtype=torch.float64)
@@ -263,11 +212,7 @@ def best_prompt_errors(
 ) -> Tensor:
     r"""Where :math:`R^2` is largest in κ, and how much larger than without a prompt.
 
-    Returns
-    -------
-    Tensor, shape (2, cells)
-        Relative distance of the best point of a grid from :math:`1/(2\sigma^2)` (the grid has a
-        point there), and relative error of the gain, for 5 × 4 values of (Q, σ).
+    Shape (2, cells).
     """
     context = torch.linspace(0.5, 3.0, 5, dtype=torch.float64)[:, None]
     noise = torch.linspace(0.6, 1.5, 4, dtype=torch.float64)
@@ -290,16 +235,7 @@ def informed_bound(
 ) -> tuple[Tensor, Tensor]:
     """The informed head's error, and the smallest error that any ridge reaches, at many α.
 
-    Parameters
-    ----------
-    law : FeatureLaw
-        Tensors of shape (count, M).
-    bound : callable
-        ``bound(law, samples_per_dim)``.
-
-    Returns
-    -------
-    bounds, errors : Tensor, shape (alphas, count)
+    Shape (alphas, count).
     """
     alphas = torch.logspace(-1, 1.5, 11, dtype=torch.float64)[:, None]
     ridges = torch.logspace(-3, 3, 25, dtype=torch.float64)[:, None, None]
@@ -317,10 +253,7 @@ def informed_gaps(
 ) -> Tensor:
     """The averaging head's error less the informed bound, where all bags are read alike.
 
-    Returns
-    -------
-    Tensor, shape (count,)
-        At random signal, noise and α.
+    Shape (count,).
     """
     signal = 0.05 + 2 * torch.rand(count, generator=generator, dtype=torch.float64)
     noise = 0.05 + 2 * torch.rand(count, generator=generator, dtype=torch.float64)

@@ -46,18 +46,10 @@ TRAIN = "notebooks.prompt_attention.prompt_or_finetune.training:train_few_sample
 
 @dataclass(frozen=True)
 class FewSamplesPlan:
-    """All runs of the experiment.
+    """All runs of the experiment."""
 
-    Attributes
-    ----------
-    runs : dict
-        One run for each learner and seed.
-    sizes : tuple of int
-        Numbers of labelled bags.
-    """
-
-    runs: dict[tuple[str, int], Run]
-    sizes: tuple[int, ...]
+    runs: dict[tuple[str, int], Run]  # One run for each learner and seed
+    sizes: tuple[int, ...]  # Numbers of labelled bags
 
     def __iter__(self) -> Any:
         return iter(self.runs.values())
@@ -108,33 +100,7 @@ def plan(
     check_every: int = 20,
     test_bags: int = 4000,
 ) -> FewSamplesPlan:
-    """The runs for one mixture.
-
-    Parameters
-    ----------
-    dim, tokens, sparsity, context_norm, signal_norm, noise_std
-        The contextual mixture.
-    sizes : sequence of int
-        Numbers of labelled bags, validation included; each at least 8.
-    seeds : int
-        Independent repetitions (data and start), at least 1.
-    first_seed : int
-        Number of the first of them, at least 0.
-    steps, batch, check_every : int
-        Updates, bags in one update, steps between two looks at the validation loss.
-    test_bags : int
-        Fresh bags for the test error.
-
-    Returns
-    -------
-    FewSamplesPlan
-
-    Raises
-    ------
-    ValueError
-        If there are no sizes or seeds, the first seed is no whole number of at least 0, a size is
-        too small to split, or steps is no multiple of ``check_every``.
-    """
+    """The runs for one mixture."""
     if seeds < 1:
         raise ValueError(f"seeds must be at least 1, got {seeds}")
     if isinstance(first_seed, bool) or not isinstance(first_seed, int) or first_seed < 0:

@@ -45,17 +45,7 @@ def containment_errors(
 ) -> Tensor:
     """Differences between prompt-attention and the layer that is built to equal it.
 
-    Parameters
-    ----------
-    instances : int
-        Random heads, prompts and bags of standard normal tokens; width 5, 7 tokens, 3 bags each.
-    generator : torch.Generator
-    construct : callable
-        Turns a head and a prompt into the weights of a layer.
-
-    Returns
-    -------
-    Tensor, shape (instances, 3)
+    Shape (instances, 3).
     """
     rows = []
     for _ in range(instances):
@@ -70,21 +60,7 @@ def mean_over(
 ) -> NDArray[np.float64]:
     """Mean error over some numbers of bags, one value for each seed.
 
-    Parameters
-    ----------
-    plan : FewSamplesPlan
-    errors : array, shape (seeds, len(plan.sizes))
-    sizes : sequence of int
-        Which sizes to average over; at least one, all of them in the plan.
-
-    Returns
-    -------
-    array, shape (seeds,)
-
-    Raises
-    ------
-    ValueError
-        If no size is given, or one is not in the plan.
+    Shapes: errors (seeds, len(plan.sizes)) -> (seeds,).
     """
     if not sizes:
         raise ValueError("sizes is empty; give at least one size of the plan")
@@ -96,15 +72,7 @@ def mean_over(
 
 
 def attention_learned(plan: FewSamplesPlan, errors: Errors, pooled: float) -> Claim:
-    """Control: with the most bags, prompt and layer both use attention.
-
-    Parameters
-    ----------
-    plan : FewSamplesPlan
-    errors : mapping
-    pooled : float
-        Error of the best head on mean pooling, in [0, 1].
-    """
+    """Control: with the most bags, prompt and layer both use attention."""
     worse = np.maximum(*(_at_most_bags(plan, errors, name) for name in ("prompt", "layer")))
     return claims.outcome(
         "prompt-attention/both-learn-attention",
@@ -143,17 +111,7 @@ def layer_catches_up(plan: FewSamplesPlan, errors: Errors, control: Claim) -> Cl
 def prompt_wins_on_few(
     plan: FewSamplesPlan, errors: Errors, window: Sequence[int], control: Claim
 ) -> Claim:
-    """The prompt against the layer, averaged over a window of sizes.
-
-    Parameters
-    ----------
-    plan : FewSamplesPlan
-    errors : mapping
-    window : sequence of int
-        Sizes to average over.
-    control : Claim
-        `attention_learned`.
-    """
+    """The prompt against the layer, averaged over a window of sizes."""
     prompt, layer = (mean_over(plan, errors[name], window) for name in ("prompt", "layer"))
     return claims.outcome(
         "prompt-attention/prompt-wins-on-few-bags",

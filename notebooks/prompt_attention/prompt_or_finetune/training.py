@@ -52,23 +52,7 @@ Scores = Callable[[Tensor, Sequence[Tensor]], Tensor]
 def train_few_samples(
     config: Mapping[str, Any], needs: Sequence[Result], progress: Callable[..., Iterator[Any]]
 ) -> Result:
-    """Train one learner of `plan` at all sizes.
-
-    Parameters
-    ----------
-    config : Mapping
-        As written by `plan.plan`.
-    needs : sequence of Result
-        Empty.
-    progress : callable
-
-    Returns
-    -------
-    Result
-        ``metrics["chosen"]``: for each size the learning rate, weight decay and step that
-        validation chose, the validation loss, and the test error there;
-        ``metrics["by_weight_decay"]``: the same had there been but one weight decay. No tensors.
-    """
+    """Train one learner of `plan` at all sizes."""
     mixture = ContextualMixture(**config["mixture"], dtype=torch.float32)
     sizes, seed = config["sizes"], config["seed"]
     # Every learner of a seed gets the same bags; a smaller data set is the beginning of a larger.
