@@ -52,7 +52,11 @@ Scores = Callable[[Tensor, Sequence[Tensor]], Tensor]
 def train_few_samples(
     config: Mapping[str, Any], needs: Sequence[Result], progress: Callable[..., Iterator[Any]]
 ) -> Result:
-    """Train one learner of `plan` at all sizes."""
+    """Train one learner of `plan` at all sizes.
+
+    The metrics hold what validation chose for each size and the test error there, ``chosen``, and
+    ``by_weight_decay`` the same had there been but one weight decay.
+    """
     mixture = ContextualMixture(**config["mixture"], dtype=torch.float32)
     sizes, seed = config["sizes"], config["seed"]
     # Every learner of a seed gets the same bags; a smaller data set is the beginning of a larger.
