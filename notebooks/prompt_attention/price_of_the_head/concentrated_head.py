@@ -36,7 +36,6 @@ __all__ = [
     "concentrated_law",
     "concentrated_least_squares_error",
     "context_gain",
-    "largest_mass_scale",
     "signal_to_noise",
 ]
 
@@ -45,12 +44,6 @@ def best_scale(noise_std: float | Tensor) -> Tensor:
     r"""The prompt scale of the smallest error for many tokens, :math:`1/(2\sigma^2)`."""
     (sigma,) = as_parameters(noise_std=noise_std)
     return 0.5 / sigma.square()
-
-
-def largest_mass_scale(noise_std: float | Tensor) -> Tensor:
-    r"""The prompt scale of the largest mass on relevant tokens, :math:`1/\sigma^2`."""
-    (sigma,) = as_parameters(noise_std=noise_std)
-    return sigma.square().reciprocal()
 
 
 def context_gain(context_norm: float | Tensor, noise_std: float | Tensor) -> Tensor:

@@ -66,6 +66,7 @@ def learned_heads(features: Tensor, ridges: Sequence[float]) -> Tensor:
     .. math:: \hat w = \Big(\sum_i u_i u_i^\top + n\lambda I\Big)^{-1} \sum_i u_i,
         \qquad u_i = y_i v_i
 
+    Ridge 0 is the minimum-norm least-squares head, inf the average of the rows.
     Shapes: features (n, p) -> (len(ridges), p).
     """
     samples, dim = features.shape

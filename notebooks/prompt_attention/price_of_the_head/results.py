@@ -35,13 +35,14 @@ from promptlib.attention import attend
 from promptlib.checks import check_public
 from promptlib.progress import progress_bar
 from promptlib.prompt_attention.averaging_head import averaging_error, known_head_error
+from promptlib.prompt_attention.deviations import Comparison, largest_deviation
 from promptlib.prompt_attention.feature_law import FeatureLaw, feature_law, feature_laws
 from promptlib.prompt_attention.head_price import head_error
 from promptlib.prompt_attention.mixture import ContextualMixture
 from promptlib.prompt_attention.ridge_head import ridge_error
 
 __all__ = [
-    "Comparison",
+    "Priced",
     "Setting",
     "against_bags",
     "against_features",
@@ -69,17 +70,48 @@ class Setting(NamedTuple):
         return self.samples / (self.mixture.dim - 1)
 
 
-class Comparison(NamedTuple):
+class Priced(NamedTuple):
     """Formula and simulation, each of shape (settings, ridges)."""
 
     formula: Tensor
     measured: Tensor
     standard_errors: Tensor
+    widths: Tensor  # (settings, 1): d
+    runs: int  # training sets behind each standard error
 
     @property
     def deviations(self) -> Tensor:
         """Measured minus formula, in standard errors."""
         return (self.measured - self.formula) / self.standard_errors
+
+    @property
+    def chance(self) -> float:
+        """What chance explains, in standard errors."""
+        return largest_deviation(self.formula.numel(), self.runs)
+
+    @property
+    def allowance(self) -> Tensor:
+        """What a formula for endless width may be off at these widths."""
+        return 0.2 / (self.widths - 1)
+
+    def at(self, settings: Any, ridges: Any = slice(None)) -> Priced:
+        """Some settings and ridges alone."""
+        formula, measured, standard_errors = (
+            part[settings][:, ridges]
+            for part in (self.formula, self.measured, self.standard_errors)
+        )
+        return Priced(formula, measured, standard_errors, self.widths[settings], self.runs)
+
+    @classmethod
+    def joined(cls, parts: Sequence[Priced]) -> Priced:
+        """Several, one point a row."""
+
+        def column(name: str) -> Tensor:
+            columns = [getattr(part, name).expand_as(part.formula) for part in parts]
+            return torch.cat([one.double().reshape(-1, 1) for one in columns])
+
+        formula, measured, standard_errors, widths = map(column, cls._fields[:4])
+        return cls(formula, measured, standard_errors, widths, parts[0].runs)
 
 
 Formula = Callable[[ContextualMixture, float, float, float], float]
@@ -94,7 +126,7 @@ def against_bags(
     formula: Formula = head_error,
     progress: Callable[..., Iterable[Any]] = progress_bar,
     **options: Any,
-) -> Comparison:
+) -> Priced:
     """Confront a formula for the error with heads learned on bags of tokens."""
     return _confront(
         simulate_on_tokens, settings, ridges, repetitions, generator, formula, progress, options
@@ -110,7 +142,7 @@ def against_features(
     formula: Formula = head_error,
     progress: Callable[..., Iterable[Any]] = progress_bar,
     **options: Any,
-) -> Comparison:
+) -> Priced:
     """The same with features drawn from their exact law; parameters as for :func:`against_bags`."""
     return _confront(
         simulate_on_features, settings, ridges, repetitions, generator, formula, progress, options
@@ -127,7 +159,7 @@ def attention_weight_errors(
 ) -> Tensor:
     """Differences between (A, s) read off real attention weights and computed from the logits.
 
-    Shape (3, bags).
+    Rows, (3, bags): errors of A, of s, and of the feature rebuilt from them (largest coordinate).
     """
     sample = mixture.sample(bags, generator)
     context = mixture.context
@@ -212,7 +244,8 @@ def best_prompt_errors(
 ) -> Tensor:
     r"""Where :math:`R^2` is largest in κ, and how much larger than without a prompt.
 
-    Shape (2, cells).
+    Rows, (2, cells): relative distance of the best point of a grid from :math:`1/(2\sigma^2)`,
+    where the grid has a point, and relative error of the gain, for 5 × 4 values of (Q, σ).
     """
     context = torch.linspace(0.5, 3.0, 5, dtype=torch.float64)[:, None]
     noise = torch.linspace(0.6, 1.5, 4, dtype=torch.float64)
@@ -281,9 +314,8 @@ def hard_attention_comparison(
             context_norm=mixture.context_norm,
             noise_std=mixture.noise_std,
         )
-        rows.append(torch.stack((limit, errors.mean(), errors.std() / math.sqrt(draws))))
-    formulas, measured, standard_errors = torch.stack(rows, dim=1)[..., None]
-    return Comparison(formulas, measured, standard_errors)
+        rows.append((limit, errors.mean(), errors.std() / math.sqrt(draws)))
+    return Comparison.of(rows)
 
 
 def _confront(
@@ -295,7 +327,7 @@ def _confront(
     formula: Formula,
     progress: Callable[..., Iterable[Any]],
     options: dict[str, Any],
-) -> Comparison:
+) -> Priced:
     def silent(items: Iterable[Any], *_: Any, **__: Any) -> Iterable[Any]:
         return items  # one bar, over the settings, is enough
 
@@ -319,7 +351,9 @@ def _confront(
             dtype=torch.float64,
         )
         rows.append(torch.stack((predicted, simulated.mean, simulated.standard_error)))
-    return Comparison(*torch.stack(rows, dim=1))
+    widths = torch.tensor([[setting.mixture.dim] for setting in settings])
+    formulas, measured, standard_errors = torch.stack(rows, dim=1)
+    return Priced(formulas, measured, standard_errors, widths, repetitions)
 
 
 check_public(__name__)
