@@ -5,7 +5,8 @@ After Oymak et al. 2023, with the notation of the book:
 - `mixture`: the data, a contextual mixture; `bag_moments`: what a bag tells on average;
 - `models`: prompt-attention and its three rivals; `expressivity`: the thresholds at which the
   rivals fail; `population`: exact accuracies;
-- `descent` and `mass`: the first steps of gradient descent, and where their attention goes;
+- `descent`, `sampled_descent` and `mass`: the first steps of gradient descent, in the mean and on
+  samples, and where their attention goes;
 - `head_price`: the exact error of a learned head, from the law of its features (`feature_law`), for
   averaging and ridge heads (`averaging_head`, `ridge_head`).
 
@@ -25,12 +26,7 @@ if TYPE_CHECKING:
         signed_covariance,
         signed_mean,
     )
-    from promptlib.prompt_attention.descent import (
-        Descent,
-        population_descent,
-        population_head,
-        three_step_descent,
-    )
+    from promptlib.prompt_attention.descent import population_descent, population_head
     from promptlib.prompt_attention.expressivity import (
         aligned_gain,
         linear_attention_threshold,
@@ -57,12 +53,13 @@ if TYPE_CHECKING:
         self_attention,
     )
     from promptlib.prompt_attention.population import PLANE_MODELS, Population, aligned, mirrored
+    from promptlib.prompt_attention.sampled_descent import Descent, three_step_descent
 
 __all__, __getattr__, __dir__ = public_names(
     __name__,
     {
         ".bag_moments": ["bag_covariance", "bag_mean", "signed_covariance", "signed_mean"],
-        ".descent": ["Descent", "population_descent", "population_head", "three_step_descent"],
+        ".descent": ["population_descent", "population_head"],
         ".expressivity": [
             "aligned_gain",
             "linear_attention_threshold",
@@ -89,5 +86,6 @@ __all__, __getattr__, __dir__ = public_names(
             "self_attention",
         ],
         ".population": ["PLANE_MODELS", "Population", "aligned", "mirrored"],
+        ".sampled_descent": ["Descent", "three_step_descent"],
     },
 )

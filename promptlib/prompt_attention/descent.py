@@ -23,14 +23,12 @@ For the core model with :math:`q_\star \perp w_\star` and infinitely many sample
 where ``A`` is the attention on the relevant tokens (:mod:`promptlib.prompt_attention.mass`). The
 functions below hold for any deviations and any cosine.
 
-A step never holds more than a stated number of bytes of bags; it draws and adds up as many batches
-as that takes.
+The same steps on samples are in :mod:`promptlib.prompt_attention.sampled_descent`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import Literal, NamedTuple
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -38,40 +36,16 @@ from torch import Tensor
 from promptlib.checks import check_public, same_kind, shape_of
 from promptlib.prompt_attention.bag_moments import cases
 from promptlib.prompt_attention.mass import attention_moments, limiting_masses
-from promptlib.prompt_attention.mixture import Bags, ContextualMixture
+from promptlib.prompt_attention.mixture import ContextualMixture
 
 __all__ = [
-    "MEMORY_LIMIT",
-    "Descent",
-    "batches",
-    "critical_step",
     "first_head_gain",
     "first_prompt_coefficients",
-    "gradients",
-    "logistic_prompt_coefficient",
     "population_descent",
     "population_head",
-    "three_step_descent",
 ]
 
 Loss = Literal["squared", "logistic"]
-
-MEMORY_LIMIT = 64 * 2**20
-"""Bytes that the tokens of one batch may take; working copies take a few times that."""
-
-
-class Descent(NamedTuple):
-    """The three iterates.
-
-    Attributes
-    ----------
-    w1, q1, w2 : Tensor, shape (..., d)
-        ``...`` are the dimensions of the step sizes, broadcast.
-    """
-
-    w1: Tensor
-    q1: Tensor
-    w2: Tensor
 
 
 def first_head_gain(
@@ -319,243 +293,12 @@ def population_head(
     return _start_slope(loss) * _tensor("eta", eta)[..., None].to(head.dtype) * head
 
 
-def critical_step(
-    sparsity: Tensor | float,
-    signal_norm: Tensor | float,
-    noise_std: Tensor | float,
-    tokens: Tensor | int,
-) -> Tensor:
-    r"""The head step beyond which the first prompt points away from the context, squared loss.
-
-    .. math:: \eta_{\text{crit}} = \frac{1}{\zeta\,(\zeta W^2 - \sigma^2/T)}
-              \quad\text{if } \zeta W^2 > \sigma^2/T, \text{ else } \infty
-
-    Core model, :math:`\rho = 0`. The longest prompt comes at half of it. Source: this book.
-
-    Parameters and errors as for :func:`first_prompt_coefficients`.
-    """
-    share = _tensor("sparsity", sparsity, above=0.0, below=1.0)
-    norm_w = _tensor("signal_norm", signal_norm, above=0.0)
-    count = _tensor("tokens", tokens, above=1.0)
-    net = share * norm_w**2 - _tensor("noise_std", noise_std) ** 2 / count
-    return torch.where(net > 0, 1 / (share * net.clamp_min(1e-300)), torch.inf)
-
-
-def logistic_prompt_coefficient(
-    mixture: ContextualMixture, eta: Tensor | float, nodes: int = 64
-) -> Tensor:
-    r"""The first prompt under logistic loss, along the context, for a prompt step size of one.
-
-    The head is :math:`w_1 = c w_\star` with :math:`c = \frac\eta2 E\alpha_w`. With the logistic
-    function ``S`` and, in each case, :math:`Z \sim N\bigl(c\,\alpha_w W^2,\; c^2 (1-\zeta) W^2
-    \sigma^2/T\bigr)`, the signed score of a bag,
-
-    .. math:: q_1 = \gamma\, c\,\zeta(1-\zeta) W^2\,
-              E_\delta\Bigl[\beta_q \bigl(\beta_w E\,S(-Z) + \tfrac{c\sigma^2}{T} E\,S'(Z)\bigr)
-              \Bigr]\, q_\star .
-
-    In the core model both terms are positive for every step size: logistic loss cannot turn the
-    prompt around. Assumes :math:`\rho = 0`. Source: this book.
-
-    Parameters
-    ----------
-    mixture : ContextualMixture
-        With cosine 0.
-    eta : Tensor or float
-        Step size of the head.
-    nodes : int
-        Of the Gauss-Hermite quadrature over ``Z``.
-
-    Returns
-    -------
-    Tensor, of the shape of `eta`
-
-    Raises
-    ------
-    ValueError
-        If the cosine is not 0: the label then leaks into the noise term.
-    """
-    if mixture.cosine != 0:
-        raise ValueError(
-            f"the formula for logistic loss needs cosine=0, got {mixture.cosine}; "
-            f"measure it with three_step_descent(..., loss='logistic')"
-        )
-    eta = _tensor("eta", eta)
-    share, norm, std = mixture.sparsity, mixture.signal_norm, mixture.noise_std
-    table, weights = mixture.deviation_table.double(), mixture.deviation_probabilities.double()
-    alpha_w = share - (1 - share) * table[:, 1]
-    c = eta * (weights * alpha_w).sum() / 2
-    grid, mass = _gauss_hermite(nodes)
-    scores = (c[..., None] * alpha_w * norm**2)[..., None] + (
-        c.abs() * norm * std * (1 - share) ** 0.5 / mixture.tokens**0.5
-    )[..., None, None] * grid  # (..., k, nodes)
-    doubt = (torch.sigmoid(-scores) * mass).sum(-1)
-    slope = (torch.sigmoid(scores) * torch.sigmoid(-scores) * mass).sum(-1)
-    per_case = (1 + table[:, 0]) * (
-        (1 + table[:, 1]) * doubt + (c * std**2 / mixture.tokens)[..., None] * slope
-    )
-    return c * share * (1 - share) * norm**2 * (weights * per_case).sum(-1)
-
-
-def gradients(
-    tokens: Tensor, labels: Tensor, w: Tensor, q: Tensor, loss: Loss = "squared"
-) -> tuple[Tensor, Tensor]:
-    r"""The gradients of prompt-attention on given bags, for many heads and prompts at once.
-
-    With :math:`a = \varphi(Xq)`, the feature :math:`v = X^\top a` and the slope
-    :math:`\ell` of the loss in the score (:math:`f - y` for squared loss,
-    :math:`-y S(-yf)` for logistic),
-
-    .. math:: \nabla_w = \frac1n\sum \ell\, v, \qquad \nabla_q =
-              \frac1n\sum \ell\, \bigl(X^\top \operatorname{diag}(a) X - v v^\top\bigr) w .
-
-    Parameters
-    ----------
-    tokens : Tensor, shape (n, T, d)
-    labels : Tensor, shape (n,)
-    w, q : Tensor, shape (..., d)
-        Leading dimensions are equal.
-    loss : {"squared", "logistic"}
-
-    Returns
-    -------
-    grad_w, grad_q : Tensor, shape (..., d)
-    """
-    shape = w.shape
-    heads, prompts = w.reshape(-1, shape[-1]), q.reshape(-1, shape[-1])  # (K, d)
-    attention = torch.softmax(tokens @ prompts.T, dim=1)  # (n, T, K)
-    reads = tokens @ heads.T  # (n, T, K), ⟨w, x_t⟩
-    scores = (attention * reads).sum(1)  # (n, K)
-    slopes = _slope(scores, labels[:, None], loss) / len(tokens)  # (n, K)
-    grad_w = _weighted_sum(tokens, attention * slopes[:, None])
-    pull = attention * (reads - scores[:, None]) * slopes[:, None]  # (n, T, K)
-    return grad_w.reshape(shape), _weighted_sum(tokens, pull).reshape(shape)
-
-
-def three_step_descent(
-    mixture: ContextualMixture,
-    n: int,
-    eta: Tensor | float,
-    gamma: Tensor | float,
-    generator: torch.Generator,
-    *,
-    loss: Loss = "squared",
-    memory_limit: int = MEMORY_LIMIT,
-) -> Descent:
-    """The three iterates from samples, with `n` fresh bags in each step.
-
-    Parameters
-    ----------
-    mixture : ContextualMixture
-        Any deviations and any cosine.
-    n : int
-        Bags in each of the three steps.
-    eta, gamma : Tensor or float
-        Step sizes of head and prompt; they broadcast, and all of them see the same bags.
-    generator : torch.Generator
-        Where the randomness comes from.
-    loss : {"squared", "logistic"}
-    memory_limit : int
-        Bytes that the tokens of one batch may take.
-
-    Returns
-    -------
-    Descent
-        w1, q1 and w2, each of shape (..., d).
-
-    Raises
-    ------
-    ValueError
-        If a step size is not finite, `n` is no positive integer, the loss is unknown, or one bag
-        alone exceeds the memory limit.
-    """
-    head_step, prompt_step = (
-        size.to(mixture.dtype)[..., None]
-        for size in torch.broadcast_tensors(_tensor("eta", eta), _tensor("gamma", gamma))
-    )
-    zero = torch.zeros(*head_step.shape[:-1], mixture.dim, dtype=mixture.dtype)
-
-    def step(w: Tensor, q: Tensor) -> tuple[Tensor, Tensor]:
-        grad_w, grad_q = torch.zeros_like(zero), torch.zeros_like(zero)
-        for bags in batches(mixture, n, generator, memory_limit):
-            share = len(bags.tokens) / n
-            part_w, part_q = gradients(bags.tokens, bags.labels, w, q, loss)
-            grad_w += share * part_w
-            grad_q += share * part_q
-        return grad_w, grad_q
-
-    w1 = -head_step * step(zero, zero)[0]
-    q1 = -prompt_step * step(w1, zero)[1]
-    w2 = -head_step * step(zero, q1)[0]
-    return Descent(w1, q1, w2)
-
-
-def batches(
-    mixture: ContextualMixture,
-    n: int,
-    generator: torch.Generator,
-    memory_limit: int = MEMORY_LIMIT,
-) -> Iterator[Bags]:
-    """Draw `n` bags in batches whose tokens stay within a memory limit.
-
-    Parameters
-    ----------
-    mixture : ContextualMixture
-    n : int
-        Bags in all, at least 1.
-    generator : torch.Generator
-    memory_limit : int
-        Bytes for the tokens of one batch.
-
-    Yields
-    ------
-    Bags
-
-    Raises
-    ------
-    ValueError
-        If `n` is no positive integer, or one bag alone exceeds the limit.
-    """
-    if isinstance(n, bool) or not isinstance(n, int) or n < 1:
-        raise ValueError(f"n must be an integer of at least 1, got {n!r}")
-    size = mixture.tokens * mixture.dim * mixture.dtype.itemsize
-    if size > memory_limit:
-        raise ValueError(
-            f"one bag of {mixture.tokens} tokens of width {mixture.dim} takes {size} bytes, more "
-            f"than memory_limit={memory_limit}"
-        )
-    at_once = memory_limit // size
-    for start in range(0, n, at_once):
-        yield mixture.sample(min(at_once, n - start), generator)
-
-
-def _slope(scores: Tensor, labels: Tensor, loss: Loss) -> Tensor:
-    """The derivative of the loss of a bag in its score."""
-    _start_slope(loss)
-    if loss == "squared":
-        return scores - labels
-    return -labels * torch.sigmoid(-labels * scores)
-
-
 def _start_slope(loss: Loss) -> float:
     """Minus the slope of the loss at score 0, for a label +1."""
     slopes = {"squared": 1.0, "logistic": 0.5}
     if loss not in slopes:
         raise ValueError(f"loss must be one of {', '.join(slopes)}, got {loss!r}")
     return slopes[loss]
-
-
-def _weighted_sum(tokens: Tensor, weights: Tensor) -> Tensor:
-    """Σ over bags and tokens of weight times token: (n, T, d), (n, T, K) -> (K, d)."""
-    return weights.reshape(-1, weights.shape[-1]).T @ tokens.reshape(-1, tokens.shape[-1])
-
-
-def _gauss_hermite(nodes: int) -> tuple[Tensor, Tensor]:
-    """Nodes and weights of the mean over a standard normal variable."""
-    from numpy.polynomial.hermite_e import hermegauss
-
-    grid, weights = hermegauss(nodes)
-    return torch.as_tensor(grid), torch.as_tensor(weights / weights.sum())
 
 
 def _tensor(

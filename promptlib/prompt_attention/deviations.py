@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
 from promptlib.checks import check_public
 
-__all__ = ["FALSE_ALARMS", "largest_deviation"]
+__all__ = ["FALSE_ALARMS", "Comparison", "largest_deviation"]
 
 FALSE_ALARMS = 1e-4
 """How often, at most, a true formula is refuted by chance."""
@@ -42,6 +48,42 @@ def largest_deviation(instances: int, runs: int | None = None) -> float:
         raise ValueError(f"runs must be at least 2 for a standard error, got {runs}")
     tail = FALSE_ALARMS / (2 * instances)
     return float(norm.isf(tail) if runs is None else t.isf(tail, runs - 1))
+
+
+class Comparison(NamedTuple):
+    """A formula beside Monte Carlo means: what a `promptlib.claims.Estimate` judges.
+
+    Attributes
+    ----------
+    formula, measured, standard_errors : Tensor
+        Of one shape.
+    runs : int or None
+        Values behind each standard error, if they are few.
+    """
+
+    formula: Tensor
+    measured: Tensor
+    standard_errors: Tensor
+    runs: int | None = None
+
+    @classmethod
+    def of(cls, rows: Iterable[tuple[Tensor | float, ...]], runs: int | None = None) -> Comparison:
+        """Join (formula, mean, standard error) of several instances, tensors or numbers, flat."""
+        formula, measured, standard_errors = (
+            torch.cat([torch.as_tensor(part, dtype=torch.float64).reshape(-1) for part in column])
+            for column in zip(*rows, strict=True)
+        )
+        return cls(formula, measured, standard_errors, runs)
+
+    @property
+    def deviations(self) -> Tensor:
+        """Measured minus formula, in standard errors."""
+        return (self.measured - self.formula) / self.standard_errors
+
+    @property
+    def chance(self) -> float:
+        """What chance explains, in standard errors; see `largest_deviation`."""
+        return largest_deviation(self.formula.numel(), self.runs)
 
 
 check_public(__name__)

@@ -314,7 +314,7 @@ def measured_mass(
     -------
     mean, standard_error : Tensor, shape (...)
     """
-    from promptlib.prompt_attention.descent import batches
+    from promptlib.prompt_attention.sampled_descent import batches
 
     if n < 2:
         raise ValueError(f"a standard error needs at least 2 bags, got n={n}")

@@ -243,15 +243,7 @@ def three_deviations(size: float) -> ContextualMixture:
 def learned_at(mixture: ContextualMixture, place: streams.Place) -> Tensor:
     """What is learned for a place: the opposed pair where all rows are read, else one query.
 
-    Parameters
-    ----------
-    mixture : ContextualMixture
-        Of :func:`three_deviations`.
-    place : streams.Place
-
-    Returns
-    -------
-    Tensor, shape (1, 5) or (2, 5)
+    Shape (1, 5) or (2, 5).
     """
     if place.read != "all content rows":
         return streams.asking_vector(4.0)

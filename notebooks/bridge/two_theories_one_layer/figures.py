@@ -26,22 +26,7 @@ ROWS = {
 
 
 def turned_vector(mixture: ContextualMixture, case: int) -> tuple[Figure, dict[str, list[int]]]:
-    """The first layer's attention on one bag, for each place of the learned vectors.
-
-    Parameters
-    ----------
-    mixture : ContextualMixture
-        Of width 5, without noise.
-    case : int
-        Which case (y, δ) is drawn, in [0, 2k).
-
-    Returns
-    -------
-    Figure
-        A panel for each place; the title tells how many cases are right there.
-    dict of list of int
-        These numbers, by what is read, in the order of the columns.
-    """
+    """The first layer's attention on one bag, for each place of the learned vectors."""
     import matplotlib.pyplot as plt
     from matplotlib.patches import Rectangle
 

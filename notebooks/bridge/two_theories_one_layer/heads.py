@@ -44,22 +44,7 @@ __all__ = [
 def head_margin(c: Tensor, deviations: Tensor, sparsity: float) -> Tensor:
     r"""What one head of the family says for the right label: :math:`F(c, \delta)`.
 
-    Parameters
-    ----------
-    c : Tensor, shape (n,)
-    deviations : Tensor, shape (k, 2)
-        Rows :math:`(\delta_q, \delta_w)`.
-    sparsity : float
-        ζ, in (0, 1).
-
-    Returns
-    -------
-    Tensor, shape (n, k)
-
-    Raises
-    ------
-    ValueError
-        If the sparsity lies outside (0, 1).
+    Shapes: c (n,), deviations (k, 2) -> (n, k).
     """
     if not 0 < sparsity < 1:
         raise ValueError(f"sparsity must lie in (0, 1), got {sparsity}")
@@ -73,15 +58,7 @@ def head_margin(c: Tensor, deviations: Tensor, sparsity: float) -> Tensor:
 
 
 def head_arguments(largest_deviation: float, count: int = 101) -> Tensor:
-    """Values of ``c`` from -20 to 20, denser where the logits of large deviations turn: (count,).
-
-    Parameters
-    ----------
-    largest_deviation : float
-        Of the context, >= 0.
-    count : int
-        Odd, so that 0 is among them.
-    """
+    """Values of ``c`` from -20 to 20, denser where the logits of large deviations turn: (count,)."""
     if count < 3 or count % 2 == 0:
         raise ValueError(f"count must be odd and at least 3, got {count}")
     finest = 0.05 / (1 + largest_deviation) ** 2
@@ -96,20 +73,7 @@ def heads_for(mixture: ContextualMixture) -> tuple[Tensor, Tensor]:
     pivoted QR factorisation picks ``k`` of them, and the weights :math:`\beta` that give the
     margin 1 at every deviation solve a linear system.
 
-    Parameters
-    ----------
-    mixture : ContextualMixture
-        Without noise; its deviations differ in :math:`\delta_q`.
-
-    Returns
-    -------
-    u : Tensor, shape (k, d)
-    A : Tensor, shape (k, d, d)
-
-    Raises
-    ------
-    ValueError
-        If no such heads are found: deviations with one :math:`\delta_q`, or ζ = 1/2 and (1, 1).
+    Shape (k, d).
     """
     from scipy.linalg import qr  # here: it takes a while
 
@@ -133,15 +97,7 @@ def heads_for(mixture: ContextualMixture) -> tuple[Tensor, Tensor]:
 def heads_score(tokens: Tensor, u: Tensor, A: Tensor) -> Tensor:
     """The sum of several self-attention heads.
 
-    Parameters
-    ----------
-    tokens : Tensor, shape (..., T, d)
-    u : Tensor, shape (H, d)
-    A : Tensor, shape (H, d, d)
-
-    Returns
-    -------
-    Tensor, shape (...)
+    Shapes: tokens (..., T, d), u (H, d), A (H, d, d) -> (...).
     """
     return torch.stack(
         [self_attention(tokens, *weights) for weights in zip(u, A, strict=True)]
@@ -153,34 +109,24 @@ def linear_prompts(tokens: Tensor, w: Tensor, q: Tensor) -> Tensor:
 
     .. math:: f(X) = \sum_j \tfrac1T\langle w_j, X^\top X q_j\rangle
 
-    Parameters
-    ----------
-    tokens : Tensor, shape (..., T, d)
-    w, q : Tensor, shape (p, d)
-
-    Returns
-    -------
-    Tensor, shape (...)
+    Shapes: tokens (..., T, d), w, q (p, d) -> (...).
     """
     return ((tokens @ w.mT) * (tokens @ q.mT)).mean(dim=-2).sum(dim=-1)
 
 
 class BoxMargins(NamedTuple):
-    """The best least margin over a box that a search found, for heads of total weight 1.
+    """The best least margin over a box that a search found, for heads of total weight 1."""
 
-    Attributes
-    ----------
-    one, two, many : float
-        With one head, two, and any number of the arguments searched; negative or zero where the
-        search found no weights that are right everywhere.
-    used : int
-        Heads with a weight above 1e-6 among the many.
-    """
-
+    # With one head, two, and any number of the arguments searched; negative or zero where the
+    # search found no weights that are right everywhere
     one: float
+    # With one head, two, and any number of the arguments searched; negative or zero where the
+    # search found no weights that are right everywhere
     two: float
+    # With one head, two, and any number of the arguments searched; negative or zero where the
+    # search found no weights that are right everywhere
     many: float
-    used: int
+    used: int  # Heads with a weight above 1e-6 among the many
 
 
 def box_margins(sparsity: float, limit: float, points: int = 41, few: int = 41) -> BoxMargins:
@@ -190,22 +136,6 @@ def box_margins(sparsity: float, limit: float, points: int = 41, few: int = 41) 
     runs over a grid, and what is found is measured on one ten times as fine. One and two heads are
     searched over pairs of arguments and a grid of weights with :math:`\sum|\beta_h| = 1`; for many
     a linear program is solved.
-
-    Parameters
-    ----------
-    sparsity : float
-        ζ, in (0, 1).
-    limit : float
-        ``B`` > 0.
-    points : int
-        Of the grid of :math:`\delta_q`, at least 2.
-    few : int
-        Arguments among which pairs are searched, odd.
-
-    Raises
-    ------
-    ValueError
-        If the limit is not positive.
     """
     from scipy.optimize import linprog
 

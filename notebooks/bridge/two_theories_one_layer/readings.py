@@ -43,22 +43,7 @@ __all__ = [
 def lead(mixture: ContextualMixture, logit: Tensor | float) -> Tensor:
     r"""How far a label-blind query's reading is on the right side: :math:`A - (1-A)\delta_w`.
 
-    Parameters
-    ----------
-    mixture : ContextualMixture
-        Without noise.
-    logit : Tensor or float
-        :math:`\eta`, the logit of a relevant token, any shape.
-
-    Returns
-    -------
-    Tensor, shape (..., k)
-        One number in :math:`(-\delta_w, 1)`, or between the two, for each deviation.
-
-    Raises
-    ------
-    ValueError
-        If the mixture has noise.
+    Shape (..., k).
     """
     if mixture.noise_std:
         raise ValueError(f"the formula is for bags without noise, got {mixture.noise_std}")
@@ -89,24 +74,7 @@ def difference_in_front(mixture: ContextualMixture, reader: Tensor, prefix_keys:
 
     The values of the prefix do not appear.
 
-    Parameters
-    ----------
-    mixture : ContextualMixture
-        Without noise.
-    reader : Tensor, shape (d,)
-        ``r``, orthogonal to the signal.
-    prefix_keys : Tensor, shape (p, d)
-        ``p`` may be 0.
-
-    Returns
-    -------
-    Tensor, shape (k,)
-        The factor of :math:`w^\star` for each deviation.
-
-    Raises
-    ------
-    ValueError
-        If the reader is not blind to the label.
+    Shapes: reader (d,), prefix_keys (p, d) -> (k,).
     """
     leak = float(reader @ mixture.signal)
     if abs(leak) > 1e-9 * float(reader.norm() * mixture.signal.norm()):
@@ -121,20 +89,12 @@ def difference_in_front(mixture: ContextualMixture, reader: Tensor, prefix_keys:
 
 
 class LeakingPrefix(NamedTuple):
-    """A head, an intercept and one prefix vector for a reader that is not blind to the label.
+    """A head, an intercept and one prefix vector for a reader that is not blind to the label."""
 
-    Attributes
-    ----------
-    head : Tensor, shape (d,)
-    intercept : float
-    key, value : Tensor, shape (d,)
-        Of the prefix vector.
-    """
-
-    head: Tensor
+    head: Tensor  # (d,)
     intercept: float
-    key: Tensor
-    value: Tensor
+    key: Tensor  # (d,): of the prefix vector
+    value: Tensor  # (d,): of the prefix vector
 
 
 def leaking_prefix(mixture: ContextualMixture, reader: Tensor) -> LeakingPrefix:
@@ -146,16 +106,7 @@ def leaking_prefix(mixture: ContextualMixture, reader: Tensor) -> LeakingPrefix:
     that the prefix adds. Four cases, four unknowns :math:`h_+, h_-, b, C`: the score is set to
     ``y`` in each.
 
-    Parameters
-    ----------
-    mixture : ContextualMixture
-        Without noise, with the deviations (0, 0) and (Δ, Δ).
-    reader : Tensor, shape (d,)
-
-    Raises
-    ------
-    ValueError
-        If the deviations are others, or the equations have no solution: a label-blind reader.
+    Shapes: reader (d,).
     """
     (first, deviation), *more = mixture.deviations[1:]
     if mixture.deviations[0] != (0.0, 0.0) or first != deviation or more:
@@ -187,18 +138,7 @@ def own_row(tokens: Tensor, query: Tensor, own_logit: float, own_value: Tensor) 
     .. math:: (1-\gamma)\, X^\top\phi(Xq) + \gamma\, \bar v, \qquad
               \gamma = \frac{e^{\ell}}{e^{\ell} + \sum_t e^{\langle q, x_t\rangle}}
 
-    Parameters
-    ----------
-    tokens : Tensor, shape (..., T, d)
-    query : Tensor, shape (d,)
-    own_logit : float
-        :math:`\ell`, of the vector's query on its own key.
-    own_value : Tensor, shape (d,)
-        :math:`\bar v`.
-
-    Returns
-    -------
-    Tensor, shape (..., d)
+    Shapes: tokens (..., T, d), query (d,), own_value (d,) -> (..., d).
     """
     logits = tokens @ query
     log_content = torch.logsumexp(logits, dim=-1, keepdim=True)
@@ -213,17 +153,7 @@ def opposed_pair(mixture: ContextualMixture, scale: float, value: float) -> tupl
     :math:`\hat q = q_\perp/\lVert q_\perp\rVert^2` and :math:`\hat w` alike, so that the token
     :math:`v a_y` gives them the logits :math:`\lambda v (1 \pm \frac y2)`.
 
-    Parameters
-    ----------
-    mixture : ContextualMixture
-    scale : float
-        :math:`\lambda > 0`.
-    value : float
-        ``V``; the values are :math:`\pm V w_\perp`.
-
-    Returns
-    -------
-    keys, values : Tensor, each of shape (2, d)
+    Shape (2, d).
     """
     if not scale > 0:
         raise ValueError(f"scale must be > 0, got {scale}")
@@ -241,17 +171,7 @@ def averaged_rows(
     The queries are the tokens and the keys :math:`A x_s`, so the content logits are
     :math:`x_t^\top A x_s` and those of the prefix :math:`x_t^\top \bar k_m`.
 
-    Parameters
-    ----------
-    tokens : Tensor, shape (..., T, d)
-    u : Tensor, shape (d,)
-    A : Tensor, shape (d, d)
-    prefix_keys, prefix_values : Tensor, shape (p, d)
-
-    Returns
-    -------
-    scores : Tensor, shape (...)
-    attention : Tensor, shape (..., T, p + T)
+    Shapes: tokens (..., T, d), u (d,), A (d, d), prefix_keys, prefix_values (p, d) -> (...).
     """
     outputs, attention = attend(
         tokens, tokens @ A.mT, tokens, prefix_keys, prefix_values, scale=1.0
@@ -291,16 +211,7 @@ def pair_scale(mixture: ContextualMixture, A: Tensor) -> float:
 
     with the sums :math:`Z_1, Z_{-\Delta}` of a relevant and an irrelevant query over the content.
 
-    Parameters
-    ----------
-    mixture : ContextualMixture
-        Without noise, with the deviations (0, 0) and (Δ, Δ), Δ > 0.
-    A : Tensor, shape (d, d)
-
-    Raises
-    ------
-    ValueError
-        If the deviations are others.
+    Shapes: A (d, d).
     """
     deviation = _aligned_size(mixture)
     log_odds = math.log(mixture.sparsity / (1 - mixture.sparsity))
@@ -318,18 +229,6 @@ def least_pair_value(mixture: ContextualMixture, A: Tensor, scale: float) -> flo
     At (Δ, Δ) the score of label ``y`` has the sign of :math:`y(H + VG)`, where ``H`` is the faded
     content and ``G`` the signed share of the pair; :math:`V_0 = \max_y(-H/G)`. At (0, 0) every
     ``V`` >= 0 is right.
-
-    Parameters
-    ----------
-    mixture, A
-        As for :func:`pair_scale`.
-    scale : float
-        :math:`\lambda`.
-
-    Raises
-    ------
-    ValueError
-        If the deviations are others, or the share is not positive: λ is too small.
     """
     deviation, share = _aligned_size(mixture), mixture.sparsity
     log_odds = math.log(share / (1 - share))
@@ -363,22 +262,7 @@ def search_in_front(
     Prefix keys and values, head and intercept move together, from random starts of sizes over two
     decades, up a smooth count of the right cases. Each step is scored exactly.
 
-    Parameters
-    ----------
-    mixture : ContextualMixture
-        Without noise; its deviations are equally likely.
-    fractions : sequence of float
-        The reader's logit, in parts of :func:`needed_logit`.
-    length : int
-        Prefix vectors, at least 1.
-    restarts, steps : int
-        Random starts, and steps of Adam from each.
-    generator : torch.Generator
-
-    Returns
-    -------
-    Tensor, shape (len(fractions),)
-        Shares of the cases (y, δ).
+    Shape (len(fractions),).
     """
     count = len(mixture.deviations)
     labels = torch.tensor([1.0, -1.0], dtype=mixture.dtype).repeat_interleave(count)

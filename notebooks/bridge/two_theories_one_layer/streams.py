@@ -51,38 +51,24 @@ CONTENT_SCALE = 0.2
 class Layer(NamedTuple):
     """Weights of one layer.
 
-    Attributes
-    ----------
-    W_Q, W_K, W_V : Tensor, shape (d, d)
-    W_in, W_out : Tensor, shape (d, h) and (h, d)
+    `W_in, W_out : Tensor, shape (d, h) and (h, d)`  `W_in, W_out : Tensor, shape (d, h) and (h, d)`
     """
 
-    W_Q: Tensor
-    W_K: Tensor
-    W_V: Tensor
+    W_Q: Tensor  # (d, d)
+    W_K: Tensor  # (d, d)
+    W_V: Tensor  # (d, d)
     W_in: Tensor
     W_out: Tensor
 
 
 class Step(NamedTuple):
-    """What one layer did.
+    """What one layer did."""
 
-    Attributes
-    ----------
-    keys, values : Tensor, shape (..., n, d)
-    attention : Tensor, shape (..., n, p + n)
-        With a cache of ``p`` rows in front, without one ``p`` = 0.
-    read : Tensor, shape (..., n, d)
-        What the head added to each row.
-    stream : Tensor, shape (..., n, d)
-        The rows afterwards.
-    """
-
-    keys: Tensor
-    values: Tensor
-    attention: Tensor
-    read: Tensor
-    stream: Tensor
+    keys: Tensor  # (..., n, d)
+    values: Tensor  # (..., n, d)
+    attention: Tensor  # (..., n, p + n): with a cache of ``p`` rows in front, without one ``p`` = 0
+    read: Tensor  # (..., n, d): what the head added to each row
+    stream: Tensor  # (..., n, d): the rows afterwards
 
 
 def forward(
@@ -93,24 +79,7 @@ def forward(
 ) -> list[Step]:
     """Send rows through layers.
 
-    Parameters
-    ----------
-    stream : Tensor, shape (..., n, d)
-    layers : sequence of Layer
-    causal : bool
-        Row ``i`` sees no row after itself.
-    cache : sequence of (keys, values), optional
-        For each layer, keys and values of shape (..., p, d) that all rows see.
-
-    Returns
-    -------
-    list of Step
-        One for each layer.
-
-    Raises
-    ------
-    ValueError
-        If the cache has not one entry for each layer.
+    Shapes: stream (..., n, d).
     """
     if cache is not None and len(cache) != len(layers):
         raise ValueError(f"{len(layers)} layers need as many cached pairs, got {len(cache)}")
@@ -153,18 +122,6 @@ def frozen_layers(mixture: ContextualMixture, sharpness: float = 60.0) -> list[L
     to *out*, is its signal :math:`\langle x, w_\perp\rangle/\lVert w_\perp\rVert^2` plus its voice.
     Second layer: query and key are the asking coordinates, times `sharpness`, and the value is what
     the first layer wrote.
-
-    Parameters
-    ----------
-    mixture : ContextualMixture
-        Of width 5.
-    sharpness : float
-        Logit of two asking coordinates of 1 in the second layer, > 0.
-
-    Raises
-    ------
-    ValueError
-        If the width is another or the sharpness not positive.
     """
     if mixture.dim != WIDTH or not sharpness > 0:
         raise ValueError(
@@ -204,18 +161,12 @@ def pair_vectors(mixture: ContextualMixture, scale: float, value: float) -> Tens
 
 
 class Place(NamedTuple):
-    """Where learned vectors stand and which rows are read.
-
-    Attributes
-    ----------
-    behind, causal : bool
-    read : str
-        ``"reader"``, ``"own row"``, ``"all content rows"`` of the first layer, or ``"second
-        layer"``: the reader's row there.
-    """
+    """Where learned vectors stand and which rows are read."""
 
     behind: bool
     causal: bool
+    # ``"reader"``, ``"own row"``, ``"all content rows"`` of the first layer, or ``"second
+    # layer"``: the reader's row there
     read: str
 
 
@@ -228,27 +179,14 @@ PLACES = [
 
 
 class Reading(NamedTuple):
-    """What the frozen layers say about every case of a mixture.
+    """What the frozen layers say about every case of a mixture."""
 
-    Attributes
-    ----------
-    labels, scores : Tensor, shape (C,)
-    attention : Tensor, shape (C, n, n)
-        Of the first layer.
-    content : slice
-        The content rows.
-    learned : slice
-        The learned rows.
-    learned_rows : Tensor, shape (C, p, 5)
-        After the first layer.
-    """
-
-    labels: Tensor
-    scores: Tensor
-    attention: Tensor
-    content: slice
-    learned: slice
-    learned_rows: Tensor
+    labels: Tensor  # (C,)
+    scores: Tensor  # (C,)
+    attention: Tensor  # (C, n, n): of the first layer
+    content: slice  # The content rows
+    learned: slice  # The learned rows
+    learned_rows: Tensor  # (C, p, 5): after the first layer
 
     @property
     def right(self) -> int:
@@ -264,21 +202,7 @@ def read(
     The rows are the learned vectors, the bag and the reader; or the bag, the learned vectors and
     the reader.
 
-    Parameters
-    ----------
-    mixture : ContextualMixture
-        Of width 5, without noise. Relevant tokens come at random places, the same in every call.
-    learned : Tensor, shape (p, 5)
-        ``p`` may be 0.
-    place : Place
-    reader_logit : float, optional
-        What the reader's query gives a relevant token; by default half of what a reader needs
-        to be right alone (`readings.needed_logit`).
-
-    Raises
-    ------
-    ValueError
-        If a vector's own row is to be read and there is not exactly one.
+    Shapes: learned (p, 5).
     """
     if place.read == "own row" and len(learned) != 1:
         raise ValueError(f"one vector has an own row to read, got {len(learned)} vectors")

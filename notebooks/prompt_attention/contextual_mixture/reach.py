@@ -21,21 +21,11 @@ __all__ = ["Reach", "cumulant", "prompt_for_query", "query_readout"]
 
 
 class Reach(NamedTuple):
-    """The closest that a prompt comes to a wanted query.
+    """The closest that a prompt comes to a wanted query."""
 
-    Attributes
-    ----------
-    prompt : Tensor, shape (..., d)
-        ``p``, the shortest of the best.
-    query : Tensor, shape (..., d)
-        :math:`W_K W_Q^\\top p`, the projection of the wanted query on the range.
-    cosine : Tensor, shape (...)
-        Of the reached and the wanted query, in [0, 1].
-    """
-
-    prompt: Tensor
-    query: Tensor
-    cosine: Tensor
+    prompt: Tensor  # (..., d): ``p``, the shortest of the best
+    query: Tensor  # (..., d): `W_K W_Q^\top p`, the projection of the wanted query on the range
+    cosine: Tensor  # (...): of the reached and the wanted query, in [0, 1]
 
 
 def prompt_for_query(W_Q: Tensor, W_K: Tensor, query: Tensor) -> Reach:
@@ -47,16 +37,7 @@ def prompt_for_query(W_Q: Tensor, W_K: Tensor, query: Tensor) -> Reach:
     For independent Gaussian ``W_Q`` and ``W_K`` of shape (d, k) the range is a uniformly random
     k-dimensional space, and the squared cosine has mean :math:`k/d`. Source: this book.
 
-    Parameters
-    ----------
-    W_Q, W_K : Tensor, shape (..., d, k)
-    query : Tensor, shape (d,)
-        Not zero.
-
-    Raises
-    ------
-    ValueError
-        If the shapes do not fit or the query is zero.
+    Shapes: W_Q, W_K (..., d, k), query (d,).
     """
     shape_of("query", query, "d", integer=False)
     for name, part in (("W_Q", W_Q), ("W_K", W_K)):
@@ -89,15 +70,7 @@ def cumulant(tokens: Tensor, q: Tensor) -> Tensor:
 
     Source: this book (the gradient of log-sum-exp is the softmax).
 
-    Parameters
-    ----------
-    tokens : Tensor, shape (..., T, d)
-    q : Tensor, shape (d,)
-
-    Raises
-    ------
-    ValueError
-        If the shapes or dtypes do not fit.
+    Shapes: tokens (..., T, d), q (d,).
     """
     _check_bag(tokens, q)
     return torch.logsumexp(tokens @ q, dim=-1) - torch.log(
@@ -114,20 +87,7 @@ def _check_bag(tokens: Tensor, q: Tensor, several: bool = False) -> None:
 def query_readout(tokens: Tensor, q: Tensor) -> Tensor:
     r"""What one query reads from a bag, :math:`X^\top\varphi(Xq)`.
 
-    Parameters
-    ----------
-    tokens : Tensor, shape (..., T, d)
-    q : Tensor, shape (d,) or (K, d)
-        One query or several.
-
-    Returns
-    -------
-    Tensor, shape (..., d) or (..., K, d)
-
-    Raises
-    ------
-    ValueError
-        If the shapes or dtypes do not fit.
+    Shapes: tokens (..., T, d), q (d,) or (K, d) -> (..., d) or (..., K, d).
     """
     _check_bag(tokens, q, several=True)
     queries = q if q.dim() == 2 else q[None]

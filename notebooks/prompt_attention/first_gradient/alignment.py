@@ -1,9 +1,9 @@
 r"""How many bags does it take until head and prompt point the right way?
 
-The first two steps of :mod:`promptlib.prompt_attention.descent` on ``n`` fresh bags each, core
-model with :math:`q_\star \perp w_\star`. A gradient is its mean plus :math:`d` coordinates of noise
-of variance ``v/n``, so the cosines depend on ``n`` and ``d`` through :math:`\alpha = n/d` alone
-when both are large. With
+The first two steps of :mod:`promptlib.prompt_attention.sampled_descent` on ``n`` fresh bags each,
+core model with :math:`q_\star \perp w_\star`. A gradient is its mean plus :math:`d` coordinates of
+noise of variance ``v/n``, so the cosines depend on ``n`` and ``d`` through :math:`\alpha = n/d`
+alone when both are large. With
 
 .. math::
 
@@ -34,9 +34,9 @@ from torch import Tensor
 
 from promptlib.checks import check_public
 from promptlib.progress import progress_bar
-from promptlib.prompt_attention.descent import MEMORY_LIMIT, batches, gradients
 from promptlib.prompt_attention.mass import _number
 from promptlib.prompt_attention.mixture import Bags, ContextualMixture
+from promptlib.prompt_attention.sampled_descent import MEMORY_LIMIT, batches, gradients
 
 __all__ = [
     "MEAN_ESTIMATORS",
@@ -68,18 +68,6 @@ def head_alignment(
 
     Core model, :math:`\rho = 0`; the same for every step size. Source: this book, after Oymak et
     al. 2023, contribution (2).
-
-    Parameters
-    ----------
-    samples_per_dim : Tensor or float
-        α = n/d > 0, where ``n`` counts the bags of this step alone.
-    sparsity, signal_norm, noise_std, tokens : Tensor or number
-        As in :class:`ContextualMixture`; everything broadcasts.
-
-    Raises
-    ------
-    ValueError
-        If a parameter lies outside its range.
     """
     alpha, share, norm, std, count = _parameters(
         samples_per_dim, sparsity, signal_norm, noise_std, tokens
@@ -104,26 +92,6 @@ def prompt_alignment(
     direction, both given the noisy head of the first step. Core model, :math:`\rho = 0`, squared
     loss, ``n`` fresh bags in each step. Source: this book, after Oymak et al. 2023, contribution
     (2).
-
-    Parameters
-    ----------
-    samples_per_dim : Tensor or float
-        α = n/d > 0, where ``n`` counts the bags of one step.
-    eta : Tensor or float
-        Step size of the head, > 0.
-    sparsity, signal_norm, noise_std, tokens, context_norm : Tensor or number
-        As in :class:`ContextualMixture`; everything broadcasts.
-
-    Returns
-    -------
-    Tensor
-        Negative when the step size exceeds
-        :func:`~promptlib.prompt_attention.descent.critical_step`.
-
-    Raises
-    ------
-    ValueError
-        If a parameter lies outside its range.
     """
     alpha, share, norm, std, count = _parameters(
         samples_per_dim, sparsity, signal_norm, noise_std, tokens
@@ -147,22 +115,7 @@ def prompt_alignment(
 def samples_for_alignment(
     target: float, alignment: Callable[[Tensor], Tensor], low: float = 1e-4, high: float = 1e8
 ) -> float:
-    """The n/d at which an alignment formula reaches a target, by bisection of its logarithm.
-
-    Parameters
-    ----------
-    target : float
-        A cosine in (0, 1).
-    alignment : callable
-        Maps α = n/d to a cosine; increasing.
-    low, high : float
-        Where to look.
-
-    Raises
-    ------
-    ValueError
-        If the target is not crossed between `low` and `high`.
-    """
+    """The n/d at which an alignment formula reaches a target, by bisection of its logarithm."""
     ends = [float(alignment(torch.tensor(alpha, dtype=torch.float64))) for alpha in (low, high)]
     if not ends[0] < target < ends[1]:
         raise ValueError(
@@ -187,22 +140,7 @@ def measured_alignment(
 ) -> Tensor:
     r"""Cosines of the first two iterates with their targets, in independent runs.
 
-    Parameters
-    ----------
-    mixture : ContextualMixture
-    n : int
-        Fresh bags in each of the two steps.
-    eta : float
-        Step size of the head. The prompt's step size does not turn it.
-    runs : int
-    generator : torch.Generator
-    memory_limit : int
-        Bytes that the tokens of one batch may take.
-
-    Returns
-    -------
-    Tensor, shape (runs, 2)
-        :math:`\cos(w_1, w_\star)` and :math:`\cos(q_1, q_\star)`, float64.
+    Shape (runs, 2).
     """
     zero = torch.zeros(mixture.dim, dtype=mixture.dtype)
     cosines = torch.empty(runs, 2, dtype=torch.float64)
@@ -219,41 +157,18 @@ def measured_alignment(
 
 
 class Growth(NamedTuple):
-    """What :func:`sample_growth` measures.
+    """What :func:`sample_growth` measures."""
 
-    Attributes
-    ----------
-    dims : Tensor, shape (D,)
-    samples : Tensor, shape (D, S)
-        ``n`` of each measurement.
-    cosines : Tensor, shape (D, S, runs)
-        :math:`\\cos(q_1, q_\\star)`.
-    """
-
-    dims: Tensor
-    samples: Tensor
-    cosines: Tensor
+    dims: Tensor  # (D,)
+    samples: Tensor  # (D, S): ``n`` of each measurement
+    cosines: Tensor  # (D, S, runs): `\cos(q_1, q_\star)`
 
     def needed(self, target: float, blocks: int) -> Tensor:
         """The ``n`` at which the mean cosine of a block of runs crosses `target`.
 
         By linear interpolation in log n.
 
-        Parameters
-        ----------
-        target : float
-            A cosine.
-        blocks : int
-            Independent groups that the runs are split into; divides their number.
-
-        Returns
-        -------
-        Tensor, shape (blocks, D)
-
-        Raises
-        ------
-        ValueError
-            If a block does not cross the target within the measured samples.
+        Shape (blocks, D).
         """
         runs = self.cosines.shape[-1]
         if blocks < 1 or runs % blocks:
@@ -284,26 +199,7 @@ def sample_growth(
     generator: torch.Generator,
     measure: Callable[..., Tensor] = measured_alignment,
 ) -> Growth:
-    """Measure the prompt's alignment on a grid of widths and of bags per width.
-
-    Parameters
-    ----------
-    mixture : callable
-        The mixture of a given width.
-    dims : sequence of int
-    samples_per_dim : sequence of float
-        Values of n/d, increasing.
-    eta : float
-    runs : int
-        Independent runs for each cell.
-    generator : torch.Generator
-    measure : callable
-        With the signature of :func:`measured_alignment`.
-
-    Returns
-    -------
-    Growth
-    """
+    """Measure the prompt's alignment on a grid of widths and of bags per width."""
     samples = torch.tensor([[max(2, round(a * d)) for a in samples_per_dim] for d in dims])
     cosines = torch.empty(*samples.shape, runs, dtype=torch.float64)
     cells = [(i, j) for i in range(len(dims)) for j in range(len(samples_per_dim))]
@@ -315,15 +211,7 @@ def sample_growth(
 def growth_exponent(dims: Tensor, needed: Tensor) -> Tensor:
     r"""The least-squares slope of :math:`\log n` against :math:`\log d`.
 
-    Parameters
-    ----------
-    dims : Tensor, shape (D,)
-        At least two different widths.
-    needed : Tensor, shape (..., D)
-
-    Returns
-    -------
-    Tensor, shape (...)
+    Shapes: dims (D,), needed (..., D) -> (...).
     """
     if len(dims.unique()) < 2:
         raise ValueError(f"a slope needs at least 2 widths, got {dims.tolist()}")
@@ -348,20 +236,6 @@ def best_alignment_from_means(
 
     It tends to :func:`head_alignment` as ``n`` and ``d`` grow together. Core model with
     :math:`\rho = 0` and noise. Source: this book.
-
-    Parameters
-    ----------
-    dim : int
-        d >= 3.
-    n : int
-        Bags, at least 1.
-    sparsity, signal_norm, noise_std, tokens
-        As in :class:`ContextualMixture`, with noise.
-
-    Raises
-    ------
-    ValueError
-        If a parameter lies outside its range.
     """
     if dim < 3:
         raise ValueError(f"dim must be at least 3, so that a direction is left to find, got {dim}")
@@ -441,9 +315,7 @@ def mean_estimator_alignments(
 
     The means are drawn from their exact law on the complement of the context.
 
-    Returns
-    -------
-    Tensor, shape (len(estimators), runs)
+    Shape (len(estimators), runs).
     """
     std = noise_std * math.sqrt((1 - sparsity) / tokens)
     cosines = torch.empty(len(estimators), runs, dtype=torch.float64)
@@ -467,22 +339,7 @@ def context_and_signal_from_repeats(bags: Bags, tolerance: float = 1e-9) -> tupl
     ``noise_std > 0`` and noiseless relevant tokens, which is what the contextual mixture has.
     Source: this book.
 
-    Parameters
-    ----------
-    bags : Bags
-        At least one of each label, with two or more relevant tokens each. The field ``relevant``
-        is not read.
-    tolerance : float
-        Largest distance at which two tokens count as equal.
-
-    Returns
-    -------
-    context, signal : Tensor, shape (d,)
-
-    Raises
-    ------
-    ValueError
-        If a label is missing, or no token of its first bag repeats.
+    Shape (d,).
     """
     found = []
     for label in (1.0, -1.0):

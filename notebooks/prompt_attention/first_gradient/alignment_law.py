@@ -34,27 +34,7 @@ def alignment_by_law(
     The same law as `alignment.measured_alignment`, at a cost
     that does not grow with the width. Core model, :math:`\rho = 0`. Source: this book.
 
-    Parameters
-    ----------
-    mixture : ContextualMixture
-        Width at least 4.
-    n : int
-        Fresh bags in each of the two steps.
-    eta : float
-        Step size of the head.
-    runs : int
-        Independent runs.
-    generator : torch.Generator
-
-    Returns
-    -------
-    Tensor, shape (runs, 2)
-        :math:`\cos(w_1, w_\star)` and :math:`\cos(q_1, q_\star)`, float64.
-
-    Raises
-    ------
-    ValueError
-        If the mixture is not the core model, or the width, ``n`` or ``runs`` is too small.
+    Shape (runs, 2).
     """
     require_core(mixture)
     if mixture.dim < 4:

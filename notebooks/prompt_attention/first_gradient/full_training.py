@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from promptlib.checks import check_public
 from promptlib.progress import progress_bar
-from promptlib.prompt_attention.descent import gradients, population_descent
+from promptlib.prompt_attention.descent import population_descent
 from promptlib.prompt_attention.mixture import Bags, ContextualMixture
 from promptlib.prompt_attention.models import (
     linear_attention,
@@ -26,6 +26,7 @@ from promptlib.prompt_attention.models import (
     prompt_attention,
     self_attention,
 )
+from promptlib.prompt_attention.sampled_descent import gradients
 from promptlib.training import Learner, Recipe, train
 
 __all__ = [
@@ -43,17 +44,10 @@ __all__ = [
 
 @dataclass(frozen=True)
 class TrainedModel:
-    """A model as a function of one bag, and how large its weights are.
+    """A model as a function of one bag, and how large its weights are."""
 
-    Attributes
-    ----------
-    score : callable
-        ``score(tokens, *weights)``.
-    shapes : callable
-        Maps the width ``d`` to the shapes of the weights.
-    """
-
-    score: Callable[..., Tensor]
+    score: Callable[..., Tensor]  # ``score(tokens, *weights)``
+    # Maps the width ``d`` to the shapes of the weights
     shapes: Callable[[int], tuple[tuple[int, ...], ...]]
 
 
@@ -71,35 +65,19 @@ METHODS = ("three steps", "three steps, labels centred", *TRAINED_MODELS)
 
 @dataclass(frozen=True)
 class Budget:
-    """What every method may spend.
+    """What every method may spend."""
 
-    Attributes
-    ----------
-    training, validation, test : int
-        Bags. Each of the three steps takes a third of the training bags.
-    steps : int
-        Updates of full training.
-    batch : int
-        Bags in a batch of full training.
-    learning_rates : sequence of float
-        The settings of full training.
-    prompt_scales : sequence of float
-        The settings of the three steps: the length of the population prompt in units of
-        :math:`q_\\star/\\sigma^2`. As many as there are learning rates.
-    watch_every : int
-        Updates between two looks at the validation bags.
-    init_std : float
-        Standard deviation of the initial weights. Zero would be a saddle point of two models.
-    """
-
-    training: int
-    validation: int
-    test: int
-    steps: int
-    batch: int
-    learning_rates: Sequence[float]
+    training: int  # Bags. Each of the three steps takes a third of the training bags
+    validation: int  # Bags. Each of the three steps takes a third of the training bags
+    test: int  # Bags. Each of the three steps takes a third of the training bags
+    steps: int  # Updates of full training
+    batch: int  # Bags in a batch of full training
+    learning_rates: Sequence[float]  # The settings of full training
+    # The settings of the three steps: the length of the population prompt in units of
+    # `q_\star/\sigma^2`. As many as there are learning rates
     prompt_scales: Sequence[float]
-    watch_every: int = 20
+    watch_every: int = 20  # Updates between two looks at the validation bags
+    # Standard deviation of the initial weights. Zero would be a saddle point of two models
     init_std: float = 0.02
 
     def __post_init__(self) -> None:
@@ -116,55 +94,37 @@ class Budget:
 
 
 class Tuned(NamedTuple):
-    """What tuning handed in.
+    """What tuning handed in."""
 
-    Attributes
-    ----------
-    error : float
-        Test error, in [0, 1].
-    setting : int
-        Place of the chosen setting in its sweep.
-    """
-
-    error: float
-    setting: int
+    error: float  # Test error, in [0, 1]
+    setting: int  # Place of the chosen setting in its sweep
 
 
 class Compared(NamedTuple):
-    """What :func:`compare_seeds` measures; both of shape (seeds, methods).
+    """What :func:`compare_seeds` measures; both of shape (seeds, methods)."""
 
-    Attributes
-    ----------
-    errors : Tensor
-        Test errors, in [0, 1].
-    settings : Tensor
-        Places of the chosen settings in their sweeps.
-    """
+    errors: Tensor  # Test errors, in [0, 1]
+    settings: Tensor  # Places of the chosen settings in their sweeps
 
-    errors: Tensor
-    settings: Tensor
+
+class Trained(NamedTuple):
+    """Test errors after tuning, in percent, one for each seed: what the claims read."""
+
+    prompt: Tensor  # trained prompt-attention, most bags
+    rival: Tensor  # best trained rival, most bags
+    excess: Tensor  # three steps with centred labels minus trained prompt-attention, most bags
+    lead: Tensor  # best trained rival minus these steps, most bags
+    ratio: Tensor  # these steps over trained prompt-attention, fewest bags
+    fewest: int
+    most: int
+    pooled: float  # of the best head on mean pooling
+    test_bags: int
 
 
 def compare(
     mixture: ContextualMixture, budget: Budget, seed: int, methods: Sequence[str] = METHODS
 ) -> dict[str, Tuned]:
-    """The test error of each method after one round of tuning.
-
-    Parameters
-    ----------
-    mixture : ContextualMixture
-        Core model with noise, cosine 0: the setting of result A2.
-    budget : Budget
-    seed : int
-        Of the bags and of the initial weights.
-    methods : sequence of str
-        Some of :data:`METHODS`.
-
-    Returns
-    -------
-    dict
-        Method to test error and chosen setting.
-    """
+    """The test error of each method after one round of tuning."""
     generator = torch.Generator().manual_seed(seed)
     training = mixture.sample(budget.training, generator)
     validation = mixture.sample(budget.validation, generator)
@@ -190,22 +150,7 @@ def three_steps(
     test: Bags,
     centred: bool = False,
 ) -> Tuned:
-    """Result A2, a third of the training bags for each step, its prompt scale chosen on validation.
-
-    Parameters
-    ----------
-    mixture : ContextualMixture
-        Tells the step size of the head, :math:`1/(\\zeta W^2)`, and the unit of the prompt scales.
-    budget : Budget
-    training, validation, test : Bags
-    centred : bool
-        Subtract the mean label of a step's bags before the step, as an intercept would.
-
-    Returns
-    -------
-    Tuned
-        The setting is a place in ``budget.prompt_scales``.
-    """
+    """Result A2, a third of the training bags a step, its prompt scale chosen on validation."""
     eta = 1.0 / (mixture.sparsity * mixture.signal_norm**2)
     unit = population_descent(mixture, eta, 1.0)[1].norm() / mixture.context_norm
     scales = torch.tensor(budget.prompt_scales, dtype=training.tokens.dtype)
@@ -242,13 +187,7 @@ def train_model(
     test: Bags,
     generator: torch.Generator,
 ) -> Tuned:
-    """Train one model with every learning rate side by side, and test the best on validation.
-
-    Returns
-    -------
-    Tuned
-        Of the learning rate and the moment with the lowest validation error.
-    """
+    """Train one model with every learning rate side by side, and test the best on validation."""
     count, dim = len(budget.learning_rates), training.tokens.shape[-1]
     start = [
         budget.init_std * torch.randn(shape, generator=generator) for shape in model.shapes(dim)
@@ -301,13 +240,7 @@ def compare_seeds(
     seeds: Sequence[int],
     methods: Sequence[str] = METHODS,
 ) -> Compared:
-    """:func:`compare` for several seeds.
-
-    Returns
-    -------
-    Compared
-        Of shape (len(seeds), len(methods)).
-    """
+    """:func:`compare` for several seeds."""
     rows = [
         list(compare(mixture, budget, seed, methods).values())
         for seed in progress_bar(seeds, f"training on {budget.training} bags")

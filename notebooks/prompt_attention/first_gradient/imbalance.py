@@ -16,8 +16,8 @@ import torch
 from torch import Tensor
 
 from promptlib.checks import check_public
-from promptlib.prompt_attention.descent import MEMORY_LIMIT, batches, gradients
 from promptlib.prompt_attention.mixture import ContextualMixture
+from promptlib.prompt_attention.sampled_descent import MEMORY_LIMIT, batches, gradients
 
 __all__ = ["imbalance_failure", "measured_imbalance_failure"]
 
@@ -32,18 +32,6 @@ def imbalance_failure(
 
     about :math:`2\Phi(-\sqrt n\, W^2/Q^2)`: the bags needed grow like :math:`(Q/W)^4`. Core model,
     :math:`\rho = 0`, attention noise neglected. Source: this book.
-
-    Parameters
-    ----------
-    n : Tensor or int
-        Bags, at least 1.
-    context_norm, signal_norm : Tensor or float
-        Q and W, positive; everything broadcasts.
-
-    Raises
-    ------
-    ValueError
-        If a parameter lies outside its range.
     """
     from scipy.stats import binom  # here: it takes a third of a second
 
@@ -70,24 +58,7 @@ def measured_imbalance_failure(
 ) -> Tensor:
     r"""How often a head step with the prompt κ q* gets one of the two labels wrong.
 
-    Parameters
-    ----------
-    mixture : ContextualMixture
-    scale : float
-        κ.
-    n : int
-        Bags of each run.
-    runs : int
-    generator : torch.Generator
-    test_bags : int
-        Fresh bags that the heads of all runs are tested on; both labels occur among them.
-    memory_limit : int
-        Bytes that the tokens of one batch may take.
-
-    Returns
-    -------
-    Tensor of bool, shape (runs,)
-        Whether more than half of the fresh bags of one label are scored with the wrong sign.
+    Shape (runs,).
     """
     prompt = scale * mixture.context
     zero = torch.zeros_like(prompt)

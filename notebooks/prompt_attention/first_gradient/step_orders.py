@@ -22,13 +22,9 @@ import torch
 from torch import Tensor
 
 from promptlib.checks import check_public
-from promptlib.prompt_attention.descent import (
-    MEMORY_LIMIT,
-    Loss,
-    batches,
-    gradients,
-)
+from promptlib.prompt_attention.descent import Loss
 from promptlib.prompt_attention.mixture import ContextualMixture
+from promptlib.prompt_attention.sampled_descent import MEMORY_LIMIT, batches, gradients
 
 __all__ = ["MOVES", "SCHEDULES", "error_rates", "run_schedule"]
 
@@ -59,28 +55,7 @@ def run_schedule(
 ) -> tuple[Tensor, Tensor]:
     """Run a schedule from ``w = q = 0`` with `n` fresh bags for each move.
 
-    Parameters
-    ----------
-    mixture : ContextualMixture
-    moves : sequence of str
-        Each one of :data:`MOVES`.
-    n : int
-        Bags for each move.
-    eta, gamma : Tensor or float
-        Step sizes of head and prompt; they broadcast.
-    generator : torch.Generator
-    loss : {"squared", "logistic"}
-    memory_limit : int
-        Bytes that the tokens of one batch may take.
-
-    Returns
-    -------
-    w, q : Tensor, shape (..., d)
-
-    Raises
-    ------
-    ValueError
-        If a move is unknown, or a weight is not finite any more.
+    Shape (..., d).
     """
     unknown = [move for move in moves if move not in MOVES]
     if unknown or not moves:
@@ -122,20 +97,7 @@ def error_rates(
 
     A score of exactly zero counts as half an error.
 
-    Parameters
-    ----------
-    mixture : ContextualMixture
-    w, q : Tensor, shape (..., d)
-        Heads and prompts, pair by pair; all see the same bags.
-    n : int
-        Bags.
-    generator : torch.Generator
-    memory_limit : int
-        Bytes that the tokens of one batch may take.
-
-    Returns
-    -------
-    Tensor, shape (...)
+    Shapes: w, q (..., d) -> (...).
     """
     shape = w.shape[:-1]
     heads, prompts = w.reshape(-1, mixture.dim).T, q.reshape(-1, mixture.dim).T

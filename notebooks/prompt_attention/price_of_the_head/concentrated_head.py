@@ -36,7 +36,6 @@ __all__ = [
     "concentrated_law",
     "concentrated_least_squares_error",
     "context_gain",
-    "largest_mass_scale",
     "signal_to_noise",
 ]
 
@@ -45,12 +44,6 @@ def best_scale(noise_std: float | Tensor) -> Tensor:
     r"""The prompt scale of the smallest error for many tokens, :math:`1/(2\sigma^2)`."""
     (sigma,) = as_parameters(noise_std=noise_std)
     return 0.5 / sigma.square()
-
-
-def largest_mass_scale(noise_std: float | Tensor) -> Tensor:
-    r"""The prompt scale of the largest mass on relevant tokens, :math:`1/\sigma^2`."""
-    (sigma,) = as_parameters(noise_std=noise_std)
-    return sigma.square().reciprocal()
 
 
 def context_gain(context_norm: float | Tensor, noise_std: float | Tensor) -> Tensor:
@@ -75,29 +68,6 @@ def concentrated_law(
         x = \frac{W\zeta e^{\kappa Q^2}}{N}, \qquad
         \tau^2 = \frac{\sigma^2 (1-\zeta)}{T}\,\frac{e^{2\kappa^2Q^2\sigma^2}}{N^2}, \qquad
         N = \zeta e^{\kappa Q^2} + (1-\zeta) e^{\kappa^2 Q^2\sigma^2/2}
-
-    Parameters
-    ----------
-    tokens : int or Tensor
-        ``T``, at least 2; here ``sparsity * tokens`` need not be an integer.
-    sparsity, context_norm, signal_norm, noise_std, scale : float or Tensor
-        They broadcast to the shape ``...``.
-
-    Returns
-    -------
-    FeatureLaw
-        Tensors of shape (..., 1), for the functions that take a law.
-
-    Raises
-    ------
-    ValueError
-        If a number lies outside its range.
-
-    Notes
-    -----
-    The law of large numbers behind it needs :math:`T` well above
-    :math:`e^{4\kappa^2Q^2\sigma^2}`, the relative variance of a squared weight; at the best scale
-    that is :math:`e^{Q^2/\sigma^2}`.
     """
     count = torch.as_tensor(tokens, dtype=torch.float64)
     if (count < 2).any():
@@ -149,20 +119,7 @@ def concentrated_known_error(signal_to_noise: float | Tensor) -> Tensor:
 def concentrated_averaging_error(
     signal_to_noise: float | Tensor, samples_per_dim: float | Tensor
 ) -> Tensor:
-    r"""Error of the averaging head, :math:`\Phi(-R^2/\sqrt{R^2+1/\alpha})`.
-
-    Parameters
-    ----------
-    signal_to_noise : float or Tensor
-        ``R``, at least 0.
-    samples_per_dim : float or Tensor
-        :math:`\alpha`, positive, inf allowed.
-
-    Returns
-    -------
-    Tensor
-        Of the broadcast shape.
-    """
+    r"""Error of the averaging head, :math:`\Phi(-R^2/\sqrt{R^2+1/\alpha})`."""
     ratio, alpha = as_parameters(signal_to_noise=signal_to_noise, samples_per_dim=samples_per_dim)
     root = (ratio.square() + alpha.reciprocal()).sqrt().clamp_min(1e-300)
     return torch.special.ndtr(-ratio.square() / root)

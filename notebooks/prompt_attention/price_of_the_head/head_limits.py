@@ -41,16 +41,7 @@ __all__ = ["hard_attention_error", "informed_error", "mean_pooling_error"]
 def informed_error(law: FeatureLaw, samples_per_dim: float | Tensor) -> Tensor:
     r"""The smallest error of any head learned from features; see the top of this module.
 
-    Parameters
-    ----------
-    law : FeatureLaw
-        Tensors of shape (..., M).
-    samples_per_dim : float or Tensor
-        :math:`\alpha`, positive, inf allowed; broadcasts with ``...``.
-
-    Returns
-    -------
-    Tensor, shape (...)
+    Shape (...).
     """
     (alpha,) = as_parameters(samples_per_dim=samples_per_dim)
     squared = (law.signal / law.noise).square().mean(-1)  # r²
@@ -65,20 +56,7 @@ def mean_pooling_error(
     noise_std: float | Tensor,
     samples_per_dim: float | Tensor,
 ) -> Tensor:
-    r"""Error of the averaging head without a prompt: exact at every number of tokens.
-
-    Parameters
-    ----------
-    tokens : int
-        ``T``.
-    sparsity, signal_norm, noise_std, samples_per_dim : float or Tensor
-        :math:`\zeta, W, \sigma, \alpha`; they broadcast.
-
-    Returns
-    -------
-    Tensor
-        Of the broadcast shape.
-    """
+    r"""Error of the averaging head without a prompt: exact at every number of tokens."""
     ratio = signal_to_noise(
         tokens,
         sparsity=sparsity,
@@ -97,20 +75,7 @@ def hard_attention_error(
     context_norm: float | Tensor,
     noise_std: float | Tensor,
 ) -> Tensor:
-    r"""Error of every head that points along :math:`w_\star` at all, as :math:`\kappa\to\infty`.
-
-    Parameters
-    ----------
-    tokens : int
-        ``T``.
-    sparsity, context_norm, noise_std : float or Tensor
-        :math:`\zeta, Q, \sigma`; they broadcast.
-
-    Returns
-    -------
-    Tensor
-        Of the broadcast shape.
-    """
+    r"""Error of every head that points along :math:`w_\star` at all, as :math:`\kappa\to\infty`."""
     share, context, sigma = as_parameters(
         sparsity=sparsity, context_norm=context_norm, noise_std=noise_std
     )

@@ -45,15 +45,9 @@ Progress = Callable[..., Iterable[Any]]
 
 
 class SimulatedErrors(NamedTuple):
-    """Test errors of learned heads.
+    """Test errors of learned heads."""
 
-    Attributes
-    ----------
-    errors : Tensor, shape (repetitions, heads)
-        One row for each training set, one column for each ridge.
-    """
-
-    errors: Tensor
+    errors: Tensor  # (repetitions, heads): one row for each training set, one column for each ridge
 
     @property
     def mean(self) -> Tensor:
@@ -72,22 +66,8 @@ def learned_heads(features: Tensor, ridges: Sequence[float]) -> Tensor:
     .. math:: \hat w = \Big(\sum_i u_i u_i^\top + n\lambda I\Big)^{-1} \sum_i u_i,
         \qquad u_i = y_i v_i
 
-    Parameters
-    ----------
-    features : Tensor, shape (n, p)
-        The rows :math:`u_i`.
-    ridges : sequence of float
-        :math:`\lambda \ge 0`; 0 is the minimum-norm least-squares head, inf the average of the
-        rows.
-
-    Returns
-    -------
-    Tensor, shape (len(ridges), p)
-
-    Raises
-    ------
-    ValueError
-        If a ridge is negative or not a number.
+    Ridge 0 is the minimum-norm least-squares head, inf the average of the rows.
+    Shapes: features (n, p) -> (len(ridges), p).
     """
     samples, dim = features.shape
     wide = samples < dim
@@ -113,17 +93,7 @@ def learned_heads(features: Tensor, ridges: Sequence[float]) -> Tensor:
 def pooled_features(tokens: Tensor, prompt: Tensor, away_from: Tensor | None = None) -> Tensor:
     r"""What prompt-attention hands to its head: :math:`X^\top \varphi(Xq)`.
 
-    Parameters
-    ----------
-    tokens : Tensor, shape (n, T, d)
-    prompt : Tensor, shape (d,)
-        ``q``.
-    away_from : Tensor, shape (d,), optional
-        A direction to project out.
-
-    Returns
-    -------
-    Tensor, shape (n, d)
+    Shapes: tokens (n, T, d), prompt (d,), away_from (d,), optional -> (n, d).
     """
     pooled, _ = attend(prompt[None, :], tokens, tokens, scale=1.0)  # (n, 1, d)
     pooled = pooled[:, 0]
@@ -146,40 +116,7 @@ def simulate_on_tokens(
     memory_mib: float = MEMORY_MIB,
     progress: Progress = progress_bar,
 ) -> SimulatedErrors:
-    r"""Learn the head from bags, and count its mistakes on other bags.
-
-    Parameters
-    ----------
-    mixture : ContextualMixture
-        Core model with noise. Tokens are drawn in its dtype; heads are solved for in float64.
-    scale : float
-        :math:`\kappa` of the known prompt.
-    samples : int
-        ``n`` training bags.
-    ridges : sequence of float
-        As for :func:`learned_heads`.
-    repetitions : int
-        Training sets, at least 2.
-    generator : torch.Generator
-    test_bags : int
-        Fresh bags for each training set.
-    project : bool
-        Take :math:`q_\star` out of the features, as the formulas assume.
-    memory_mib : float
-        The tokens of one batch of bags take no more.
-    progress : callable
-        Called as ``progress(iterable, label, total=repetitions)``.
-
-    Returns
-    -------
-    SimulatedErrors
-
-    Raises
-    ------
-    ValueError
-        If the mixture is not the core model, there are fewer than 2 repetitions, or one bag alone
-        exceeds the memory limit.
-    """
+    r"""Learn the head from bags, and count its mistakes on other bags."""
     _check(mixture, samples, repetitions)
     bytes_per_bag = mixture.dtype.itemsize * mixture.tokens * mixture.dim
     batch = int(memory_mib * 2**20 / bytes_per_bag)

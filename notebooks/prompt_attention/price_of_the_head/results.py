@@ -35,13 +35,14 @@ from promptlib.attention import attend
 from promptlib.checks import check_public
 from promptlib.progress import progress_bar
 from promptlib.prompt_attention.averaging_head import averaging_error, known_head_error
+from promptlib.prompt_attention.deviations import Comparison, largest_deviation
 from promptlib.prompt_attention.feature_law import FeatureLaw, feature_law, feature_laws
 from promptlib.prompt_attention.head_price import head_error
 from promptlib.prompt_attention.mixture import ContextualMixture
 from promptlib.prompt_attention.ridge_head import ridge_error
 
 __all__ = [
-    "Comparison",
+    "Priced",
     "Setting",
     "against_bags",
     "against_features",
@@ -57,20 +58,11 @@ __all__ = [
 
 
 class Setting(NamedTuple):
-    """One point at which formula and simulation meet.
-
-    Attributes
-    ----------
-    mixture : ContextualMixture
-    scale : float
-        κ of the known prompt.
-    samples : int
-        Labelled bags; the formula gets ``samples / (dim - 1)``.
-    """
+    """One point at which formula and simulation meet."""
 
     mixture: ContextualMixture
-    scale: float
-    samples: int
+    scale: float  # κ of the known prompt
+    samples: int  # Labelled bags; the formula gets ``samples / (dim - 1)``
 
     @property
     def samples_per_dim(self) -> float:
@@ -78,17 +70,48 @@ class Setting(NamedTuple):
         return self.samples / (self.mixture.dim - 1)
 
 
-class Comparison(NamedTuple):
+class Priced(NamedTuple):
     """Formula and simulation, each of shape (settings, ridges)."""
 
     formula: Tensor
     measured: Tensor
     standard_errors: Tensor
+    widths: Tensor  # (settings, 1): d
+    runs: int  # training sets behind each standard error
 
     @property
     def deviations(self) -> Tensor:
         """Measured minus formula, in standard errors."""
         return (self.measured - self.formula) / self.standard_errors
+
+    @property
+    def chance(self) -> float:
+        """What chance explains, in standard errors."""
+        return largest_deviation(self.formula.numel(), self.runs)
+
+    @property
+    def allowance(self) -> Tensor:
+        """What a formula for endless width may be off at these widths."""
+        return 0.2 / (self.widths - 1)
+
+    def at(self, settings: Any, ridges: Any = slice(None)) -> Priced:
+        """Some settings and ridges alone."""
+        formula, measured, standard_errors = (
+            part[settings][:, ridges]
+            for part in (self.formula, self.measured, self.standard_errors)
+        )
+        return Priced(formula, measured, standard_errors, self.widths[settings], self.runs)
+
+    @classmethod
+    def joined(cls, parts: Sequence[Priced]) -> Priced:
+        """Several, one point a row."""
+
+        def column(name: str) -> Tensor:
+            columns = [getattr(part, name).expand_as(part.formula) for part in parts]
+            return torch.cat([one.double().reshape(-1, 1) for one in columns])
+
+        formula, measured, standard_errors, widths = map(column, cls._fields[:4])
+        return cls(formula, measured, standard_errors, widths, parts[0].runs)
 
 
 Formula = Callable[[ContextualMixture, float, float, float], float]
@@ -103,22 +126,8 @@ def against_bags(
     formula: Formula = head_error,
     progress: Callable[..., Iterable[Any]] = progress_bar,
     **options: Any,
-) -> Comparison:
-    """Confront a formula for the error with heads learned on bags of tokens.
-
-    Parameters
-    ----------
-    settings : sequence of Setting
-    ridges : sequence of float
-    repetitions : int
-        Training sets for each setting.
-    generator : torch.Generator
-    formula : callable
-        ``formula(mixture, scale, samples_per_dim, ridge)``.
-    progress : callable
-    **options
-        For `head_simulation.simulate_on_tokens`.
-    """
+) -> Priced:
+    """Confront a formula for the error with heads learned on bags of tokens."""
     return _confront(
         simulate_on_tokens, settings, ridges, repetitions, generator, formula, progress, options
     )
@@ -133,7 +142,7 @@ def against_features(
     formula: Formula = head_error,
     progress: Callable[..., Iterable[Any]] = progress_bar,
     **options: Any,
-) -> Comparison:
+) -> Priced:
     """The same with features drawn from their exact law; parameters as for :func:`against_bags`."""
     return _confront(
         simulate_on_features, settings, ridges, repetitions, generator, formula, progress, options
@@ -150,10 +159,7 @@ def attention_weight_errors(
 ) -> Tensor:
     """Differences between (A, s) read off real attention weights and computed from the logits.
 
-    Returns
-    -------
-    Tensor, shape (3, bags)
-        Errors of A, of s, and of the decomposition of the feature itself (largest coordinate).
+    Rows, (3, bags): errors of A, of s, and of the feature rebuilt from them (largest coordinate).
     """
     sample = mixture.sample(bags, generator)
     context = mixture.context
@@ -188,14 +194,7 @@ def attention_weight_errors(
 
 
 def random_laws(count: int, draws: int, generator: torch.Generator) -> FeatureLaw:
-    """Laws of signal and noise that no mixture need have: to try formulas on.
-
-    Returns
-    -------
-    FeatureLaw
-        Tensors of shape (count, draws); signals in (0, 2), noises log-normal with spreads of their
-        own.
-    """
+    """Laws of signal and noise that no mixture need have: to try formulas on."""
     shape = (count, draws)
     signal = 2 * torch.rand(shape, generator=generator, dtype=torch.float64)
     # Not too faint: a head's approach to its limits slows down with the inverse square of it.
@@ -208,22 +207,7 @@ def random_laws(count: int, draws: int, generator: torch.Generator) -> FeatureLa
 def ridge_limit_errors(
     law: FeatureLaw, *, error: Callable[..., Tensor] = ridge_error
 ) -> dict[str, Tensor]:
-    """How far the ridge formula is from its limits, close to each of them.
-
-    Parameters
-    ----------
-    law : FeatureLaw
-        Tensors of shape (count, M).
-    error : callable
-        ``error(law, samples_per_dim, ridge)``.
-
-    Returns
-    -------
-    dict of Tensor
-        Differences by the name of the limit: ``"no ridge"`` (λ = 1e-12 against 0, on both sides of
-        α = 1), ``"heavy ridge"`` (λ = 1e12 against averaging), ``"endless data"`` (α = 1e11 against
-        the known head), and ``"ordinary ridge at infinity"`` (inf passed as a value).
-    """
+    """How far the ridge formula is from its limits, close to each of them."""
     alphas = torch.tensor([[0.3], [0.7], [1.5], [4.0]], dtype=torch.float64)  # against (count,)
     averaged = averaging_error(law, alphas)
     return {
@@ -239,10 +223,7 @@ def closed_form_errors(
 ) -> Tensor:
     """The fixed point with a constant law, against the closed forms of the concentrated case.
 
-    Returns
-    -------
-    Tensor, shape (3, count)
-        For least squares, averaging and the known head, at random signal, noise and α.
+    Shape (3, count).
     """
     signal = 0.05 + 2 * torch.rand(count, generator=generator, dtype=torch.float64)
     noise = 0.05 + 2 * torch.rand(count, generator=generator, dtype=torch.float64)
@@ -263,11 +244,8 @@ def best_prompt_errors(
 ) -> Tensor:
     r"""Where :math:`R^2` is largest in κ, and how much larger than without a prompt.
 
-    Returns
-    -------
-    Tensor, shape (2, cells)
-        Relative distance of the best point of a grid from :math:`1/(2\sigma^2)` (the grid has a
-        point there), and relative error of the gain, for 5 × 4 values of (Q, σ).
+    Rows, (2, cells): relative distance of the best point of a grid from :math:`1/(2\sigma^2)`,
+    where the grid has a point, and relative error of the gain, for 5 × 4 values of (Q, σ).
     """
     context = torch.linspace(0.5, 3.0, 5, dtype=torch.float64)[:, None]
     noise = torch.linspace(0.6, 1.5, 4, dtype=torch.float64)
@@ -290,16 +268,7 @@ def informed_bound(
 ) -> tuple[Tensor, Tensor]:
     """The informed head's error, and the smallest error that any ridge reaches, at many α.
 
-    Parameters
-    ----------
-    law : FeatureLaw
-        Tensors of shape (count, M).
-    bound : callable
-        ``bound(law, samples_per_dim)``.
-
-    Returns
-    -------
-    bounds, errors : Tensor, shape (alphas, count)
+    Shape (alphas, count).
     """
     alphas = torch.logspace(-1, 1.5, 11, dtype=torch.float64)[:, None]
     ridges = torch.logspace(-3, 3, 25, dtype=torch.float64)[:, None, None]
@@ -317,10 +286,7 @@ def informed_gaps(
 ) -> Tensor:
     """The averaging head's error less the informed bound, where all bags are read alike.
 
-    Returns
-    -------
-    Tensor, shape (count,)
-        At random signal, noise and α.
+    Shape (count,).
     """
     signal = 0.05 + 2 * torch.rand(count, generator=generator, dtype=torch.float64)
     noise = 0.05 + 2 * torch.rand(count, generator=generator, dtype=torch.float64)
@@ -348,9 +314,8 @@ def hard_attention_comparison(
             context_norm=mixture.context_norm,
             noise_std=mixture.noise_std,
         )
-        rows.append(torch.stack((limit, errors.mean(), errors.std() / math.sqrt(draws))))
-    formulas, measured, standard_errors = torch.stack(rows, dim=1)[..., None]
-    return Comparison(formulas, measured, standard_errors)
+        rows.append((limit, errors.mean(), errors.std() / math.sqrt(draws)))
+    return Comparison.of(rows)
 
 
 def _confront(
@@ -362,7 +327,7 @@ def _confront(
     formula: Formula,
     progress: Callable[..., Iterable[Any]],
     options: dict[str, Any],
-) -> Comparison:
+) -> Priced:
     def silent(items: Iterable[Any], *_: Any, **__: Any) -> Iterable[Any]:
         return items  # one bar, over the settings, is enough
 
@@ -386,7 +351,9 @@ def _confront(
             dtype=torch.float64,
         )
         rows.append(torch.stack((predicted, simulated.mean, simulated.standard_error)))
-    return Comparison(*torch.stack(rows, dim=1))
+    widths = torch.tensor([[setting.mixture.dim] for setting in settings])
+    formulas, measured, standard_errors = torch.stack(rows, dim=1)
+    return Priced(formulas, measured, standard_errors, widths, repetitions)
 
 
 check_public(__name__)

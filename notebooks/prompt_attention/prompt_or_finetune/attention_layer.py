@@ -29,41 +29,19 @@ __all__ = ["LayerWeights", "containing_layer", "layer_scores", "random_layer"]
 
 
 class LayerWeights(NamedTuple):
-    """Weights of the layer and its head; ``...`` layers side by side.
+    """Weights of the layer and its head; ``...`` layers side by side."""
 
-    Attributes
-    ----------
-    W_Q, W_K, W_V : Tensor, shape (..., d, d)
-    bias : Tensor, shape (..., d)
-        ``b``, the query bias: the place of a prompt.
-    head : Tensor, shape (..., d)
-        ``u``.
-    """
-
-    W_Q: Tensor
-    W_K: Tensor
-    W_V: Tensor
-    bias: Tensor
-    head: Tensor
+    W_Q: Tensor  # (..., d, d)
+    W_K: Tensor  # (..., d, d)
+    W_V: Tensor  # (..., d, d)
+    bias: Tensor  # (..., d): ``b``, the query bias: the place of a prompt
+    head: Tensor  # (..., d): ``u``
 
 
 def layer_scores(tokens: Tensor, weights: LayerWeights) -> Tensor:
     """Scores of the whole layer.
 
-    Parameters
-    ----------
-    tokens : Tensor, shape (..., n, T, d)
-        ``n`` bags for each of the layers side by side.
-    weights : LayerWeights
-
-    Returns
-    -------
-    Tensor, shape (..., n)
-
-    Raises
-    ------
-    ValueError
-        If tokens have no such shape, or width, dtype or device of a weight are not theirs.
+    Shapes: tokens (..., n, T, d) -> (..., n).
     """
     shape_of("tokens", tokens, ..., "n", "T", "d", integer=False)
     dim = tokens.shape[-1]
@@ -102,12 +80,6 @@ def random_layer(shape: tuple[int, ...], generator: torch.Generator) -> LayerWei
 
     Entries of variance ``1/d``; queries and keys are both shorter by :math:`d^{1/4}`, which is the
     usual factor :math:`1/\sqrt d` before the logits.
-
-    Parameters
-    ----------
-    shape : tuple of int
-        ``(..., d)``.
-    generator : torch.Generator
     """
     dim = shape[-1]
 

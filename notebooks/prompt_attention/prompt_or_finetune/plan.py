@@ -17,13 +17,12 @@ step with the smallest validation loss are what it hands in. This module does no
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any
 
 from promptlib.checks import check_public
-from promptlib.runs import Run, RunStore
+from promptlib.prefix_tuning.trials import Plan, labelled
+from promptlib.runs import Run
 
-__all__ = ["LEARNERS", "FewSamplesPlan", "plan"]
+__all__ = ["LEARNERS", "plan"]
 
 LEARNERS = ("prompt", "layer", "layer, random start")
 
@@ -44,54 +43,6 @@ WEIGHT_DECAYS = {
 TRAIN = "notebooks.prompt_attention.prompt_or_finetune.training:train_few_samples"
 
 
-@dataclass(frozen=True)
-class FewSamplesPlan:
-    """All runs of the experiment.
-
-    Attributes
-    ----------
-    runs : dict
-        One run for each learner and seed.
-    sizes : tuple of int
-        Numbers of labelled bags.
-    """
-
-    runs: dict[tuple[str, int], Run]
-    sizes: tuple[int, ...]
-
-    def __iter__(self) -> Any:
-        return iter(self.runs.values())
-
-    def errors(self, learner: str, store: RunStore | None = None) -> list[list[float]]:
-        """Test errors of a learner: one row for each seed, one column for each size."""
-        return [
-            [row["test_error"] for row in self.chosen(learner, seed, store)]
-            for name, seed in self.runs
-            if name == learner
-        ]
-
-    def chosen(
-        self, learner: str, seed: int, store: RunStore | None = None
-    ) -> list[dict[str, Any]]:
-        """What validation chose for each size: setting, step, validation loss, test error."""
-        result = (store or RunStore.default()).get(self.runs[learner, seed])
-        return list(result.metrics["chosen"])
-
-    def errors_at_decay(
-        self, learner: str, weight_decay: float, store: RunStore | None = None
-    ) -> list[list[float]]:
-        """Test errors had the learner been tuned with this weight decay only; as :meth:`errors`."""
-        store = store or RunStore.default()
-        return [
-            [
-                row["test_error"]
-                for row in store.get(run).metrics["by_weight_decay"][f"{weight_decay:g}"]
-            ]
-            for (name, _), run in self.runs.items()
-            if name == learner
-        ]
-
-
 def plan(
     *,
     dim: int = 16,
@@ -107,34 +58,8 @@ def plan(
     batch: int = 32,
     check_every: int = 20,
     test_bags: int = 4000,
-) -> FewSamplesPlan:
-    """The runs for one mixture.
-
-    Parameters
-    ----------
-    dim, tokens, sparsity, context_norm, signal_norm, noise_std
-        The contextual mixture.
-    sizes : sequence of int
-        Numbers of labelled bags, validation included; each at least 8.
-    seeds : int
-        Independent repetitions (data and start), at least 1.
-    first_seed : int
-        Number of the first of them, at least 0.
-    steps, batch, check_every : int
-        Updates, bags in one update, steps between two looks at the validation loss.
-    test_bags : int
-        Fresh bags for the test error.
-
-    Returns
-    -------
-    FewSamplesPlan
-
-    Raises
-    ------
-    ValueError
-        If there are no sizes or seeds, the first seed is no whole number of at least 0, a size is
-        too small to split, or steps is no multiple of ``check_every``.
-    """
+) -> Plan:
+    """The runs for one mixture, one for each ``learner`` and seed: each learns from all sizes."""
     if seeds < 1:
         raise ValueError(f"seeds must be at least 1, got {seeds}")
     if isinstance(first_seed, bool) or not isinstance(first_seed, int) or first_seed < 0:
@@ -143,33 +68,30 @@ def plan(
         raise ValueError(f"sizes must be numbers of at least 8 bags, got {tuple(sizes)}")
     if steps < 1 or check_every < 1 or steps % check_every:
         raise ValueError(f"steps must be a multiple of check_every, got {steps} and {check_every}")
-    runs = {
-        (learner, seed): Run(
-            TRAIN,
-            {
-                "learner": learner,
-                "seed": seed,
-                "mixture": {
-                    "dim": dim,
-                    "tokens": tokens,
-                    "sparsity": sparsity,
-                    "context_norm": context_norm,
-                    "signal_norm": signal_norm,
-                    "noise_std": noise_std,
-                },
-                "sizes": list(sizes),
-                "learning_rates": list(LEARNING_RATES[learner]),
-                "weight_decays": list(WEIGHT_DECAYS[learner]),
-                "steps": steps,
-                "batch": batch,
-                "check_every": check_every,
-                "test_bags": test_bags,
-            },
-        )
-        for learner in LEARNERS
-        for seed in range(first_seed, first_seed + seeds)
+    mixture = {
+        "dim": dim,
+        "tokens": tokens,
+        "sparsity": sparsity,
+        "context_norm": context_norm,
+        "signal_norm": signal_norm,
+        "noise_std": noise_std,
     }
-    return FewSamplesPlan(runs, tuple(sizes))
+    runs = Plan(())
+    for learner in LEARNERS:
+        shared = {
+            "learner": learner,
+            "mixture": mixture,
+            "sizes": list(sizes),
+            "learning_rates": list(LEARNING_RATES[learner]),
+            "weight_decays": list(WEIGHT_DECAYS[learner]),
+            "steps": steps,
+            "batch": batch,
+            "check_every": check_every,
+            "test_bags": test_bags,
+        }
+        numbers = range(first_seed, first_seed + seeds)
+        runs += labelled([Run(TRAIN, {**shared, "seed": one}) for one in numbers], learner=learner)
+    return runs
 
 
 check_public(__name__)

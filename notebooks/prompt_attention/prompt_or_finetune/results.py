@@ -1,12 +1,9 @@
-"""What do the runs of the chapter "When does a prompt beat fine-tuning?" say, and does the layer
-contain the prompt?
-
-The claims of that chapter are decided on the numbers that these functions make.
-"""
+"""What do the runs say of prompt and layer, and does the layer contain the prompt?"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -18,44 +15,18 @@ from notebooks.prompt_attention.prompt_or_finetune.attention_layer import (
     containing_layer,
     layer_scores,
 )
-from notebooks.prompt_attention.prompt_or_finetune.plan import FewSamplesPlan
-from promptlib import claims
-from promptlib.checks import check_public
-from promptlib.claims import Claim
+from promptlib.prefix_tuning.trials import Trials
 from promptlib.prompt_attention.models import prompt_attention
-
-__all__ = [
-    "attention_learned",
-    "containment_errors",
-    "layer_catches_up",
-    "mean_over",
-    "prompt_wins_on_few",
-]
-
-TRAINING = "notebooks.prompt_attention.prompt_or_finetune.training.train_few_samples"
-Errors = Mapping[str, NDArray[np.float64]]
-"""Test errors by learner, in [0, 1]: arrays of shape (seeds, len(plan.sizes))."""
 
 
 def containment_errors(
     instances: int,
     generator: torch.Generator,
-    *,
     construct: Callable[[Tensor, Tensor], LayerWeights] = containing_layer,
 ) -> Tensor:
-    """Differences between prompt-attention and the layer that is built to equal it.
+    """Differences between prompt-attention and the layer that is built to equal it: (instances, 3).
 
-    Parameters
-    ----------
-    instances : int
-        Random heads, prompts and bags of standard normal tokens; width 5, 7 tokens, 3 bags each.
-    generator : torch.Generator
-    construct : callable
-        Turns a head and a prompt into the weights of a layer.
-
-    Returns
-    -------
-    Tensor, shape (instances, 3)
+    Heads, prompts and tokens are standard normal, of width 5, with 3 bags of 7 tokens each.
     """
     rows = []
     for _ in range(instances):
@@ -65,124 +36,55 @@ def containment_errors(
     return torch.stack(rows)
 
 
+def errors(trials: Trials, learner: str, weight_decay: float | None = None) -> NDArray[np.float64]:
+    """Test errors in [0, 1] of what validation chose, of all settings or of one weight decay alone.
+
+    One row for each seed, one column for each size.
+    """
+    tables = [
+        trial.metrics["chosen"]
+        if weight_decay is None
+        else trial.metrics["by_weight_decay"][f"{weight_decay:g}"]
+        for trial in trials.where(learner=learner)
+    ]
+    return np.array([[row["test_error"] for row in rows] for rows in tables])
+
+
 def mean_over(
-    plan: FewSamplesPlan, errors: NDArray[np.float64], sizes: Sequence[int]
+    sizes: Sequence[int], errors: NDArray[np.float64], wanted: Sequence[int]
 ) -> NDArray[np.float64]:
-    """Mean error over some numbers of bags, one value for each seed.
-
-    Parameters
-    ----------
-    plan : FewSamplesPlan
-    errors : array, shape (seeds, len(plan.sizes))
-    sizes : sequence of int
-        Which sizes to average over; at least one, all of them in the plan.
-
-    Returns
-    -------
-    array, shape (seeds,)
-
-    Raises
-    ------
-    ValueError
-        If no size is given, or one is not in the plan.
-    """
-    if not sizes:
-        raise ValueError("sizes is empty; give at least one size of the plan")
-    missing = [size for size in sizes if size not in plan.sizes]
+    """Mean error over some of the sizes, one value for each row."""
+    if not wanted:
+        raise ValueError("give at least one size to average over")
+    missing = [size for size in wanted if size not in sizes]
     if missing:
-        raise ValueError(f"size {missing[0]} is not in the plan; it has {plan.sizes}")
-    columns = [plan.sizes.index(size) for size in sizes]
-    return np.asarray(errors, dtype=np.float64)[:, columns].mean(axis=1)
+        raise ValueError(f"size {missing[0]} is not in the plan; it has {tuple(sizes)}")
+    return errors[:, [list(sizes).index(size) for size in wanted]].mean(axis=1)
 
 
-def attention_learned(plan: FewSamplesPlan, errors: Errors, pooled: float) -> Claim:
-    """Control: with the most bags, prompt and layer both use attention.
+class Compared(NamedTuple):
+    """Prompt and whole layer on the same bags: what the claims read."""
 
-    Parameters
-    ----------
-    plan : FewSamplesPlan
-    errors : mapping
-    pooled : float
-        Error of the best head on mean pooling, in [0, 1].
-    """
-    worse = np.maximum(*(_at_most_bags(plan, errors, name) for name in ("prompt", "layer")))
-    return claims.outcome(
-        "prompt-attention/both-learn-attention",
-        f"With {max(plan.sizes):,} bags the worse of prompt and whole layer makes fewer mistakes "
-        f"than the {100 * pooled:.1f} % of the best head on mean pooling.",
-        values=100 * worse,
-        limit=100 * pooled,
-        side="below",
-        trials=_test_bags(plan),
-        unit="% of test bags",
-        source="this book",
-        checks=TRAINING,
-        note="a control: a comparison with a learner that never learns says nothing",
-    )
+    prompt: NDArray[np.float64]  # test errors in [0, 1], one row for each seed, a column a size
+    layer: NDArray[np.float64]
+    sizes: Sequence[int]
+    window: Sequence[int]  # sizes at which the prompt is being found
+    pooled: float  # error of the best head on mean pooling, in [0, 1]
+    dim: int
+    test_bags: int
 
+    def excess(self, sizes: Sequence[int]) -> NDArray[np.float64]:
+        """Error of the layer above that of the prompt, in percentage points."""
+        layer, prompt = (mean_over(self.sizes, one, sizes) for one in (self.layer, self.prompt))
+        return 100 * (layer - prompt)
 
-def layer_catches_up(plan: FewSamplesPlan, errors: Errors, control: Claim) -> Claim:
-    """The layer against the prompt with the most bags; the control is `attention_learned`."""
-    bags, dim = max(plan.sizes), _dim(plan)
-    return claims.outcome(
-        "prompt-attention/layer-catches-up",
-        f"With {bags / dim:g} bags per dimension the test error of the whole layer is less than "
-        "one percentage point above that of prompt and head.",
-        values=100 * (_at_most_bags(plan, errors, "layer") - _at_most_bags(plan, errors, "prompt")),
-        limit=1.0,
-        side="below",
-        resolution=100 / _test_bags(plan),
-        requires=[control],
-        unit="percentage points more",
-        source="this book",
-        checks=TRAINING,
-        note="one point is this book's measure of as good",
-    )
+    @property
+    def most(self) -> int:
+        """The largest number of bags."""
+        return max(self.sizes)
 
-
-def prompt_wins_on_few(
-    plan: FewSamplesPlan, errors: Errors, window: Sequence[int], control: Claim
-) -> Claim:
-    """The prompt against the layer, averaged over a window of sizes.
-
-    Parameters
-    ----------
-    plan : FewSamplesPlan
-    errors : mapping
-    window : sequence of int
-        Sizes to average over.
-    control : Claim
-        `attention_learned`.
-    """
-    prompt, layer = (mean_over(plan, errors[name], window) for name in ("prompt", "layer"))
-    return claims.outcome(
-        "prompt-attention/prompt-wins-on-few-bags",
-        f"Between {min(window) / _dim(plan):g} and {max(window) / _dim(plan):g} bags per "
-        "dimension prompt and head make fewer mistakes than the whole layer, tuned as widely: the "
-        "difference of the mean test errors is above zero.",
-        values=100 * (layer - prompt),
-        limit=0.0,
-        side="above",
-        resolution=100 / _test_bags(plan),
-        requires=[control],
-        unit="percentage points fewer",
-        source="this book",
-        checks=TRAINING,
-        note="the window of bags was chosen after the first runs, as the sizes at which the prompt "
-        "is being found",
-    )
-
-
-def _at_most_bags(plan: FewSamplesPlan, errors: Errors, name: str) -> NDArray[np.float64]:
-    return mean_over(plan, errors[name], [max(plan.sizes)])
-
-
-def _test_bags(plan: FewSamplesPlan) -> int:
-    return int(next(iter(plan)).config["test_bags"])
-
-
-def _dim(plan: FewSamplesPlan) -> int:
-    return int(next(iter(plan)).config["mixture"]["dim"])
-
-
-check_public(__name__)
+    @property
+    def worse(self) -> NDArray[np.float64]:
+        """The worse of the two with the most bags, in percent."""
+        both = (mean_over(self.sizes, one, [self.most]) for one in (self.prompt, self.layer))
+        return 100 * np.maximum(*both)

@@ -54,20 +54,8 @@ def train_few_samples(
 ) -> Result:
     """Train one learner of `plan` at all sizes.
 
-    Parameters
-    ----------
-    config : Mapping
-        As written by `plan.plan`.
-    needs : sequence of Result
-        Empty.
-    progress : callable
-
-    Returns
-    -------
-    Result
-        ``metrics["chosen"]``: for each size the learning rate, weight decay and step that
-        validation chose, the validation loss, and the test error there;
-        ``metrics["by_weight_decay"]``: the same had there been but one weight decay. No tensors.
+    The metrics hold what validation chose for each size and the test error there, ``chosen``, and
+    ``by_weight_decay`` the same had there been but one weight decay.
     """
     mixture = ContextualMixture(**config["mixture"], dtype=torch.float32)
     sizes, seed = config["sizes"], config["seed"]

@@ -39,15 +39,7 @@ def mean_pooling_head(mixture: ContextualMixture) -> Tensor:
     The mean token, read by :math:`w_\perp`, is :math:`y |w_\perp|^2 (\zeta - (1-\zeta)\delta_w)`.
     The head is :math:`w_\perp` with the sign of the bracket.
 
-    Returns
-    -------
-    Tensor, shape (d,)
-
-    Raises
-    ------
-    ValueError
-        If there are several deviations whose brackets differ in sign, or one bracket is zero:
-        then no sign serves.
+    Shape (d,).
     """
     share = mixture.sparsity
     brackets = [share - (1 - share) * delta_w for _, delta_w in mixture.deviations]
@@ -69,20 +61,7 @@ def prompt_weights(mixture: ContextualMixture, scale: float | None = None) -> tu
     With :math:`w = w_\perp` the score is :math:`y|w_\perp|^2[A - (1-A)\delta_w]`, and the bracket
     is positive when those odds exceed every :math:`\delta_w`.
 
-    Parameters
-    ----------
-    mixture : ContextualMixture
-    scale : float, optional
-        κ. By default it makes the odds at least ``e²`` times what is needed.
-
-    Returns
-    -------
-    w, q : Tensor, each of shape (d,)
-
-    Raises
-    ------
-    ValueError
-        If the scale is not finite, or not given for a mixture with noise.
+    Shape (d,).
     """
     power = float(mixture.context_only @ mixture.context_only)
     if scale is None:
@@ -100,16 +79,7 @@ def self_attention_weights(mixture: ContextualMixture, c: float) -> tuple[Tensor
     :math:`\langle u, a_y\rangle = y|w_\perp|^2`. On (0, 0) and (Δ, Δ) these weights are perfect
     when :math:`g_\Delta(c) > 0`; see :func:`best_gain_argument`.
 
-    Parameters
-    ----------
-    mixture : ContextualMixture
-    c : float
-        The logit of a relevant query on a relevant key.
-
-    Returns
-    -------
-    u : Tensor, shape (d,)
-    A : Tensor, shape (d, d)
+    Shape (d,).
     """
     if not math.isfinite(c):
         raise ValueError(f"c must be finite, got {c}")
@@ -128,15 +98,7 @@ def linear_attention_weights(mixture: ContextualMixture, ratio: float) -> tuple[
     to :math:`h_y + \lambda h_{-y}` at (Δ, -Δ), with :math:`\lambda = \Delta^2(1-\zeta)/\zeta`.
     Every case is right for t = 1 and λ < 1; all but one for 0 < t and λt < 1.
 
-    Parameters
-    ----------
-    mixture : ContextualMixture
-    ratio : float
-        ``t`` > 0.
-
-    Returns
-    -------
-    w, q : Tensor, each of shape (d,)
+    Shape (d,).
     """
     if not 0 < ratio < math.inf:
         raise ValueError(f"ratio must be positive and finite, got {ratio}")
@@ -147,13 +109,7 @@ def linear_attention_weights(mixture: ContextualMixture, ratio: float) -> tuple[
 
 
 def best_gain_argument(deviation: float, sparsity: float) -> float:
-    r"""A finite ``c`` at which :func:`aligned_gain` is within a grid step of its supremum.
-
-    Parameters
-    ----------
-    deviation, sparsity : float
-        Δ >= 0 and ζ in (0, 1).
-    """
+    r"""A finite ``c`` at which :func:`aligned_gain` is within a grid step of its supremum."""
     grid = torch.linspace(-12.0, 12.0, 24001, dtype=torch.float64).sinh() / (1 + deviation)
     return float(grid[aligned_gain(grid, deviation, sparsity).argmax()])
 

@@ -17,6 +17,7 @@ chance, see :func:`escaping_heads`.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from itertools import combinations
 from math import comb
 from typing import NamedTuple
@@ -25,32 +26,31 @@ import torch
 from torch import Tensor
 
 from promptlib.checks import check_public, whole_number
-from promptlib.prompt_attention.expressivity import aligned_reading
+from promptlib.prompt_attention.expressivity import aligned_reading, self_attention_threshold
 
 __all__ = [
     "PositionalScores",
+    "escape_errors",
     "escaping_accuracy",
     "escaping_heads",
     "positional_accuracy",
     "positional_scores",
     "search_worst_case",
     "worst_case",
+    "worst_cases",
 ]
+
+SIZES = [(3, 1), (5, 2), (7, 5), (11, 3)]
+"""Tokens and relevant tokens of the bags that a head for each position is tried on."""
+STARTS, STEPS = 128, 150
+"""Of that search."""
 
 
 class PositionalScores(NamedTuple):
-    """The scores of one label at the two deviations.
+    """The scores of one label at the two deviations."""
 
-    Attributes
-    ----------
-    core : Tensor
-        At δ = (0, 0).
-    strayed : Tensor
-        At δ = (Δ, Δ).
-    """
-
-    core: Tensor
-    strayed: Tensor
+    core: Tensor  # At δ = (0, 0)
+    strayed: Tensor  # At δ = (Δ, Δ)
 
 
 def positional_scores(
@@ -58,16 +58,7 @@ def positional_scores(
 ) -> PositionalScores:
     r"""Scores of aligned bags from the sum of the readouts over the relevant set.
 
-    Parameters
-    ----------
-    readouts : Tensor, shape (..., T)
-        :math:`b_t = \langle u_t, a_y\rangle`.
-    chosen : Tensor, broadcasts against (...)
-        :math:`S_R`, their sum over the relevant positions.
-    c : Tensor, shape (...)
-        :math:`a_y^\top A a_y`.
-    deviation, sparsity : float
-        Δ >= 0 and ζ in (0, 1).
+    Shapes: readouts (..., T), c (...).
     """
     total, count = readouts.sum(dim=-1), readouts.shape[-1]
     scores = []
@@ -81,19 +72,7 @@ def positional_scores(
 def worst_case(readouts: Tensor, c: Tensor, deviation: float, relevant_tokens: int) -> Tensor:
     r"""The smaller score of the two deviations, after an adversary chose ``R`` for each.
 
-    Parameters
-    ----------
-    readouts : Tensor, shape (..., T)
-    c : Tensor, shape (...)
-    deviation : float
-        Δ >= 0.
-    relevant_tokens : int
-        ``m``, between 1 and T - 1.
-
-    Returns
-    -------
-    Tensor, shape (...)
-        Positive if and only if the label is right for both deviations and every ``R``.
+    Shapes: readouts (..., T), c (...) -> (...).
     """
     count = readouts.shape[-1]
     if not 1 <= relevant_tokens < count:
@@ -119,18 +98,7 @@ def search_worst_case(
     steps: int,
     generator: torch.Generator,
 ) -> float:
-    """The best worst case that Adam finds over heads and ``c``, relative to the largest readout.
-
-    Parameters
-    ----------
-    deviation : float
-        Δ >= 0.
-    tokens, relevant_tokens : int
-        ``T`` and ``m``.
-    restarts, steps : int
-        Random starts, and steps of Adam from each.
-    generator : torch.Generator
-    """
+    """The best worst case that Adam finds over heads and ``c``, relative to the largest readout."""
     # Half of the starts are heads that nearly agree, where a shared head would live.
     spread = torch.logspace(-3, 0, restarts, dtype=torch.float64)[:, None]
     readouts = (1 + 3 * spread * _normal(generator, restarts, tokens)).requires_grad_()
@@ -160,12 +128,7 @@ def positional_accuracy(
 ) -> float:
     """The exact accuracy of one label when ``R`` is uniform, by going through every ``R``.
 
-    Parameters
-    ----------
-    readouts : Tensor, shape (T,)
-    c, deviation : float
-    relevant_tokens : int
-        ``m``; there are T choose m sets.
+    Shapes: readouts (T,).
     """
     count = readouts.shape[-1]
     sets = torch.tensor(list(combinations(range(count), relevant_tokens)))
@@ -184,16 +147,7 @@ def escaping_heads(tokens: int, raised: int) -> Tensor:
     both scores are a positive factor times :math:`S_R`. With ``j`` relevant tokens among the first
     ``k`` that is :math:`jT - km`, so the scores are right exactly when :math:`j > k\zeta`.
 
-    Parameters
-    ----------
-    tokens : int
-        ``T``, at least 2.
-    raised : int
-        ``k``, from 1 to ``T - 1``.
-
-    Returns
-    -------
-    Tensor, shape (T,)
+    Shape (T,).
     """
     whole_number("tokens", tokens, at_least=2)
     whole_number("raised", raised, at_least=1, at_most=tokens - 1)
@@ -207,20 +161,6 @@ def escaping_accuracy(tokens: int, relevant_tokens: int, raised: int) -> float:
 
     The probability that a hypergeometric variable, relevant tokens among the first ``k``, is above
     :math:`k\zeta`: it is :math:`\zeta` for ``k = 1`` and :math:`1-\zeta` for ``k = T - 1``.
-
-    Parameters
-    ----------
-    tokens : int
-        ``T``, at least 2.
-    relevant_tokens : int
-        ``m``, from 1 to ``T``.
-    raised : int
-        ``k``, from 1 to ``T - 1``.
-
-    Returns
-    -------
-    float
-        In [0, 1].
     """
     whole_number("tokens", tokens, at_least=2)
     whole_number("relevant_tokens", relevant_tokens, at_least=1, at_most=tokens)
@@ -231,6 +171,44 @@ def escaping_accuracy(tokens: int, relevant_tokens: int, raised: int) -> float:
         if found * tokens > raised * relevant_tokens
     )
     return right / comb(tokens, relevant_tokens)
+
+
+def worst_cases(
+    seed: int,
+    restarts: int = STARTS,
+    steps: int = STEPS,
+    search: Callable[..., float] = search_worst_case,
+    excess: float = 1.01,
+) -> list[float]:
+    """Remark to c: one head for each position, against an adversary who places the tokens."""
+    generator = torch.Generator().manual_seed(seed)
+    values = [
+        search(
+            excess * self_attention_threshold(chosen / count),
+            count,
+            chosen,
+            restarts=restarts,
+            steps=steps,
+            generator=generator,
+        )
+        for count, chosen in SIZES
+    ]
+    return values
+
+
+def escape_errors(
+    heads: Callable[[int, int], Tensor] = escaping_heads,
+    accuracy: Callable[..., float] = positional_accuracy,
+) -> list[float]:
+    """Remark to c, its limit: with a random relevant set a head for each position does help."""
+    errors = [
+        accuracy(heads(count, raised), c, size, chosen) - escaping_accuracy(count, chosen, raised)
+        for count, chosen in ((3, 1), (5, 2), (7, 3), (7, 5), (11, 3))
+        for raised in range(1, count)
+        for c in (0.01, 1.0)
+        for size in (0.5, 500.0)
+    ]
+    return errors
 
 
 check_public(__name__)

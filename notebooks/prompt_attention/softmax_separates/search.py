@@ -29,21 +29,12 @@ _SHARPNESS = (0.0, 7.0)
 
 @dataclass(frozen=True)
 class SearchResult:
-    """The best that was found in each cell.
+    """The best that was found in each cell."""
 
-    Attributes
-    ----------
-    accuracy : Tensor, shape (cells,)
-        The best exact accuracy.
-    weights : dict of Tensor
-        Weights that reach it, each of shape (cells, ...), in the plane's coordinates.
-    trials : int
-        Weights scored in each cell.
-    """
-
-    accuracy: Tensor
+    accuracy: Tensor  # (cells,): the best exact accuracy
+    # Weights that reach it, each of shape (cells, ...), in the plane's coordinates
     weights: dict[str, Tensor]
-    trials: int
+    trials: int  # Weights scored in each cell
 
 
 def search_accuracy(
@@ -55,30 +46,7 @@ def search_accuracy(
     generator: torch.Generator,
     learning_rate: float = 0.1,
 ) -> SearchResult:
-    """Search for the most accurate weights of a model in every cell of a population.
-
-    Parameters
-    ----------
-    model : PlaneModel
-    population : Population
-        With one leading dimension, the cells; see :meth:`Population.stack`.
-    restarts : int
-        Random weights in each cell, at least 1.
-    steps : int
-        Steps of Adam from each of them, at least 0.
-    generator : torch.Generator
-    learning_rate : float
-        Of Adam, relative to the initial size of each weight.
-
-    Returns
-    -------
-    SearchResult
-
-    Raises
-    ------
-    ValueError
-        If there are no cells, no restarts, or a negative number of steps.
-    """
+    """Search for the most accurate weights of a model in every cell of a population."""
     if population.sparsity.dim() != 1:
         raise ValueError(
             f"the population needs one dimension of cells, got {tuple(population.sparsity.shape)}; "
@@ -131,25 +99,7 @@ def search_mixtures(
     batch: int = 128,
     label: str = "searching",
 ) -> SearchResult:
-    """Search in every mixture of a list, a batch of cells at a time, with a progress bar.
-
-    Parameters
-    ----------
-    model : PlaneModel
-    mixtures : sequence of ContextualMixture
-        Without noise, with equally many deviations.
-    restarts, steps, generator
-        As for :func:`search_accuracy`.
-    batch : int
-        Cells that move together; memory grows with ``batch * restarts``.
-    label : str
-        Of the progress bar.
-
-    Returns
-    -------
-    SearchResult
-        In the order of the mixtures.
-    """
+    """Search in every mixture of a list, a batch of cells at a time, with a progress bar."""
     starts: Iterable[int] = range(0, len(mixtures), batch)
     parts = [
         search_accuracy(

@@ -32,7 +32,14 @@ from promptlib.prompt_attention.population import (
     mirrored,
 )
 
-__all__ = ["CHALLENGES", "Challenge", "MapOfModel", "constructed_accuracy", "map_model"]
+__all__ = [
+    "CHALLENGES",
+    "Challenge",
+    "MapOfModel",
+    "constructed_accuracy",
+    "map_model",
+    "map_sides",
+]
 
 _GRAIN = 1000
 """Tokens of the mixtures on the map: ζ is rounded to a thousandth. The search does not see T."""
@@ -40,24 +47,13 @@ _GRAIN = 1000
 
 @dataclass(frozen=True)
 class Challenge:
-    """The deviations that a model is tried on, and what is proved about it there.
+    """The deviations that a model is tried on, and what is proved about it there."""
 
-    Attributes
-    ----------
-    model : str
-        A key of `population.PLANE_MODELS`.
-    deviations : callable
-        Δ -> the values of (δq, δw).
-    threshold : callable or None
-        ζ -> the Δ from which on `ceiling` holds; None if the model never fails.
-    ceiling : float
-        The largest accuracy possible at the threshold and beyond.
-    """
-
-    model: str
-    deviations: Callable[[float], tuple[tuple[float, float], ...]]
+    model: str  # A key of `population.PLANE_MODELS`
+    deviations: Callable[[float], tuple[tuple[float, float], ...]]  # Δ -> the values of (δq, δw)
+    # ζ -> the Δ from which on `ceiling` holds; None if the model never fails
     threshold: Callable[[float], float] | None
-    ceiling: float
+    ceiling: float  # The largest accuracy possible at the threshold and beyond
 
     def limit(self, sparsity: float, deviation: float) -> float:
         """The best accuracy that any weights have in a cell."""
@@ -85,42 +81,20 @@ CHALLENGES: Mapping[str, Challenge] = {
 
 @dataclass(frozen=True)
 class MapOfModel:
-    """What search found for one model, beside what is proved.
+    """What search found for one model, beside what is proved."""
 
-    Attributes
-    ----------
-    sparsities : Tensor, shape (k,)
-    deviations : Tensor, shape (k,)
-    found : Tensor, shape (k, k)
-        Best accuracy, one row for each deviation.
-    limits : Tensor, shape (k, k)
-        The best accuracy possible, by the theorems.
-    closeness : Tensor, shape (k, k)
-        Δ over the threshold; zero where there is none.
-    trials : int
-        Weights scored in each cell.
-    """
-
-    sparsities: Tensor
-    deviations: Tensor
-    found: Tensor
-    limits: Tensor
-    closeness: Tensor
-    trials: int
+    sparsities: Tensor  # (k,)
+    deviations: Tensor  # (k,)
+    found: Tensor  # (k, k): best accuracy, one row for each deviation
+    limits: Tensor  # (k, k): the best accuracy possible, by the theorems
+    closeness: Tensor  # (k, k): Δ over the threshold; zero where there is none
+    trials: int  # Weights scored in each cell
 
 
 def map_cells(
     challenge: Challenge, resolution: int
 ) -> tuple[Tensor, Tensor, list[ContextualMixture]]:
-    """The axes of the map, and its mixtures row by row.
-
-    Parameters
-    ----------
-    challenge : Challenge
-    resolution : int
-        Cells along each axis, at least 2: ζ evenly in [0.08, 0.92], Δ in [0.23, 17] evenly on a
-        logarithmic axis.
-    """
+    """The axes of the map, and its mixtures row by row."""
     if resolution < 2:
         raise ValueError(f"resolution must be at least 2, got {resolution}")
     counts = torch.linspace(0.08, 0.92, resolution, dtype=torch.float64).mul(_GRAIN).round()
@@ -143,21 +117,7 @@ def map_model(
     seed: int,
     model: PlaneModel | None = None,
 ) -> MapOfModel:
-    """Search every cell of the map for one model.
-
-    Parameters
-    ----------
-    challenge : Challenge
-        Usually one of :data:`CHALLENGES`.
-    resolution : int
-        Cells along each axis.
-    restarts, steps : int
-        Of the search; see `search.search_accuracy`.
-    seed : int
-        Of the generator of random weights.
-    model : PlaneModel, optional
-        Searched instead of the challenge's own.
-    """
+    """Search every cell of the map for one model."""
     sparsities, deviations, mixtures = map_cells(challenge, resolution)
     result = search_mixtures(
         PLANE_MODELS[challenge.model] if model is None else model,
@@ -184,24 +144,35 @@ def map_model(
     )
 
 
+def map_sides(
+    maps: Mapping[str, MapOfModel], margin: float = 0.03, reach: float = 15.0
+) -> tuple[Tensor, Tensor, int]:
+    """Accuracies and shortfalls, their limits, and the weights tried in each cell.
+
+    Search never exceeds a ceiling, and reaches each in the cells whose Δ is neither closer to the
+    threshold than `margin`, relatively, nor beyond `reach` times it.
+    """
+    found, limits, missing = [], [], []
+    for part in maps.values():
+        found.append(part.found.reshape(-1))
+        limits.append(part.limits.reshape(-1))
+        clear = ((part.closeness - 1).abs() > margin) & (part.closeness < reach)
+        missing.append((part.limits - part.found)[clear])
+    shortfall = torch.cat(missing)
+    trials = max(part.trials for part in maps.values())
+    return (
+        torch.cat((*found, shortfall)),
+        torch.cat((*limits, torch.zeros_like(shortfall))),
+        trials,
+    )
+
+
 def constructed_accuracy(
     resolution: int, n: int, seed: int, model: Callable[..., Tensor] = prompt_attention
 ) -> Tensor:
     """The accuracy of the constructed prompt on bags that are drawn in every cell of the map.
 
-    Parameters
-    ----------
-    resolution : int
-        Cells along each axis.
-    n : int
-        Bags drawn in each cell, each with 1000 tokens and a relevant set of its own.
-    seed : int
-    model : callable
-        ``model(tokens, w, q) -> scores``.
-
-    Returns
-    -------
-    Tensor, shape (resolution, resolution)
+    Shape (resolution, resolution).
     """
     generator = torch.Generator().manual_seed(seed)
     _, _, mixtures = map_cells(CHALLENGES["prompt-attention"], resolution)

@@ -3,7 +3,8 @@
 import pytest
 import torch
 
-from notebooks.prompt_attention.contextual_mixture.claims import bag_statistics
+from notebooks.prompt_attention.contextual_mixture.claims import ROWS, signed_moments
+from promptlib import claims
 from promptlib.prompt_attention import bag_moments
 from promptlib.prompt_attention.instances import POINTS
 from promptlib.prompt_attention.mixture import ContextualMixture
@@ -78,14 +79,18 @@ def test_head_of_another_width_is_refused():
 
 @pytest.mark.claim("prompt-attention/bag-statistics")
 def test_claim_holds_and_fails_when_the_irrelevant_share_is_forgotten():
-    assert bag_statistics(0, 4000).verdict == "holds"
+    def verdict(*arguments, **options):
+        measured = {"bag-statistics": signed_moments(*arguments, **options)}
+        return claims.check_each("prompt-attention/", ROWS, measured)["bag-statistics"].verdict
+
+    assert verdict(0, 4000) == "holds"
 
     def without_deviations(mixture):
         return mixture.sparsity * mixture.signal
 
-    assert bag_statistics(0, 4000, mean=without_deviations).verdict == "fails"
+    assert verdict(0, 4000, mean=without_deviations) == "fails"
 
     def one_sided(mixture):
         return 2 * torch.tril(bag_moments.signed_covariance(mixture))
 
-    assert bag_statistics(0, 4000, covariance=one_sided).verdict == "fails"
+    assert verdict(0, 4000, covariance=one_sided) == "fails"

@@ -5,12 +5,17 @@ import math
 import pytest
 import torch
 
-from notebooks.prompt_attention import first_gradient as chapter
-from notebooks.prompt_attention.first_gradient import step_orders
-from notebooks.prompt_attention.first_gradient.claims_steps import mean_gradient
-from promptlib.prompt_attention import bag_moments, descent, mass, models
+from notebooks.prompt_attention.first_gradient import claims as chapter
+from notebooks.prompt_attention.first_gradient import long_steps, measured_steps, step_orders
+from notebooks.prompt_attention.first_gradient.measured_steps import mean_gradient
+from promptlib import claims
+from promptlib.prompt_attention import bag_moments, descent, mass, models, sampled_descent
 from promptlib.prompt_attention.instances import POINTS
 from promptlib.prompt_attention.mixture import ContextualMixture
+
+
+def verdict(name, measured):
+    return claims.check_each("prompt-attention/", chapter.ROWS, {name: measured})[name].verdict
 
 
 def generator(seed=0):
@@ -22,7 +27,7 @@ def test_gradients_against_autograd(loss):
     bags = POINTS[3].sample(11, generator())
     w = torch.randn(3, 5, generator=generator(1), dtype=torch.float64)
     q = torch.randn(3, 5, generator=generator(2), dtype=torch.float64)
-    grad_w, grad_q = descent.gradients(bags.tokens, bags.labels, w, q, loss)
+    grad_w, grad_q = sampled_descent.gradients(bags.tokens, bags.labels, w, q, loss)
     for row in range(3):
         head, prompt = w[row].clone().requires_grad_(), q[row].clone().requires_grad_()
         scores = models.prompt_attention(bags.tokens, head, prompt)
@@ -84,7 +89,7 @@ def test_small_steps_of_an_oblique_core_model_have_the_stated_cosine():
 
 def test_three_steps_approach_the_population():
     mixture = POINTS[0]
-    run = descent.three_step_descent(mixture, 60_000, 0.9, 5.0, generator(3))
+    run = sampled_descent.three_step_descent(mixture, 60_000, 0.9, 5.0, generator(3))
     w1, q1 = descent.population_descent(mixture, 0.9, 5.0)
     w2 = descent.population_head(mixture, q1, 0.9)
     for measured, expected in zip(run, (w1, q1, w2), strict=True):
@@ -94,8 +99,8 @@ def test_three_steps_approach_the_population():
 def test_step_sizes_broadcast_over_the_same_bags():
     mixture = POINTS[1]
     etas, gammas = torch.tensor([[0.5], [1.0]]), torch.tensor([1.0, 2.0, 3.0])
-    together = descent.three_step_descent(mixture, 50, etas, gammas, generator(7))
-    alone = descent.three_step_descent(mixture, 50, 1.0, 3.0, generator(7))
+    together = sampled_descent.three_step_descent(mixture, 50, etas, gammas, generator(7))
+    alone = sampled_descent.three_step_descent(mixture, 50, 1.0, 3.0, generator(7))
     assert together.w2.shape == (2, 3, 5)
     for many, one in zip(together, alone, strict=True):
         torch.testing.assert_close(many[1, 2], one)
@@ -104,10 +109,12 @@ def test_step_sizes_broadcast_over_the_same_bags():
 def test_memory_limit_splits_the_bags_and_keeps_their_number():
     mixture = ContextualMixture(7, 6, 0.5)
     size = 7 * 6 * 8
-    parts = [len(bags.labels) for bags in descent.batches(mixture, 11, generator(), 4 * size)]
+    parts = [
+        len(bags.labels) for bags in sampled_descent.batches(mixture, 11, generator(), 4 * size)
+    ]
     assert parts == [4, 4, 3]
     with pytest.raises(ValueError, match="more than memory_limit=100"):
-        list(descent.batches(mixture, 11, generator(), 100))
+        list(sampled_descent.batches(mixture, 11, generator(), 100))
 
 
 def test_batched_steps_are_the_average_over_all_bags():
@@ -116,17 +123,17 @@ def test_batched_steps_are_the_average_over_all_bags():
     limit = 3 * mixture.tokens * mixture.dim * 8
     source = generator(4)
     state = source.get_state()
-    parts = list(descent.batches(mixture, 10, source, limit))
+    parts = list(sampled_descent.batches(mixture, 10, source, limit))
     tokens = torch.cat([part.tokens for part in parts])
     labels = torch.cat([part.labels for part in parts])
     source.set_state(state)
-    run = descent.three_step_descent(mixture, 10, 0.7, 1.0, source, memory_limit=limit)
+    run = sampled_descent.three_step_descent(mixture, 10, 0.7, 1.0, source, memory_limit=limit)
     torch.testing.assert_close(run.w1, 0.7 * labels @ tokens.mean(1) / 10)
 
 
 def test_the_schedule_of_result_a2_is_the_three_steps():
     mixture = POINTS[3]
-    run = descent.three_step_descent(mixture, 40, 0.6, 2.0, generator(9), loss="logistic")
+    run = sampled_descent.three_step_descent(mixture, 40, 0.6, 2.0, generator(9), loss="logistic")
     w, q = step_orders.run_schedule(
         mixture, ("head", "prompt", "head afresh"), 40, 0.6, 2.0, generator(9), loss="logistic"
     )
@@ -181,12 +188,12 @@ def test_without_noise_and_prompt_the_head_is_the_first_head():
 
 
 def test_critical_step_is_where_the_prompt_vanishes():
-    limit = descent.critical_step(0.3, 1.5, 0.7, 20)
+    limit = long_steps.critical_step(0.3, 1.5, 0.7, 20)
     along, _ = descent.first_prompt_coefficients(
         eta=limit, sparsity=0.3, tokens=20, signal_norm=1.5, noise_std=0.7
     )
     assert abs(float(along)) < 1e-15
-    assert math.isinf(float(descent.critical_step(0.1, 1.0, 2.0, 10)))
+    assert math.isinf(float(long_steps.critical_step(0.1, 1.0, 2.0, 10)))
 
 
 def test_logistic_coefficient_tends_to_half_the_squared_one_for_small_steps():
@@ -195,7 +202,7 @@ def test_logistic_coefficient_tends_to_half_the_squared_one_for_small_steps():
     squared, _ = descent.first_prompt_coefficients(
         eta=eta / 2, sparsity=0.3, tokens=20, context_norm=1.2, signal_norm=0.8, noise_std=0.7
     )
-    assert float(descent.logistic_prompt_coefficient(mixture, eta)) == pytest.approx(
+    assert float(long_steps.logistic_prompt_coefficient(mixture, eta)) == pytest.approx(
         float(squared) / 2, rel=1e-5
     )
 
@@ -221,18 +228,18 @@ def test_coefficients_refuse(arguments, message):
 
 def test_other_refusals():
     with pytest.raises(ValueError, match=r"needs cosine=0, got 0\.5"):
-        descent.logistic_prompt_coefficient(POINTS[2], 1.0)
+        long_steps.logistic_prompt_coefficient(POINTS[2], 1.0)
     with pytest.raises(ValueError, match="loss must be one of 'squared', 'logistic'; got 'hinge'"):
-        descent.three_step_descent(POINTS[0], 5, 1.0, 1.0, generator(), loss="hinge")
+        sampled_descent.three_step_descent(POINTS[0], 5, 1.0, 1.0, generator(), loss="hinge")
     with pytest.raises(ValueError, match="n must be an integer of at least 1, got 0"):
-        descent.three_step_descent(POINTS[0], 0, 1.0, 1.0, generator())
+        sampled_descent.three_step_descent(POINTS[0], 0, 1.0, 1.0, generator())
     with pytest.raises(ValueError, match="moves must be some of"):
         step_orders.run_schedule(POINTS[0], ("leap",), 5, 1.0, 1.0, generator())
 
 
 @pytest.mark.claim("prompt-attention/first-steps")
 def test_first_steps_claim():
-    assert chapter.first_steps(0, 60_000).verdict == "holds"
+    assert verdict("first-steps", measured_steps.steps_beside_gradients(0, 60_000)) == "holds"
 
     def without_the_noise_term(mixture, eta, gamma):
         quiet = ContextualMixture(
@@ -241,48 +248,54 @@ def test_first_steps_claim():
         )  # fmt: skip
         return descent.population_descent(quiet, eta, gamma)
 
-    assert chapter.first_steps(0, 60_000, population=without_the_noise_term).verdict == "fails"
+    measured = measured_steps.steps_beside_gradients(0, 60_000, population=without_the_noise_term)
+    assert verdict("first-steps", measured) == "fails"
 
     def pooled(mixture, q, eta):
         return descent.population_head(mixture, 0 * q, eta)
 
-    assert chapter.first_steps(0, 10_000, head=pooled).verdict == "fails"
+    measured = measured_steps.steps_beside_gradients(0, 10_000, head=pooled)
+    assert verdict("first-steps", measured) == "fails"
 
 
 @pytest.mark.claim("prompt-attention/first-prompt-closed-form")
 def test_closed_form_claim():
-    assert chapter.closed_form(0).verdict == "holds"
+    assert verdict("first-prompt-closed-form", measured_steps.closed_form_errors(0)) == "holds"
 
     def orthogonal_only(mixture, eta, gamma):
         w1, q1 = descent.population_descent(mixture, eta, gamma)
         return w1, (q1 @ mixture.context_only) * mixture.context
 
-    assert chapter.closed_form(0, population=orthogonal_only).verdict == "fails"
+    measured = measured_steps.closed_form_errors(0, population=orthogonal_only)
+    assert verdict("first-prompt-closed-form", measured) == "fails"
 
 
 @pytest.mark.claim("prompt-attention/head-step-too-long")
 def test_step_too_long_claim():
-    assert chapter.step_too_long(0, 5000).verdict == "holds"
+    measured = measured_steps.gradients_around_critical_step(0, 5000)
+    assert verdict("head-step-too-long", measured) == "holds"
 
     def twice(*parameters):
-        return 2 * descent.critical_step(*parameters)
+        return 2 * long_steps.critical_step(*parameters)
 
-    assert chapter.step_too_long(0, 5000, critical=twice).verdict == "fails"
+    measured = measured_steps.gradients_around_critical_step(0, 5000, critical=twice)
+    assert verdict("head-step-too-long", measured) == "fails"
 
 
 @pytest.mark.claim("prompt-attention/logistic-first-prompt")
 def test_logistic_claim():
-    assert chapter.logistic_prompt(1, 20_000).verdict == "holds"
+    assert verdict("logistic-first-prompt", measured_steps.logistic_prompts(1, 20_000)) == "holds"
 
     def half_of_squared(mixture, eta):
         return descent.population_descent(mixture, eta / 2, 0.5)[1].norm() / mixture.context_norm
 
-    assert chapter.logistic_prompt(1, 20_000, coefficient=half_of_squared).verdict == "fails"
+    measured = measured_steps.logistic_prompts(1, 20_000, coefficient=half_of_squared)
+    assert verdict("logistic-first-prompt", measured) == "fails"
 
 
 @pytest.mark.claim("prompt-attention/logistic-sign")
 def test_logistic_sign_claim():
-    assert chapter.logistic_sign(0, 10_000).verdict == "holds"
+    assert verdict("logistic-sign", measured_steps.logistic_signs(0, 10_000)) == "holds"
 
     def squared(mixture, eta, samples, source):
         # Under squared loss the same head steps are beyond the critical one.
@@ -290,7 +303,8 @@ def test_logistic_sign_claim():
         mean, error = mean_gradient(mixture, head, torch.zeros_like(head), samples, source)
         return float(mean[1, 0]), float(error[1, 0])
 
-    assert chapter.logistic_sign(0, 10_000, gradient=squared).verdict == "fails"
+    measured = measured_steps.logistic_signs(0, 10_000, gradient=squared)
+    assert verdict("logistic-sign", measured) == "fails"
 
 
 def test_population_head_uses_the_exact_mass():

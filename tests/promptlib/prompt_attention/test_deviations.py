@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from promptlib.prompt_attention.deviations import FALSE_ALARMS, largest_deviation
+from promptlib.prompt_attention.deviations import FALSE_ALARMS, Comparison, largest_deviation
 
 
 def test_one_comparison_is_the_two_sided_quantile():
@@ -30,3 +30,10 @@ def test_refusals():
         largest_deviation(0)
     with pytest.raises(ValueError, match="runs must be at least 2 for a standard error, got 1"):
         largest_deviation(3, 1)
+
+
+def test_a_comparison_joins_instances_of_any_shape():
+    met = Comparison.of([(torch.zeros(2, 2), torch.ones(2, 2), torch.ones(2, 2)), (1, 3.0, 0.5)], 9)
+    assert met.formula.dtype == torch.float64
+    assert met.deviations.tolist() == [1.0, 1.0, 1.0, 1.0, 4.0]
+    assert met.chance == largest_deviation(5, 9)

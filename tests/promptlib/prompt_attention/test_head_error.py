@@ -12,7 +12,6 @@ from notebooks.prompt_attention.price_of_the_head.concentrated_head import (
     concentrated_law,
     concentrated_least_squares_error,
     context_gain,
-    largest_mass_scale,
     signal_to_noise,
 )
 from notebooks.prompt_attention.price_of_the_head.head_limits import (
@@ -309,12 +308,11 @@ class TestLimitsAndClosedForms:
 
     def test_scales_and_gain(self):
         assert float(best_scale(0.5)) == 2.0
-        assert float(largest_mass_scale(0.5)) == 4.0
         assert float(context_gain(2.0, 1.0)) == pytest.approx(math.exp(2))
         numbers = {"sparsity": 0.1, "context_norm": 1.4, "signal_norm": 1.0, "noise_std": 0.8}
         none, best, sharp = (
             float(signal_to_noise(100, scale=scale, **numbers))
-            for scale in (0.0, best_scale(0.8), largest_mass_scale(0.8))
+            for scale in (0.0, best_scale(0.8), 1 / 0.64)
         )
         assert best**2 / none**2 == pytest.approx(float(context_gain(1.4, 0.8)))
         assert sharp == pytest.approx(none)

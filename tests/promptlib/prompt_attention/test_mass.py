@@ -5,9 +5,15 @@ import math
 import pytest
 import torch
 
-from notebooks.prompt_attention import first_gradient as chapter
+from notebooks.prompt_attention.first_gradient import claims as chapter
+from notebooks.prompt_attention.first_gradient import measured_mass
+from promptlib import claims
 from promptlib.prompt_attention import mass
 from promptlib.prompt_attention.mixture import ContextualMixture
+
+
+def verdict(name, measured):
+    return claims.check_each("prompt-attention/", chapter.ROWS, {name: measured})[name].verdict
 
 
 def test_no_prompt_spreads_attention_evenly():
@@ -131,58 +137,64 @@ def test_refusals(call, message):
 
 @pytest.mark.claim("prompt-attention/attention-mass-finite-tokens")
 def test_finite_tokens_claim():
-    assert chapter.finite_tokens(0, 5000).verdict == "holds"
+    measured = measured_mass.moments_beside_bags(0, 5000)
+    assert verdict("attention-mass-finite-tokens", measured) == "holds"
 
     def limit_only(tokens, share, gap, spread):
         limit = torch.sigmoid(torch.logit(torch.tensor(share)) + gap - spread**2 / 2)
         return limit, mass.attention_moments(tokens, share, gap, spread)[1]
 
-    assert chapter.finite_tokens(0, 5000, moments=limit_only).verdict == "fails"
+    measured = measured_mass.moments_beside_bags(0, 5000, moments=limit_only)
+    assert verdict("attention-mass-finite-tokens", measured) == "fails"
 
 
 @pytest.mark.claim("prompt-attention/attention-mass-floor")
 def test_floor_claim():
-    assert chapter.limit_is_a_floor(0, 20).verdict == "holds"
+    assert verdict("attention-mass-floor", measured_mass.floors(0, 20)) == "holds"
 
     def without_the_noise(share, norm, std, scale):
         return mass.limiting_mass(share, norm, 0.0, scale)
 
-    assert chapter.limit_is_a_floor(0, 20, limit=without_the_noise).verdict == "fails"
+    measured = measured_mass.floors(0, 20, limit=without_the_noise)
+    assert verdict("attention-mass-floor", measured) == "fails"
 
 
 @pytest.mark.claim("prompt-attention/attention-mass-excess")
 def test_excess_claim():
-    assert chapter.excess_over_the_limit(0).verdict == "holds"
+    assert verdict("attention-mass-excess", measured_mass.excesses(0)) == "holds"
 
     def nothing(share, norm, std, scale):
         return torch.zeros_like(scale)
 
     # As a floor zero would do; the mass must come down to it, too.
-    assert chapter.limit_is_a_floor(0, 20, limit=nothing).verdict == "holds"
-    assert chapter.excess_over_the_limit(0, limit=nothing).verdict == "fails"
+    assert verdict("attention-mass-floor", measured_mass.floors(0, 20, limit=nothing)) == "holds"
+    assert verdict("attention-mass-excess", measured_mass.excesses(0, limit=nothing)) == "fails"
 
     def a_little_low(*parameters):
         return 0.99 * mass.limiting_mass(*parameters)
 
-    assert chapter.excess_over_the_limit(0, limit=a_little_low).verdict == "fails"
+    measured = measured_mass.excesses(0, limit=a_little_low)
+    assert verdict("attention-mass-excess", measured) == "fails"
 
 
 @pytest.mark.claim("prompt-attention/attention-mass-best-scale")
 def test_best_scale_claim():
-    assert chapter.best_scale(0).verdict == "holds"
+    assert verdict("attention-mass-best-scale", measured_mass.masses_by_scale(0)) == "holds"
 
     def half(norm, std, away):
         scale, gain = mass.sharpest_scale(norm, std, away)
         return scale / 2, gain
 
-    assert chapter.best_scale(0, best=half).verdict == "fails"
+    measured = measured_mass.masses_by_scale(0, best=half)
+    assert verdict("attention-mass-best-scale", measured) == "fails"
 
 
 @pytest.mark.claim("prompt-attention/attention-mass-log-rule")
 def test_log_rule_claim():
-    assert chapter.log_rule(0).verdict == "holds"
+    assert verdict("attention-mass-log-rule", measured_mass.masses_by_context(0)) == "holds"
 
     def without_the_two(share, std, wanted):
         return mass.context_for_mass(share, std, wanted) / math.sqrt(2)
 
-    assert chapter.log_rule(0, needed=without_the_two).verdict == "fails"
+    measured = measured_mass.masses_by_context(0, needed=without_the_two)
+    assert verdict("attention-mass-log-rule", measured) == "fails"

@@ -5,7 +5,13 @@ import torch
 
 from notebooks.prompt_attention.contextual_mixture import claims as chapter
 from notebooks.prompt_attention.contextual_mixture import reach
+from promptlib import claims
 from promptlib.attention import attend
+
+
+def verdict(name, measure, **options):
+    measured = measure(0, **options)
+    return claims.check_each("prompt-attention/", chapter.ROWS, {name: measured})[name].verdict
 
 
 def normal(seed, *shape):
@@ -45,28 +51,28 @@ def test_refusals_name_the_shapes():
 
 @pytest.mark.claim("prompt-attention/readout-is-a-gradient")
 def test_readout_claim():
-    assert chapter.readout_is_a_gradient(0).verdict == "holds"
+    assert verdict("readout-is-a-gradient", chapter.readout_errors) == "holds"
 
     def unweighted(tokens, q):
         return tokens.mean(0)
 
-    assert chapter.readout_is_a_gradient(0, readout=unweighted).verdict == "fails"
+    assert verdict("readout-is-a-gradient", chapter.readout_errors, readout=unweighted) == "fails"
 
 
 @pytest.mark.claim("prompt-attention/prompts-as-keys")
 def test_prompts_as_keys_claim():
-    assert chapter.prompts_as_keys(0).verdict == "holds"
+    assert verdict("prompts-as-keys", chapter.errors_of_joined_rows) == "holds"
 
     def keys_only(queries, keys, values, prefix_keys, prefix_values):
         outputs, weights = attend(queries, keys, values, prefix_keys, 0 * prefix_values)
         return outputs, weights
 
-    assert chapter.prompts_as_keys(0, attention=keys_only).verdict == "fails"
+    assert verdict("prompts-as-keys", chapter.errors_of_joined_rows, attention=keys_only) == "fails"
 
 
 @pytest.mark.claim("prompt-attention/low-rank-reach")
 def test_low_rank_reach_claim():
-    assert chapter.low_rank_reach(0).verdict == "holds"
+    assert verdict("low-rank-reach", chapter.shares_reached) == "holds"
 
     def from_the_query_side(W_Q, W_K, query):
         # The range of W_Q W_Kᵀ times a fixed matrix: one direction too many.
@@ -75,4 +81,4 @@ def test_low_rank_reach_claim():
         cosine = (query @ basis).norm(dim=-1) / query.norm()
         return reach.Reach(query, query, cosine)
 
-    assert chapter.low_rank_reach(0, solve=from_the_query_side).verdict == "fails"
+    assert verdict("low-rank-reach", chapter.shares_reached, solve=from_the_query_side) == "fails"

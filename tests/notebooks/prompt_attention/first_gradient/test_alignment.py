@@ -5,12 +5,23 @@ import math
 import pytest
 import torch
 
-from notebooks.prompt_attention import first_gradient as chapter
-from notebooks.prompt_attention.first_gradient import alignment, imbalance
+from notebooks.prompt_attention.first_gradient import alignment, imbalance, measured_bags
+from notebooks.prompt_attention.first_gradient import claims as chapter
 from notebooks.prompt_attention.first_gradient.alignment_law import alignment_by_law
-from notebooks.prompt_attention.first_gradient.claims_bags import CONTEXT_NORM, SETTING, STEP, world
-from promptlib.prompt_attention.descent import gradients
+from notebooks.prompt_attention.first_gradient.measured_bags import (
+    CONTEXT_NORM,
+    SETTING,
+    STEP,
+    Exponents,
+    world,
+)
+from promptlib import claims
 from promptlib.prompt_attention.mixture import Bags, ContextualMixture
+from promptlib.prompt_attention.sampled_descent import gradients
+
+
+def verdict(name, measured):
+    return claims.check_each("prompt-attention/", chapter.ROWS, {name: measured})[name].verdict
 
 
 def generator(seed=0):
@@ -184,24 +195,26 @@ def test_the_law_refuses_what_it_does_not_describe():
 
 @pytest.mark.claim("prompt-attention/alignment-law")
 def test_law_claim():
-    assert chapter.law_of_two_steps(0, 100).verdict == "holds"
+    assert verdict("alignment-law", measured_bags.law_beside_bags(0, 100)) == "holds"
 
     def half_of_the_directions(mixture, n, eta, runs, source):
         return alignment_by_law(world(max(4, mixture.dim // 2)), n, eta, runs, source)
 
-    assert chapter.law_of_two_steps(0, 100, law=half_of_the_directions).verdict == "fails"
+    measured = measured_bags.law_beside_bags(0, 100, law=half_of_the_directions)
+    assert verdict("alignment-law", measured) == "fails"
 
 
 @pytest.mark.claim("prompt-attention/alignment-formula")
 def test_alignment_claim():
-    assert chapter.alignment_formula(0, 300, 50).verdict == "holds"
+    assert verdict("alignment-formula", measured_bags.formula_beside_law(0, 300, 50)) == "holds"
     # More runs do not refute a limit for being one: at this width it is off by about 2/d.
-    assert chapter.alignment_formula(0, 64, 600).verdict == "holds"
+    assert verdict("alignment-formula", measured_bags.formula_beside_law(0, 64, 600)) == "holds"
 
     def one_percent_off(alphas, **parameters):
         return 0.99 * alignment.prompt_alignment(alphas, **parameters)
 
-    assert chapter.alignment_formula(0, 1600, 100, prompt=one_percent_off).verdict == "fails"
+    measured = measured_bags.formula_beside_law(0, 1600, 100, prompt=one_percent_off)
+    assert verdict("alignment-formula", measured) == "fails"
 
     def noiseless_head(alphas, **parameters):
         # The head's own noise forgotten: as if the first step had seen every bag of the world.
@@ -209,7 +222,8 @@ def test_alignment_claim():
         v = 1e12 * (1 / many**2 - 1)
         return 1 / (1 + v / alphas).sqrt()
 
-    assert chapter.alignment_formula(0, 300, 50, prompt=noiseless_head).verdict == "fails"
+    measured = measured_bags.formula_beside_law(0, 300, 50, prompt=noiseless_head)
+    assert verdict("alignment-formula", measured) == "fails"
 
 
 @pytest.mark.claim("prompt-attention/samples-grow-linearly")
@@ -223,10 +237,12 @@ def test_growth_claims():
         jitter = 1 + 1e-3 * torch.rand(curve.shape, generator=generator())
         return alignment.Growth(dims, samples, curve.double() * jitter)
 
+    def judged(growth, target, blocks):
+        measured = Exponents.of(growth, target, blocks)
+        return claims.check("prompt-attention/", chapter.GROWTH, measured).values()
+
     def verdicts(growth):
-        upper, lower = (
-            claim(growth, 0.5, 4) for claim in (chapter.grows_no_faster, chapter.grows_no_slower)
-        )
+        upper, lower = judged(growth, 0.5, 4)
         return upper.verdict, lower.verdict, upper.replication
 
     assert verdicts(grown(1.0)) == ("supported", "supported", "reproduced")
@@ -243,47 +259,52 @@ def test_growth_claims():
         world, (20, 80), (0.5, 2.0, 8.0, 32.0, 128.0), STEP, 16, generator(), measure=wasteful
     )
     with pytest.raises(ValueError, match="must be crossed"):
-        chapter.grows_no_faster(broken, 0.9999, 2)
-    assert chapter.grows_no_faster(broken, 0.8, 4).verdict == "contradicted"
+        Exponents.of(broken, 0.9999, 2)
+    assert next(iter(judged(broken, 0.8, 4))).verdict == "contradicted"
 
 
 @pytest.mark.claim("prompt-attention/best-from-bag-means")
 def test_best_from_means_claim():
-    assert chapter.best_from_means(0, 100).verdict == "holds"
+    assert verdict("best-from-bag-means", measured_bags.estimators_beside_limit(0, 100)) == "holds"
 
     def too_low(dim, n, **parameters):
         return alignment.best_alignment_from_means(dim, max(1, n // 3), **parameters)
 
-    assert chapter.best_from_means(0, 100, limit=too_low).verdict == "fails"
+    measured = measured_bags.estimators_beside_limit(0, 100, limit=too_low)
+    assert verdict("best-from-bag-means", measured) == "fails"
 
 
 @pytest.mark.claim("prompt-attention/signed-average-is-best")
 def test_average_is_best_claim():
-    assert chapter.average_is_best(0, 1000).verdict == "holds"
+    assert verdict("signed-average-is-best", measured_bags.average_beside_limit(0, 1000)) == "holds"
     # The bound holds with a limit that says nothing; its sharpness does not.
-    assert chapter.best_from_means(0, 100, limit=lambda *_, **__: 1.0).verdict == "holds"
-    assert chapter.average_is_best(0, 1000, limit=lambda *_, **__: 1.0).verdict == "fails"
+    measured = measured_bags.estimators_beside_limit(0, 100, limit=lambda *_, **__: 1.0)
+    assert verdict("best-from-bag-means", measured) == "holds"
+    measured = measured_bags.average_beside_limit(0, 1000, limit=lambda *_, **__: 1.0)
+    assert verdict("signed-average-is-best", measured) == "fails"
 
 
 @pytest.mark.claim("prompt-attention/two-bags-suffice")
 def test_two_bags_claim():
-    assert chapter.two_bags_suffice(0).verdict == "holds"
+    assert verdict("two-bags-suffice", measured_bags.errors_from_two_bags(0)) == "holds"
 
     def averages(bags):
         positive, negative = bags.tokens.mean(1)
         return (positive + negative) / 2, (positive - negative) / 2
 
-    assert chapter.two_bags_suffice(0, estimate=averages).verdict == "fails"
+    measured = measured_bags.errors_from_two_bags(0, estimate=averages)
+    assert verdict("two-bags-suffice", measured) == "fails"
 
 
 @pytest.mark.claim("prompt-attention/labels-out-of-balance")
 def test_imbalance_claim():
-    assert chapter.labels_out_of_balance(0, 400).verdict == "holds"
+    assert verdict("labels-out-of-balance", measured_bags.shares_failed(0, 400)) == "holds"
 
     def wrong_power(n, norm_q, norm_w):
         return imbalance.imbalance_failure(n, norm_q**0.5, norm_w)
 
-    assert chapter.labels_out_of_balance(0, 400, formula=wrong_power).verdict == "fails"
+    measured = measured_bags.shares_failed(0, 400, formula=wrong_power)
+    assert verdict("labels-out-of-balance", measured) == "fails"
 
 
 def test_setting_and_world_agree():

@@ -3,8 +3,9 @@
 import pytest
 import torch
 
-from notebooks.prompt_attention import first_gradient as chapter
 from notebooks.prompt_attention.first_gradient import full_training
+from notebooks.prompt_attention.first_gradient.claims_training import ROWS
+from promptlib import claims
 from promptlib.prompt_attention.mixture import ContextualMixture
 
 EASY = ContextualMixture(4, 5, 0.4, 2.0, 1.5, 0.5, dtype=torch.float32)
@@ -42,40 +43,55 @@ def test_budgets_must_be_equal():
         full_training.Budget(100, 50, 400, 60, 30, (0.01,), (0.25,))
 
 
-def learned(errors=(1.0, 1.2, 0.9, 1.1), pooled=20.0):
-    """The control that training found the prompt."""
-    return chapter.training_attends(torch.tensor(errors), 900, pooled, 10_000)
+LEARNED = full_training.Trained(
+    prompt=torch.tensor([1.0, 1.2, 0.9, 1.1]),
+    rival=torch.tensor([5.0, 5.5, 4.8, 5.1]),
+    excess=torch.tensor([0.3, 0.9, 0.5]),
+    lead=torch.tensor([4.0, 3.0, 5.0]),
+    ratio=torch.tensor([2.0, 5.0, 3.0, 4.0]),
+    fewest=150,
+    most=900,
+    pooled=20.0,
+    test_bags=10_000,
+)
+"""Errors with which every claim is supported."""
 
 
-def rivals(errors=(5.0, 5.5, 4.8, 5.1), pooled=20.0):
-    """The control that a rival learned."""
-    return chapter.rivals_learn(torch.tensor(errors), 900, pooled, 10_000)
+def verdict(name, **changed):
+    tensors = {
+        key: value if key in ("pooled", "test_bags") else torch.as_tensor(value)
+        for key, value in changed.items()
+    }
+    measured = LEARNED._replace(**tensors)
+    return claims.check("prompt-attention/", ROWS, measured)[name].verdict
 
 
 @pytest.mark.claim("prompt-attention/training-finds-the-prompt")
 @pytest.mark.claim("prompt-attention/rivals-learn")
-@pytest.mark.parametrize("control", [learned, rivals])
-def test_controls(control):
-    assert control().verdict == "supported"
+@pytest.mark.parametrize(
+    ("name", "field"), [("training-finds-the-prompt", "prompt"), ("rivals-learn", "rival")]
+)
+def test_controls(name, field):
+    assert verdict(name) == "supported"
     # Weights that do not move guess.
     frozen = full_training.Budget(90, 50, 400, 2, 30, (1e-9,), (1.0,))
     rows = full_training.compare_seeds(
         EASY, frozen, range(10), ("prompt-attention", "linear prompt-attention", "mean pooling")
     ).errors
     guessed = (100 * rows).amin(1).tolist()
-    assert control(guessed, pooled=10.0).verdict == "contradicted"
-    assert control((19.0, 21.0, 20.5, 19.5)).verdict == "undecided"
+    assert verdict(name, **{field: guessed}, pooled=10.0) == "contradicted"
+    assert verdict(name, **{field: (19.0, 21.0, 20.5, 19.5)}) == "undecided"
 
 
 @pytest.mark.claim("prompt-attention/three-steps-reach-training")
 def test_reach_claim():
-    def reached(gaps, control):
-        return chapter.close_to_training(torch.tensor(gaps), 900, 10_000, control).verdict
+    def reached(**changed):
+        return verdict("three-steps-reach-training", **changed)
 
-    assert reached([0.3, 0.9, 0.5], learned()) == "supported"
-    assert reached([9.0, 12.0, 8.0], learned()) == "contradicted"
-    assert reached([1.5, 2.5, 2.0], learned()) == "undecided"
-    assert reached([0.3, 0.9, 0.5], learned((50.0, 49.0, 51.0, 50.0))) == "uninformative"
+    assert reached() == "supported"
+    assert reached(excess=[9.0, 12.0, 8.0]) == "contradicted"
+    assert reached(excess=[1.5, 2.5, 2.0]) == "undecided"
+    assert reached(prompt=(50.0, 49.0, 51.0, 50.0)) == "uninformative"
 
     def without_a_prompt(*arguments, **options):
         # The prompt's scales at zero: three steps of mean pooling.
@@ -91,35 +107,33 @@ def test_reach_claim():
         mine = without_a_prompt(hard, BUDGET, *bags, centred=True)
         right = full_training.three_steps(hard, BUDGET, *bags, centred=True)
         gaps.append(100 * (mine.error - right.error))
-    assert reached(gaps, learned()) == "contradicted"
+    assert reached(excess=gaps) == "contradicted"
 
 
 @pytest.mark.claim("prompt-attention/training-needs-fewer-bags")
 def test_fewer_bags_claim():
-    def verdict(ratios):
-        return chapter.training_uses_fewer_bags(torch.as_tensor(ratios), 150).verdict
-
-    assert verdict([2.0, 5.0, 3.0, 4.0]) == "supported"
-    assert verdict([0.8, 1.3, 5.0, 0.9]) == "undecided"
+    name = "training-needs-fewer-bags"
+    assert verdict(name) == "supported"
+    assert verdict(name, ratio=[0.8, 1.3, 5.0, 0.9]) == "undecided"
     # Training that does not move: it guesses, and three steps do better.
     frozen = full_training.Budget(90, 50, 400, 2, 30, (1e-9,), (1.0,))
     rows = full_training.compare_seeds(
         EASY, frozen, range(4), ("three steps, labels centred", "prompt-attention")
     ).errors.clamp_min(0.5 / 400)
-    assert verdict(rows[:, 0] / rows[:, 1]) == "contradicted"
+    assert verdict(name, ratio=rows[:, 0] / rows[:, 1]) == "contradicted"
 
 
 @pytest.mark.claim("prompt-attention/three-steps-beat-rivals")
 def test_rivals_claim():
-    def beaten(gaps, control):
-        return chapter.attention_beats_its_rivals(torch.as_tensor(gaps), 2400, 2000, control)
+    def beaten(**changed):
+        return verdict("three-steps-beat-rivals", test_bags=2000, **changed)
 
-    assert beaten([4.0, 3.0, 5.0], rivals()).verdict == "supported"
-    assert beaten([4.0, 3.0, 5.0], rivals((50.0, 49.0, 51.0))).verdict == "uninformative"
+    assert beaten() == "supported"
+    assert beaten(rival=(50.0, 49.0, 51.0)) == "uninformative"
     # A prompt of length zero: three steps of mean pooling, no better than a trained rival.
     world = ContextualMixture(6, 10, 0.3, 2.5, 1.0, 1.0, dtype=torch.float32)
     still = full_training.Budget(300, 100, 2000, 100, 60, (0.05,), (0.0,))
     rows = full_training.compare_seeds(
         world, still, range(4), ("three steps, labels centred", "linear prompt-attention")
     ).errors
-    assert beaten(100 * (rows[:, 1] - rows[:, 0]), rivals()).verdict == "contradicted"
+    assert beaten(lead=100 * (rows[:, 1] - rows[:, 0])) == "contradicted"

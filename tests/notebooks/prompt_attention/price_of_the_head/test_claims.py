@@ -7,6 +7,7 @@ import torch
 
 from notebooks.prompt_attention.price_of_the_head import head_limits
 from notebooks.prompt_attention.price_of_the_head import results as evidence
+from notebooks.prompt_attention.price_of_the_head.claims import ROWS
 from notebooks.prompt_attention.price_of_the_head.concentrated_head import signal_to_noise
 from notebooks.prompt_attention.price_of_the_head.head_simulation import (
     learned_heads,
@@ -16,43 +17,18 @@ from notebooks.prompt_attention.price_of_the_head.results import Setting
 from promptlib import claims
 from promptlib.prompt_attention import ridge_head
 from promptlib.prompt_attention.averaging_head import aligned_error
-from promptlib.prompt_attention.deviations import largest_deviation
 from promptlib.prompt_attention.feature_law import FeatureLaw, feature_law, feature_laws
 from promptlib.prompt_attention.head_price import head_error
 from promptlib.prompt_attention.mixture import ContextualMixture
 from promptlib.prompt_attention.ridge_head import ridge_error
-
-COMMON = {"source": "this book", "checks": "promptlib.prompt_attention.head_price.head_error"}
 
 
 def generator(seed=0):
     return torch.Generator().manual_seed(seed)
 
 
-def identity(errors, tolerance):
-    return claims.identity("wing/one", "s", errors=errors, tolerance=tolerance, **COMMON).verdict
-
-
-def estimate(comparison, width=None, runs=None):
-    allowed = {}
-    if width is not None:
-        allowed = {"allowance": 0.2 / (width - 1), "allowance_reason": "the finite width"}
-    return claims.estimate(
-        "wing/one",
-        "s",
-        formula=comparison.formula,
-        measured=comparison.measured,
-        standard_errors=comparison.standard_errors,
-        max_deviation=largest_deviation(comparison.formula.numel(), runs),
-        **allowed,
-        **COMMON,
-    ).verdict
-
-
-def bound(values, limits, tolerance=0.0):
-    return claims.bound(
-        "wing/one", "s", values=values, limits=limits, search="-", tolerance=tolerance, **COMMON
-    ).verdict
+def verdict(name, measured):
+    return claims.check_each("prompt-attention/", ROWS, {name: measured})[name].verdict
 
 
 SMALL = ContextualMixture(12, 10, 0.3, context_norm=1.3, signal_norm=0.6, noise_std=0.8)
@@ -70,9 +46,9 @@ def test_the_law_of_a_feature():
     def errors(**options):
         return evidence.attention_weight_errors(SMALL, 0.7, 50, generator(), **options)
 
-    assert identity(errors(), 1e-12) == "holds"
-    assert identity(errors(laws=without_normaliser), 1e-12) == "fails"
-    assert identity(errors(laws=other_scale), 1e-12) == "fails"
+    assert verdict("features-are-two-numbers", errors()) == "holds"
+    assert verdict("features-are-two-numbers", errors(laws=without_normaliser)) == "fails"
+    assert verdict("features-are-two-numbers", errors(laws=other_scale)) == "fails"
 
 
 BAG_SETTINGS = [
@@ -100,8 +76,8 @@ def test_averaging_on_bags():
             BAG_SETTINGS, [math.inf], 24, generator(), test_bags=300, formula=formula
         )
 
-    assert estimate(on_bags(head_error), 60, 24) == "holds"
-    assert estimate(on_bags(averaging_without_the_price), 60, 24) == "fails"
+    assert verdict("price-of-averaging", on_bags(head_error)) == "holds"
+    assert verdict("price-of-averaging", on_bags(averaging_without_the_price)) == "fails"
 
 
 @pytest.mark.claim("prompt-attention/price-of-ridge-on-bags")
@@ -111,9 +87,9 @@ def test_ridge_on_bags():
             BAG_SETTINGS, [0.0, 0.02], 24, generator(), test_bags=300, formula=formula
         )
 
-    assert estimate(on_bags(head_error), 60, 24) == "holds"
+    assert verdict("price-of-ridge-on-bags", on_bags(head_error)) == "holds"
     averaged = on_bags(lambda m, k, a, r: head_error(m, k, a, math.inf))
-    assert estimate(averaged, 60, 24) == "fails"
+    assert verdict("price-of-ridge-on-bags", averaged) == "fails"
 
 
 HARD = Setting(ContextualMixture(120, 100, 0.1, 2.0, 0.5, 1.0), 1.0, 238)
@@ -127,8 +103,8 @@ def test_ridge_on_features(wrong):
             [HARD], [0.0, 0.02, 0.2, math.inf], 60, generator(), formula=formula
         )
 
-    assert estimate(on_features(head_error), 120, 60) == "holds"
-    assert estimate(on_features(wrong), 120, 60) == "fails"
+    assert verdict("price-of-ridge", on_features(head_error)) == "holds"
+    assert verdict("price-of-ridge", on_features(wrong)) == "fails"
 
 
 LAWS = evidence.random_laws(20, 32, generator())
@@ -145,19 +121,28 @@ LAWS = evidence.random_laws(20, 32, generator())
     ],
 )
 def test_ridge_limits(limit, wrong):
-    right = evidence.ridge_limit_errors(LAWS)
-    assert identity(torch.cat([errors.flatten() for errors in right.values()]), 1e-7) == "holds"
-    assert identity(evidence.ridge_limit_errors(LAWS, error=wrong)[limit], 1e-7) == "fails"
+    assert verdict("ridge-limits", evidence.ridge_limit_errors(LAWS)) == "holds"
+    errors = {limit: evidence.ridge_limit_errors(LAWS, error=wrong)[limit]}
+    assert verdict("ridge-limits", errors) == "fails"
 
 
 @pytest.mark.claim("prompt-attention/concentrated-closed-forms")
 def test_closed_forms():
-    assert identity(evidence.closed_form_errors(200, generator()), 1e-10) == "holds"
+    assert (
+        verdict("concentrated-closed-forms", evidence.closed_form_errors(200, generator()))
+        == "holds"
+    )
 
     def inexact(law, alpha, ridge):
         return ridge_error(law, alpha, max(ridge, 1e-6))
 
-    assert identity(evidence.closed_form_errors(200, generator(), error=inexact), 1e-10) == "fails"
+    assert (
+        verdict(
+            "concentrated-closed-forms",
+            evidence.closed_form_errors(200, generator(), error=inexact),
+        )
+        == "fails"
+    )
 
 
 @pytest.mark.claim("prompt-attention/concentrated-closed-forms")
@@ -166,36 +151,50 @@ def test_closed_forms_notice_a_wrong_fixed_point(monkeypatch):
     monkeypatch.setattr(
         ridge_head, "effective_ridge", lambda noise, gamma, lam: right(noise, gamma, lam + 1e-3)
     )
-    assert identity(evidence.closed_form_errors(200, generator()), 1e-10) == "fails"
+    assert (
+        verdict("concentrated-closed-forms", evidence.closed_form_errors(200, generator()))
+        == "fails"
+    )
 
 
 @pytest.mark.claim("prompt-attention/informed-bound")
 def test_informed_bound():
     bounds, reached = evidence.informed_bound(LAWS)
-    assert bound(bounds, reached, 1e-12) == "holds"
+    assert verdict("informed-bound", (bounds, reached)) == "holds"
 
     def averaging_as_bound(law, alpha):
         return ridge_error(law, alpha, math.inf)
 
-    assert bound(*evidence.informed_bound(LAWS, bound=averaging_as_bound), 1e-12) == "fails"
+    assert (
+        verdict("informed-bound", evidence.informed_bound(LAWS, bound=averaging_as_bound))
+        == "fails"
+    )
 
     def without_square_root(law, alpha):
         squared = (law.signal / law.noise).square().mean(-1)
         return aligned_error(law, squared / (squared + 1 / torch.as_tensor(alpha)))
 
-    assert bound(*evidence.informed_bound(LAWS, bound=without_square_root), 1e-12) == "fails"
+    assert (
+        verdict("informed-bound", evidence.informed_bound(LAWS, bound=without_square_root))
+        == "fails"
+    )
 
 
 @pytest.mark.claim("prompt-attention/informed-bound-is-sharp")
 def test_informed_bound_is_sharp():
-    assert identity(evidence.informed_gaps(200, generator()), 1e-12) == "holds"
+    assert verdict("informed-bound-is-sharp", evidence.informed_gaps(200, generator())) == "holds"
 
     def no_mistakes(law, alpha):
         return torch.zeros_like(torch.as_tensor(alpha))
 
     # As a bound zero would do.
-    assert bound(*evidence.informed_bound(LAWS, bound=no_mistakes), 1e-12) == "holds"
-    assert identity(evidence.informed_gaps(200, generator(), bound=no_mistakes), 1e-12) == "fails"
+    assert verdict("informed-bound", evidence.informed_bound(LAWS, bound=no_mistakes)) == "holds"
+    assert (
+        verdict(
+            "informed-bound-is-sharp", evidence.informed_gaps(200, generator(), bound=no_mistakes)
+        )
+        == "fails"
+    )
 
 
 def peak_and_sides(heads):
@@ -206,19 +205,18 @@ def peak_and_sides(heads):
     try:
         runs = [
             simulate_on_features(base, 0.5, round(a * 59), [0.0], 30, generator())
-            for a in (0.5, 2.2, 1.0)
+            for a in (1.0, 0.5, 2.2)
         ]
     finally:
         simulation.learned_heads = original
-    sides = torch.stack([run.mean + 4 * run.standard_error for run in runs[:2]])
-    return sides, runs[2].mean - 4 * runs[2].standard_error
+    return runs
 
 
 @pytest.mark.claim("prompt-attention/double-descent")
 def test_double_descent():
-    assert bound(*peak_and_sides(learned_heads)) == "holds"
+    assert verdict("double-descent", peak_and_sides(learned_heads)) == "holds"
     regularised = peak_and_sides(lambda features, ridges: learned_heads(features, [0.1]))
-    assert bound(*regularised) == "fails"
+    assert verdict("double-descent", regularised) == "fails"
 
 
 @pytest.mark.claim("prompt-attention/best-prompt-scale")
@@ -229,9 +227,11 @@ def test_best_prompt_scale():
     def other_gain(tokens, *, scale, **numbers):
         return signal_to_noise(tokens, scale=scale, **numbers) + 1e-6
 
-    assert identity(evidence.best_prompt_errors(), 1e-10) == "holds"
-    assert identity(evidence.best_prompt_errors(ratio=other_exponent), 1e-10) == "fails"
-    assert identity(evidence.best_prompt_errors(ratio=other_gain), 1e-10) == "fails"
+    assert verdict("best-prompt-scale", evidence.best_prompt_errors()) == "holds"
+    assert (
+        verdict("best-prompt-scale", evidence.best_prompt_errors(ratio=other_exponent)) == "fails"
+    )
+    assert verdict("best-prompt-scale", evidence.best_prompt_errors(ratio=other_gain)) == "fails"
 
 
 @pytest.mark.claim("prompt-attention/hard-attention-limit")
@@ -246,11 +246,11 @@ def test_hard_attention():
     def all_tokens(tokens, **numbers):
         return head_limits.hard_attention_error(tokens + 10, **{**numbers, "sparsity": 0.15})
 
-    assert estimate(meet(head_limits.hard_attention_error)) == "holds"
-    assert estimate(meet(all_tokens)) == "fails"
+    assert verdict("hard-attention-limit", meet(head_limits.hard_attention_error)) == "holds"
+    assert verdict("hard-attention-limit", meet(all_tokens)) == "fails"
     # At a moderate scale attention is not hard.
     soft = evidence.hard_attention_comparison(mixtures, 1.0, 20_000, generator())
-    assert estimate(soft) == "fails"
+    assert verdict("hard-attention-limit", soft) == "fails"
 
 
 @pytest.mark.claim("prompt-attention/best-ridge-is-finite")
@@ -259,15 +259,7 @@ def test_best_ridge():
         errors = simulate_on_features(
             mixture, scale, 2 * (mixture.dim - 1), [0.15, math.inf], 60, generator()
         ).errors
-        return claims.outcome(
-            "wing/one",
-            "s",
-            values=errors[:, 1] - errors[:, 0],
-            limit=0.0,
-            side="above",
-            unit="share",
-            **COMMON,
-        ).verdict
+        return verdict("best-ridge-is-finite", errors)
 
     assert gained(ContextualMixture(100, 200, 0.1, 2.0, 0.3, 1.0), 1.0) == "supported"
     # Without a prompt all bags are read alike, and averaging is best.
@@ -276,7 +268,7 @@ def test_best_ridge():
 
 @pytest.mark.claim("prompt-attention/finite-width")
 def test_finite_width():
-    def slack(shift):
+    def widths(shift):
         settings = [
             Setting(ContextualMixture(dim, 50, 0.2, 1.5, 0.5, 1.0), 0.5, 2 * (dim - 1))
             for dim in (9, 33)
@@ -285,11 +277,9 @@ def test_finite_width():
         def formula(*arguments):
             return head_error(*arguments) + shift
 
-        met = evidence.against_features(
+        return evidence.against_features(
             settings, [0.0, 0.1, math.inf], 150, generator(), formula=formula
         )
-        gap = (met.measured - met.formula).abs() - 4 * met.standard_errors
-        return gap, 0.1 / torch.tensor([[8.0], [32.0]])
 
-    assert bound(*slack(0.0)) == "holds"
-    assert bound(*slack(0.02)) == "fails"
+    assert verdict("finite-width", widths(0.0)) == "holds"
+    assert verdict("finite-width", widths(0.02)) == "fails"

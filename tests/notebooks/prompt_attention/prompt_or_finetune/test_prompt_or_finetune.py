@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from notebooks.prompt_attention.prompt_or_finetune import plan as few_samples
-from notebooks.prompt_attention.prompt_or_finetune import results as evidence
+from notebooks.prompt_attention.prompt_or_finetune import results
 from notebooks.prompt_attention.prompt_or_finetune import training as few_samples_training
 from notebooks.prompt_attention.prompt_or_finetune.attention_layer import (
     LayerWeights,
@@ -16,16 +16,12 @@ from notebooks.prompt_attention.prompt_or_finetune.attention_layer import (
     layer_scores,
     random_layer,
 )
-from notebooks.prompt_attention.prompt_or_finetune.results import containment_errors, mean_over
+from notebooks.prompt_attention.prompt_or_finetune.claims import CONTAINS, ROWS
 from notebooks.prompt_attention.prompt_or_finetune.training import prompt_scores, train_few_samples
 from promptlib import claims
+from promptlib.prefix_tuning import trials
 from promptlib.prompt_attention.models import prompt_attention, self_attention
-from promptlib.runs import Run, RunStore
-
-COMMON = {
-    "source": "this book",
-    "checks": "notebooks.prompt_attention.prompt_or_finetune.attention_layer.layer_scores",
-}
+from promptlib.runs import RunStore
 
 
 def generator(seed=0):
@@ -39,8 +35,9 @@ def silent(items, *_, **__):
 @pytest.mark.claim("prompt-attention/layer-contains-prompt")
 def test_the_layer_contains_the_prompt():
     def verdict(**options):
-        errors = containment_errors(20, generator(), **options)
-        return claims.identity("wing/one", "s", errors=errors, tolerance=1e-10, **COMMON).verdict
+        errors = results.containment_errors(20, generator(), **options)
+        (claim,) = claims.check("prompt-attention/", [CONTAINS], errors).values()
+        return claim.verdict
 
     def queries_look_at_their_tokens(w, q):
         weights = containing_layer(w, q)
@@ -87,6 +84,11 @@ def test_weights_of_another_width_are_refused():
         containing_layer(torch.zeros(4), torch.zeros(5))
 
 
+def config_of(plan, learner, seed):
+    (run,) = (run for run in plan.where(learner=learner) if run.config["seed"] == seed)
+    return run.config
+
+
 class TestPlan:
     def test_does_not_load_torch(self):
         script = (
@@ -99,7 +101,7 @@ class TestPlan:
         plan = few_samples.plan(seeds=2, first_seed=5)
         assert len(list(plan)) == 6
         for seed in (5, 6):
-            configs = [plan.runs[name, seed].config for name in few_samples.LEARNERS]
+            configs = [config_of(plan, name, seed) for name in few_samples.LEARNERS]
             for key in ("mixture", "sizes", "seed", "steps", "batch", "check_every", "test_bags"):
                 assert all(config[key] == configs[0][key] for config in configs)
             for key in ("learning_rates", "weight_decays"):
@@ -127,7 +129,7 @@ TINY = {"dim": 4, "tokens": 10, "sparsity": 0.2, "sizes": (16, 600), "seeds": 1,
 @pytest.mark.parametrize("learner", few_samples.LEARNERS)
 def test_every_learner_learns_an_easy_task(learner):
     plan = few_samples.plan(**TINY, context_norm=3.0, noise_std=0.5, steps=60, check_every=20)
-    config = plan.runs[learner, 0].config
+    config = config_of(plan, learner, 0)
     small, large = train_few_samples(config, [], silent).metrics["chosen"]
     assert large["test_error"] < 0.05
     assert large["test_error"] <= small["test_error"]
@@ -138,7 +140,7 @@ def test_every_learner_learns_an_easy_task(learner):
 
 
 def test_an_unknown_learner_is_refused():
-    config = {**few_samples.plan(**TINY).runs["prompt", 0].config, "learner": "lora"}
+    config = {**config_of(few_samples.plan(**TINY), "prompt", 0), "learner": "lora"}
     with pytest.raises(ValueError, match="unknown learner 'lora'"):
         train_few_samples(config, [], silent)
 
@@ -146,20 +148,22 @@ def test_an_unknown_learner_is_refused():
 def test_results_come_from_the_store(tmp_path):
     plan = few_samples.plan(**TINY, steps=20)
     store = RunStore(tmp_path)
-    errors = plan.errors("prompt", store)
-    assert np.shape(errors) == (1, 2)
-    assert plan.chosen("prompt", 0, store)[1]["test_error"] == errors[0][1]
-    assert isinstance(plan.runs["prompt", 0], Run)
+    table = trials.read(plan.where(learner="prompt"), store.get)
+    errors = results.errors(table, "prompt")
+    assert errors.shape == (1, 2)
+    assert table[0].metrics["chosen"][1]["test_error"] == errors[0, 1]
+    decays = [results.errors(table, "prompt", one) for one in few_samples.WEIGHT_DECAYS["prompt"]]
+    assert any(errors[0, 0] == one[0, 0] for one in decays)
 
 
 def test_mean_over_sizes():
-    plan = few_samples.plan(sizes=(8, 16, 32), seeds=2)
+    sizes = (8, 16, 32)
     errors = np.array([[0.5, 0.3, 0.1], [0.4, 0.2, 0.0]])
-    np.testing.assert_allclose(mean_over(plan, errors, [16, 32]), [0.2, 0.1])
+    np.testing.assert_allclose(results.mean_over(sizes, errors, [16, 32]), [0.2, 0.1])
     with pytest.raises(ValueError, match="size 9 is not in the plan"):
-        mean_over(plan, errors, [9])
-    with pytest.raises(ValueError, match="sizes is empty"):
-        mean_over(plan, errors, [])
+        results.mean_over(sizes, errors, [9])
+    with pytest.raises(ValueError, match="at least one size"):
+        results.mean_over(sizes, errors, [])
 
 
 ATTENTION = {"prompt_read": [1], "layer_read": [0, 3]}  # q; W_Q and b
@@ -181,7 +185,7 @@ def trained_gap(monkeypatch, broken=None):
     options = {**TINY, "sizes": (600,), "context_norm": 3.0, "signal_norm": 0.5}
     plan = few_samples.plan(**options, noise_std=0.5, steps=60)
     prompt, layer = (
-        train_few_samples(plan.runs[name, 0].config, [], silent).metrics["chosen"][0]["test_error"]
+        train_few_samples(config_of(plan, name, 0), [], silent).metrics["chosen"][0]["test_error"]
         for name in ("prompt", "layer")
     )
     return 100 * (layer - prompt)
@@ -197,8 +201,6 @@ def test_a_learner_that_cannot_move_its_attention_decides_the_claims(monkeypatch
         assert trained_gap(patch, "layer_read") > 1.0  # contradicts that the layer catches up
 
 
-PLAN = few_samples.plan(sizes=(128, 192, 256, 1024), seeds=4)
-WINDOW = (128, 192, 256)
 PROMPT = np.array(
     [
         [0.2, 0.15, 0.1, 0.08],
@@ -211,13 +213,10 @@ PROMPT = np.array(
 
 def judged(layer, prompt=PROMPT, pooled=0.3):
     """Verdicts of the control, of the window, and of the most bags."""
-    errors = {"prompt": prompt, "layer": layer}
-    control = evidence.attention_learned(PLAN, errors, pooled)
-    return (
-        control.verdict,
-        evidence.prompt_wins_on_few(PLAN, errors, WINDOW, control).verdict,
-        evidence.layer_catches_up(PLAN, errors, control).verdict,
-    )
+    sizes = (128, 192, 256, 1024)
+    compared = results.Compared(prompt, layer, sizes, sizes[:3], pooled, 16, 4000)
+    found = claims.check("prompt-attention/", ROWS, compared)
+    return tuple(claim.verdict for claim in found.values())
 
 
 @pytest.mark.claim("prompt-attention/both-learn-attention")

@@ -6,13 +6,21 @@ from dataclasses import replace
 import pytest
 import torch
 
-from notebooks.prompt_attention import softmax_separates as chapter
+from notebooks.prompt_attention.softmax_separates import (
+    data,
+    impossible,
+    positional,
+    possible,
+)
+from notebooks.prompt_attention.softmax_separates.claims import ROWS, measure
 from notebooks.prompt_attention.softmax_separates.positional import positional_scores
 from notebooks.prompt_attention.softmax_separates.threshold_map import (
     CHALLENGES,
     constructed_accuracy,
     map_model,
+    map_sides,
 )
+from promptlib import claims
 from promptlib.prompt_attention import (
     PLANE_MODELS,
     ContextualMixture,
@@ -29,27 +37,10 @@ from promptlib.prompt_attention import (
 from promptlib.prompt_attention.expressivity import aligned_gain, aligned_reading
 
 SEARCH = {"seed": 0, "restarts": 64, "steps": 25}
-HOLDING = [
-    lambda: chapter.sampler_matches_model(0, n=4000),
-    lambda: chapter.prompt_is_a_query(0, instances=5),
-    lambda: chapter.plane_reduction(0, instances=5),
-    lambda: chapter.mean_pooling_one_deviation(0, instances=10),
-    lambda: chapter.prompt_score(0, instances=10),
-    lambda: chapter.prompt_attention_perfect(0, instances=20),
-    lambda: chapter.prompt_scale_sharp(0, instances=20),
-    lambda: chapter.self_attention_factor(0, instances=10),
-    lambda: chapter.self_attention_threshold(**SEARCH),
-    lambda: chapter.self_attention_sharp(0),
-    lambda: chapter.threshold_two_ways(),
-    lambda: chapter.self_attention_bracket(points=49),
-    lambda: chapter.heads_by_position(0, restarts=32, steps=60),
-    lambda: chapter.escape_by_position(),
-    lambda: chapter.linear_attention_threshold(**SEARCH),
-    lambda: chapter.linear_attention_sharp(0),
-    lambda: chapter.mean_pooling_threshold(**SEARCH),
-    lambda: chapter.map_agrees(small_maps()),
-    lambda: chapter.prompt_wins_everywhere(constructed_accuracy(3, n=8, seed=0)),
-]
+
+
+def judged(name, measured):
+    return claims.check_each("prompt-attention/", ROWS, {name: measured})[name]
 
 
 def small_maps(restarts=128, steps=40, **changed):
@@ -60,14 +51,17 @@ def small_maps(restarts=128, steps=40, **changed):
     }
 
 
-@pytest.mark.parametrize("check", HOLDING)
-def test_the_claim_holds(check):
-    claim = check()
-    assert claim.verdict == "holds", claim.summary()
+def test_every_claim_holds():
+    measured = measure(**SEARCH)
+    measured["search-meets-theory"] = map_sides(small_maps())
+    measured["prompt-attention-on-the-map"] = constructed_accuracy(3, n=8, seed=0)
+    assert set(measured) == {row.name for row in ROWS}
+    for claim in claims.check_each("prompt-attention/", ROWS, measured).values():
+        assert claim.verdict == "holds", f"{claim.id}: {claim.summary()}"
 
 
-def refuted(claim, id):
-    assert claim.id == id
+def refuted(name, measured):
+    claim = judged(name, measured)
     assert claim.verdict == "fails", claim.summary()
 
 
@@ -116,9 +110,7 @@ WRONG_SAMPLERS = {
 @pytest.mark.claim("prompt-attention/sampler-matches-model")
 @pytest.mark.parametrize("sample", WRONG_SAMPLERS.values(), ids=list(WRONG_SAMPLERS))
 def test_a_wrong_sampler_is_refuted(sample):
-    refuted(
-        chapter.sampler_matches_model(0, sample=sample), "prompt-attention/sampler-matches-model"
-    )
+    refuted("sampler-matches-model", data.sampled_moments(0, sample=sample))
 
 
 def layer_with_prompts_among_the_keys(tokens, prompts, W_Q, W_K, W_V):
@@ -137,9 +129,7 @@ def layer_with_prompts_among_the_keys(tokens, prompts, W_Q, W_K, W_V):
     ],
 )
 def test_a_prompt_that_is_more_than_a_query_is_refuted(wrong):
-    refuted(
-        chapter.prompt_is_a_query(0, instances=5, **wrong), "prompt-attention/prompt-is-a-query"
-    )
+    refuted("prompt-is-a-query", data.prompted_layer_errors(0, instances=5, **wrong))
 
 
 def with_model(name, read):
@@ -167,10 +157,7 @@ def prompt_without_counting_tokens(population, w, q):
     ],
 )
 def test_a_wrong_reduction_is_refuted(plane_models):
-    refuted(
-        chapter.plane_reduction(0, instances=5, plane_models=plane_models),
-        "prompt-attention/plane-reduction",
-    )
+    refuted("plane-reduction", data.plane_errors(0, instances=5, plane_models=plane_models))
 
 
 @pytest.mark.claim("prompt-attention/mean-pooling-one-deviation")
@@ -182,10 +169,7 @@ def test_a_wrong_reduction_is_refuted(plane_models):
     ],
 )
 def test_a_wrong_head_for_mean_pooling_is_refuted(head):
-    refuted(
-        chapter.mean_pooling_one_deviation(0, instances=20, head=head),
-        "prompt-attention/mean-pooling-one-deviation",
-    )
+    refuted("mean-pooling-one-deviation", possible.mean_pooling_errors(0, instances=20, head=head))
 
 
 @pytest.mark.claim("prompt-attention/prompt-score")
@@ -198,7 +182,7 @@ def test_a_wrong_head_for_mean_pooling_is_refuted(head):
     ],
 )
 def test_a_wrong_prompt_attention_is_refuted(model):
-    refuted(chapter.prompt_score(0, instances=5, model=model), "prompt-attention/prompt-score")
+    refuted("prompt-score", possible.prompt_score_errors(0, instances=5, model=model))
 
 
 def bound_without_sparsity(mixture):
@@ -220,8 +204,8 @@ def bound_without_context(mixture):
 @pytest.mark.parametrize("scale_bound", [bound_without_sparsity, bound_without_angle])
 def test_a_scale_that_is_too_small_is_refuted(scale_bound):
     refuted(
-        chapter.prompt_attention_perfect(0, instances=20, scale_bound=scale_bound),
-        "prompt-attention/prompt-attention-is-perfect",
+        "prompt-attention-is-perfect",
+        possible.shares_wrong_beyond(0, instances=20, scale_bound=scale_bound),
     )
 
 
@@ -229,8 +213,8 @@ def test_a_scale_that_is_too_small_is_refuted(scale_bound):
 @pytest.mark.parametrize("scale_bound", [bound_without_context, bound_without_sparsity])
 def test_a_scale_that_is_larger_than_needed_is_refuted(scale_bound):
     refuted(
-        chapter.prompt_scale_sharp(0, instances=20, scale_bound=scale_bound),
-        "prompt-attention/prompt-scale-bound-is-sharp",
+        "prompt-scale-bound-is-sharp",
+        possible.shares_right_below(0, instances=20, scale_bound=scale_bound),
     )
 
 
@@ -252,10 +236,7 @@ def gain_with_core_queries(c, deviation, sparsity):
     ],
 )
 def test_a_wrong_factor_is_refuted(wrong):
-    refuted(
-        chapter.self_attention_factor(0, instances=5, **wrong),
-        "prompt-attention/self-attention-factor",
-    )
+    refuted("self-attention-factor", impossible.factor_errors(0, instances=5, **wrong))
 
 
 def closed_form_below(sparsity):
@@ -283,10 +264,7 @@ def shrunk(threshold):
     ],
 )
 def test_a_self_attention_ceiling_that_is_too_low_is_refuted(wrong):
-    refuted(
-        chapter.self_attention_threshold(**SEARCH, **wrong),
-        "prompt-attention/self-attention-threshold",
-    )
+    refuted("self-attention-threshold", impossible.attack("self-attention", **SEARCH, **wrong))
 
 
 @pytest.mark.claim("prompt-attention/self-attention-threshold-is-sharp")
@@ -295,8 +273,7 @@ def test_a_self_attention_ceiling_that_is_too_low_is_refuted(wrong):
 )
 def test_a_self_attention_threshold_that_is_too_high_is_refuted(threshold):
     refuted(
-        chapter.self_attention_sharp(0, threshold=threshold),
-        "prompt-attention/self-attention-threshold-is-sharp",
+        "self-attention-threshold-is-sharp", impossible.self_attention_below(0, threshold=threshold)
     )
 
 
@@ -306,10 +283,7 @@ def test_a_self_attention_threshold_that_is_too_high_is_refuted(threshold):
     [closed_form_below, lambda share: self_attention_threshold(share) * (1 + 1e-8)],
 )
 def test_an_inaccurate_threshold_is_refuted(threshold):
-    refuted(
-        chapter.threshold_two_ways(threshold=threshold),
-        "prompt-attention/self-attention-threshold-two-ways",
-    )
+    refuted("self-attention-threshold-two-ways", impossible.threshold_errors(threshold=threshold))
 
 
 @pytest.mark.claim("prompt-attention/self-attention-bracket")
@@ -322,10 +296,7 @@ def test_an_inaccurate_threshold_is_refuted(threshold):
     ],
 )
 def test_a_wrong_bracket_is_refuted(bracket):
-    refuted(
-        chapter.self_attention_bracket(bracket=bracket, points=49),
-        "prompt-attention/self-attention-bracket",
-    )
+    refuted("self-attention-bracket", impossible.bracket_sides(bracket=bracket, points=49))
 
 
 def careless_adversary(readouts, c, deviation, relevant_tokens):
@@ -341,17 +312,12 @@ def test_a_careless_adversary_is_beaten_by_a_head_for_each_position(monkeypatch)
     monkeypatch.setattr(
         "notebooks.prompt_attention.softmax_separates.positional.worst_case", careless_adversary
     )
-    refuted(
-        chapter.heads_by_position(0, restarts=32, steps=60), "prompt-attention/heads-by-position"
-    )
+    refuted("heads-by-position", positional.worst_cases(0, restarts=32, steps=60))
 
 
 @pytest.mark.claim("prompt-attention/heads-by-position")
 def test_below_the_threshold_even_the_adversary_is_beaten():
-    refuted(
-        chapter.heads_by_position(0, restarts=32, steps=60, excess=0.9),
-        "prompt-attention/heads-by-position",
-    )
+    refuted("heads-by-position", positional.worst_cases(0, restarts=32, steps=60, excess=0.9))
 
 
 @pytest.mark.claim("prompt-attention/escape-by-position")
@@ -363,7 +329,7 @@ def test_below_the_threshold_even_the_adversary_is_beaten():
     ],
 )
 def test_heads_that_do_not_escape_are_refuted(heads):
-    refuted(chapter.escape_by_position(heads=heads), "prompt-attention/escape-by-position")
+    refuted("escape-by-position", positional.escape_errors(heads=heads))
 
 
 @pytest.mark.claim("prompt-attention/linear-attention-threshold")
@@ -375,10 +341,7 @@ def test_heads_that_do_not_escape_are_refuted(heads):
     ],
 )
 def test_a_linear_attention_ceiling_that_is_too_low_is_refuted(wrong):
-    refuted(
-        chapter.linear_attention_threshold(**SEARCH, **wrong),
-        "prompt-attention/linear-attention-threshold",
-    )
+    refuted("linear-attention-threshold", impossible.attack("linear-attention", **SEARCH, **wrong))
 
 
 @pytest.mark.claim("prompt-attention/linear-attention-threshold-is-sharp")
@@ -391,8 +354,8 @@ def test_a_linear_attention_ceiling_that_is_too_low_is_refuted(wrong):
 )
 def test_a_linear_attention_threshold_that_is_too_high_is_refuted(threshold):
     refuted(
-        chapter.linear_attention_sharp(0, threshold=threshold),
-        "prompt-attention/linear-attention-threshold-is-sharp",
+        "linear-attention-threshold-is-sharp",
+        impossible.linear_attention_around(0, threshold=threshold),
     )
 
 
@@ -405,10 +368,7 @@ def test_a_linear_attention_threshold_that_is_too_high_is_refuted(threshold):
     ],
 )
 def test_a_mean_pooling_ceiling_that_is_too_low_is_refuted(wrong):
-    refuted(
-        chapter.mean_pooling_threshold(**SEARCH, **wrong),
-        "prompt-attention/mean-pooling-threshold",
-    )
+    refuted("mean-pooling-threshold", impossible.attack("mean-pooling", **SEARCH, **wrong))
 
 
 @pytest.mark.claim("prompt-attention/search-meets-theory")
@@ -417,15 +377,12 @@ def test_a_mean_pooling_ceiling_that_is_too_low_is_refuted(wrong):
 def test_a_map_with_a_wrong_threshold_is_refuted(name, factor):
     right = CHALLENGES[name]
     wrong = replace(right, threshold=lambda share: factor * right.threshold(share))
-    refuted(chapter.map_agrees(small_maps(**{name: wrong})), "prompt-attention/search-meets-theory")
+    refuted("search-meets-theory", map_sides(small_maps(**{name: wrong})))
 
 
 @pytest.mark.claim("prompt-attention/search-meets-theory")
 def test_a_search_that_hardly_searches_is_refuted():
-    refuted(
-        chapter.map_agrees(small_maps(restarts=1, steps=0)),
-        "prompt-attention/search-meets-theory",
-    )
+    refuted("search-meets-theory", map_sides(small_maps(restarts=1, steps=0)))
 
 
 @pytest.mark.claim("prompt-attention/prompt-attention-on-the-map")
@@ -433,31 +390,28 @@ def test_a_search_that_hardly_searches_is_refuted():
     "model", [linear_attention, lambda tokens, w, q: prompt_attention(tokens, w, 0.1 * q)]
 )
 def test_a_model_that_is_not_prompt_attention_loses_cells(model):
-    refuted(
-        chapter.prompt_wins_everywhere(constructed_accuracy(3, n=8, seed=0, model=model)),
-        "prompt-attention/prompt-attention-on-the-map",
-    )
+    refuted("prompt-attention-on-the-map", (constructed_accuracy(3, n=8, seed=0, model=model)))
 
 
 def test_accuracy_under_noise_is_measured_with_its_error():
     clean = ContextualMixture(3, 5, 0.2, deviations=((0.0, 3.0),))
     bound = prompt_scale_bound(clean)
     scales = [0.9 * bound, 1.1 * bound]
-    mean, error = chapter.accuracy_by_scale(clean, scales, 50, torch.Generator().manual_seed(0))
+    mean, error = possible.accuracy_by_scale(clean, scales, 50, torch.Generator().manual_seed(0))
     assert mean.tolist() == [0.0, 1.0]
     assert error.tolist() == [0.0, 0.0]
     noisy = replace(clean, noise_std=2.0)
-    mean, error = chapter.accuracy_by_scale(noisy, scales, 400, torch.Generator().manual_seed(0))
+    mean, error = possible.accuracy_by_scale(noisy, scales, 400, torch.Generator().manual_seed(0))
     assert 0.05 < mean.min() < mean.max() < 0.95
     assert (error - (mean * (1 - mean) / 400).sqrt()).abs().max() < 1e-12
     with pytest.raises(ValueError, match="n must be at least 2"):
-        chapter.accuracy_by_scale(clean, scales, 1, torch.Generator())
+        possible.accuracy_by_scale(clean, scales, 1, torch.Generator())
 
 
 def test_margins_by_scale_are_the_bracket_of_the_theorem():
     mixture = ContextualMixture(3, 5, 0.2, cosine=0.5, deviations=((0.0, 0.0), (1.0, 2.0)))
     power = 0.75
-    margins = chapter.margins_by_scale(mixture, [0.0, 1.5])
+    margins = possible.margins_by_scale(mixture, [0.0, 1.5])
     assert margins.shape == (2, 2)
     odds = 0.25 * math.exp(1.5 * power * 2)
     mass = odds / (1 + odds)

@@ -1,4 +1,4 @@
-"""Claims about the attention on the relevant tokens."""
+"""How far is the attention on the relevant tokens from what the formulas say?"""
 
 from __future__ import annotations
 
@@ -8,24 +8,19 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from notebooks.prompt_attention.first_gradient.instances import PAPER
-from promptlib import claims
-from promptlib.checks import check_public
-from promptlib.claims import Claim
 from promptlib.prompt_attention import mass
-from promptlib.prompt_attention.deviations import largest_deviation
-from promptlib.prompt_attention.instances import BOOK
+from promptlib.prompt_attention.deviations import Comparison
 from promptlib.prompt_attention.mixture import ContextualMixture
 
 
-def finite_tokens(
+def moments_beside_bags(
     seed: int,
     samples: int,
     moments: Callable[..., tuple[Tensor, Tensor]] = mass.attention_moments,
-) -> Claim:
+) -> Comparison:
     """The exact mean mass and the mean squared weights against drawn bags."""
     generator = torch.Generator().manual_seed(seed)
-    formula, measured, errors = [], [], []
+    rows = []
     for tokens, share, norm, std in ((5, 0.2, 1.5, 1.0), (20, 0.1, 2.0, 1.0), (50, 0.3, 1.0, 0.7)):
         mixture = ContextualMixture(2, tokens, share, norm, 1.0, std)
         scales = torch.tensor([0.3, 1.0, 2.5], dtype=torch.float64) / std**2
@@ -38,28 +33,15 @@ def finite_tokens(
             (predicted[0], (attention * here).sum(1)),
             (predicted[1], (attention.square() * ~here).sum(1)),
         ):
-            formula.append(expected)
-            measured.append(values.mean(0))
-            errors.append(values.std(0) / math.sqrt(samples))
-    return claims.estimate(
-        "prompt-attention/attention-mass-finite-tokens",
-        "The mean attention on the relevant tokens, and the mean of the squared weights "
-        "elsewhere, are "
-        "integrals of the Laplace transform of a lognormal variable, at every number of tokens.",
-        formula=torch.cat(formula),
-        measured=torch.cat(measured),
-        standard_errors=torch.cat(errors),
-        source=BOOK,
-        checks=mass.attention_moments,
-        max_deviation=largest_deviation(sum(len(part) for part in formula)),
-    )
+            rows.append((expected, values.mean(0), values.std(0) / math.sqrt(samples)))
+    return Comparison.of(rows)
 
 
-def limit_is_a_floor(
+def floors(
     seed: int,
     instances: int = 150,
     limit: Callable[..., Tensor] = mass.limiting_mass,
-) -> Claim:
+) -> tuple[Tensor, Tensor]:
     """The mean mass falls with the number of tokens, towards the limit and never below."""
     generator = torch.Generator().manual_seed(seed)
     draws = torch.rand(4, instances, generator=generator, dtype=torch.float64)
@@ -70,25 +52,14 @@ def limit_is_a_floor(
         tokens[:, None], share, scale * norm**2, (scale * norm * std).clamp_max(8.0)
     )[0]
     floor = limit(share, norm, std, scale)
-    return claims.bound(
-        "prompt-attention/attention-mass-floor",
-        "At a fixed share of relevant tokens the mean attention on them falls with the number of "
-        "tokens, "
-        "and the limit of many tokens is a lower bound at every number.",
-        values=torch.cat((means[1:], floor[None])),
-        limits=means,
-        source=BOOK,
-        checks=mass.limiting_mass,
-        search=f"{instances} random mixtures and scales, 4 to 1024 tokens",
-        tolerance=1e-9,
-    )
+    return torch.cat((means[1:], floor[None])), means
 
 
-def excess_over_the_limit(
+def excesses(
     seed: int,
     instances: int = 60,
     limit: Callable[..., Tensor] = mass.limiting_mass,
-) -> Claim:
+) -> tuple[Tensor, Tensor]:
     """How far above the limit the mean mass can be: the floor is sharp."""
     generator = torch.Generator().manual_seed(seed)
     draws = torch.rand(4, instances, generator=generator, dtype=torch.float64)
@@ -100,24 +71,14 @@ def excess_over_the_limit(
     means = mass.attention_moments(tokens, share, scale * norm**2, spread)[0]
     floor = limit(share, norm, std, scale)
     others = (1 - share) * tokens
-    return claims.bound(
-        "prompt-attention/attention-mass-excess",
-        "With $N$ irrelevant tokens the mean attention on the relevant ones exceeds the limit of "
-        "many tokens by at most $(1-A_\\infty)^2\\,(e^{\\kappa^2Q^2\\sigma^2}-1)/N$.",
-        values=means - floor,
-        limits=(1 - floor) ** 2 * torch.expm1(spread**2) / others,
-        source=BOOK,
-        checks=mass.limiting_mass,
-        search=f"{instances} random mixtures and scales, 4 to 16384 tokens",
-        tolerance=1e-9,
-    )
+    return means - floor, (1 - floor) ** 2 * torch.expm1(spread**2) / others
 
 
-def best_scale(
+def masses_by_scale(
     seed: int,
     instances: int = 200,
     best: Callable[..., tuple[Tensor, Tensor]] = mass.sharpest_scale,
-) -> Claim:
+) -> tuple[Tensor, Tensor]:
     """No scale gives more mass than the best one, which gives exactly the predicted odds."""
     generator = torch.Generator().manual_seed(seed)
     draws = torch.rand(4, instances, generator=generator, dtype=torch.float64)
@@ -128,25 +89,14 @@ def best_scale(
     reached = mass.limiting_mass(share, norm, std, scale, deviation=away)
     rivals = torch.linspace(-1.0, 4.0, 2001, dtype=torch.float64)[:, None] / std**2
     found = mass.limiting_mass(share, norm, std, rivals, deviation=away).amax(0)
-    return claims.bound(
-        "prompt-attention/attention-mass-best-scale",
-        "For many tokens the attention on the relevant ones is largest at $\\kappa = "
-        "(1+\\delta_q)/\\sigma^2$, "
-        "where their odds are $\\frac{\\zeta}{1-\\zeta}\\exp((1+\\delta_q)^2Q^2/(2\\sigma^2))$.",
-        values=torch.stack((found, top)),
-        limits=torch.stack((top, reached)),
-        source=PAPER,
-        checks=mass.sharpest_scale,
-        search=f"a grid of 2001 scales for each of {instances} random mixtures",
-        tolerance=1e-12,
-    )
+    return torch.stack((found, top)), torch.stack((top, reached))
 
 
-def log_rule(
+def masses_by_context(
     seed: int,
     instances: int = 200,
     needed: Callable[..., Tensor] = mass.context_for_mass,
-) -> Claim:
+) -> tuple[Tensor, Tensor]:
     """A context just shorter than the formula's fails at every scale, one just longer succeeds."""
     generator = torch.Generator().manual_seed(seed)
     draws = torch.rand(3, instances, generator=generator, dtype=torch.float64)
@@ -156,19 +106,4 @@ def log_rule(
     scales = torch.linspace(0.0, 4.0, 4001, dtype=torch.float64)[:, None] / std**2
     short = mass.limiting_mass(share, norm * 0.999, std, scales).amax(0)
     long = mass.limiting_mass(share, norm * 1.001, std, scales).amax(0)
-    return claims.bound(
-        "prompt-attention/attention-mass-log-rule",
-        "Some prompt puts the share $A$ of its attention on the relevant tokens exactly when "
-        "$Q \\geq \\sigma\\sqrt{2\\log(\\frac{1-\\zeta}{\\zeta}\\frac{A}{1-A})}$: sparsity costs "
-        "the root of a "
-        "logarithm.",
-        values=torch.stack((short, wanted)),
-        limits=torch.stack((wanted, long)),
-        source=PAPER,
-        checks=mass.context_for_mass,
-        search=f"a grid of 4001 scales for each of {instances} random sparsities from 0.4 to 4e-5, "
-        "contexts 0.1 % shorter and longer",
-    )
-
-
-check_public(__name__)
+    return torch.stack((short, wanted)), torch.stack((wanted, long))

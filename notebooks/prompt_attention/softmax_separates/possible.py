@@ -1,21 +1,16 @@
-"""Can it be done? Claims about statements a and b: the models that are perfect."""
+"""Can it be done? Statements a and b: the models that are perfect, and what noise does to one."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from notebooks.prompt_attention.softmax_separates import constructions
-from promptlib import claims
-from promptlib.checks import check_public
-from promptlib.claims import Claim
 from promptlib.prompt_attention import expressivity, models
 from promptlib.prompt_attention.instances import (
-    BOOK,
-    PAPER,
-    TOLERANCE,
     every_case,
     normal,
     random_mixtures,
@@ -24,11 +19,11 @@ from promptlib.prompt_attention.instances import (
 from promptlib.prompt_attention.mixture import ContextualMixture
 
 
-def mean_pooling_one_deviation(
+def mean_pooling_errors(
     seed: int,
     instances: int = 100,
     head: Callable[[ContextualMixture], Tensor] = constructions.mean_pooling_head,
-) -> Claim:
+) -> Tensor:
     """Statement a: the constructed head's score on a mixture with one deviation."""
     generator = torch.Generator().manual_seed(seed)
     errors = []
@@ -38,23 +33,14 @@ def mean_pooling_one_deviation(
         power = mixture.signal_only @ mixture.signal_only
         predicted = bags.labels * abs(share - (1 - share) * delta_w) * power
         errors.append((models.mean_pooling(bags.tokens, head(mixture)) - predicted).abs().max())
-    return claims.identity(
-        "prompt-attention/mean-pooling-one-deviation",
-        "On one deviation the head $\\pm w_\\perp$ gives mean pooling the score "
-        "$y\\,|\\zeta-(1-\\zeta)\\delta_w|\\,|w_\\perp|^2$: perfect unless "
-        "$\\delta_w = \\zeta/(1-\\zeta)$.",
-        errors=torch.stack(errors),
-        tolerance=TOLERANCE,
-        source=PAPER,
-        checks=constructions.mean_pooling_head,
-    )
+    return torch.stack(errors)
 
 
-def prompt_score(
+def prompt_score_errors(
     seed: int,
     instances: int = 100,
     model: Callable[..., Tensor] = models.prompt_attention,
-) -> Claim:
+) -> Tensor:
     """Statement b, its formula: the score of the constructed prompt."""
     generator = torch.Generator().manual_seed(seed)
     errors = []
@@ -70,47 +56,29 @@ def prompt_score(
         bracket = mass - (1 - mass) * deviations[:, 1]
         predicted = bags.labels * (w @ w) * bracket
         errors.append((model(bags.tokens, w, q) - predicted).abs().max())
-    return claims.identity(
-        "prompt-attention/prompt-score",
-        "With $q = \\kappa q_\\perp$ and $w = w_\\perp$ prompt-attention's score is "
-        "$y|w_\\perp|^2[A-(1-A)\\delta_w]$, where the attention on the relevant tokens has the "
-        "odds $A/(1-A) = \\frac{\\zeta}{1-\\zeta} e^{\\kappa|q_\\perp|^2(1+\\delta_q)}$.",
-        errors=torch.stack(errors),
-        tolerance=TOLERANCE,
-        source=PAPER,
-        checks=models.prompt_attention,
-    )
+    return torch.stack(errors)
 
 
-def prompt_attention_perfect(
+def shares_wrong_beyond(
     seed: int,
     instances: int = 200,
     scale_bound: Callable[[ContextualMixture], float] = expressivity.prompt_scale_bound,
     excess: float = 1e-3,
-) -> Claim:
+) -> list[float]:
     """Statement b: the constructed prompt on many deviations, just beyond the scale's bound."""
     generator = torch.Generator().manual_seed(seed)
     wrong = [
         _share_wrong(mixture, _beyond(scale_bound(mixture), excess), generator)
         for mixture in random_mixtures(generator, instances, deviations=7, spread=100.0)
     ]
-    return claims.bound(
-        "prompt-attention/prompt-attention-is-perfect",
-        "The constructed prompt, scaled 0.1 % beyond its bound, makes no mistake on any of seven "
-        "deviations with $0 \\le \\delta_q$ and $|\\delta_w|$ up to several hundred.",
-        values=wrong,
-        limits=0.0,
-        source=PAPER,
-        checks=expressivity.prompt_scale_bound,
-        search=f"{instances} random mixtures with 7 deviations each, every case (y, δ)",
-    )
+    return wrong
 
 
-def prompt_scale_sharp(
+def shares_right_below(
     seed: int,
     instances: int = 200,
     scale_bound: Callable[[ContextualMixture], float] = expressivity.prompt_scale_bound,
-) -> Claim:
+) -> list[float]:
     """Statement b, the bound on the scale is the right one: just below it a case is wrong."""
     generator = torch.Generator().manual_seed(seed)
     values = []
@@ -118,17 +86,7 @@ def prompt_scale_sharp(
         if any(delta_w > 0 for _, delta_w in mixture.deviations):
             scale = scale_bound(mixture)
             values.append(_share_wrong(mixture, scale - 1e-3 * abs(scale), generator))
-    return claims.bound(
-        "prompt-attention/prompt-scale-bound-is-sharp",
-        "At 0.1 % below the bound on $\\kappa$ the constructed prompt gets at least one of the "
-        "deviations wrong, for both labels.",
-        values=[-share for share in values],
-        limits=-1 / 7,
-        tolerance=1e-9,
-        source=BOOK,
-        checks=expressivity.prompt_scale_bound,
-        search=f"{len(values)} random mixtures in which some δw is positive",
-    )
+    return [-share for share in values]
 
 
 def _beyond(scale: float, excess: float) -> float:
@@ -145,16 +103,7 @@ def _share_wrong(mixture: ContextualMixture, scale: float, generator: torch.Gene
 def margins_by_scale(mixture: ContextualMixture, scales: Sequence[float]) -> Tensor:
     r"""The margin :math:`y f / |w_\perp|^2` of the constructed prompt, by scale and deviation.
 
-    Parameters
-    ----------
-    mixture : ContextualMixture
-        Without noise.
-    scales : sequence of float
-        κ.
-
-    Returns
-    -------
-    Tensor, shape (len(scales), len(mixture.deviations))
+    Shape (len(scales), len(mixture.deviations)).
     """
     count = len(mixture.deviations)
     relevant = torch.arange(mixture.tokens).expand(count, -1) < mixture.relevant_tokens
@@ -166,4 +115,25 @@ def margins_by_scale(mixture: ContextualMixture, scales: Sequence[float]) -> Ten
     return torch.stack(rows)
 
 
-check_public(__name__)
+class AccuracyByScale(NamedTuple):
+    """Measured accuracies of one mixture."""
+
+    mean: Tensor  # (scales,)
+    standard_error: Tensor  # (scales,)
+
+
+def accuracy_by_scale(
+    mixture: ContextualMixture, scales: Sequence[float], n: int, generator: torch.Generator
+) -> AccuracyByScale:
+    r"""The accuracy of the head :math:`w_\perp` with the prompt :math:`\kappa q_\perp`."""
+    if n < 2:
+        raise ValueError(f"n must be at least 2 for a standard error, got {n}")
+    bags = mixture.sample(n, generator)
+    means = []
+    for scale in scales:
+        scores = models.prompt_attention(
+            bags.tokens, mixture.signal_only, scale * mixture.context_only
+        )
+        means.append((scores * bags.labels > 0).double().mean())
+    mean = torch.stack(means)
+    return AccuracyByScale(mean, (mean * (1 - mean) / n).sqrt())

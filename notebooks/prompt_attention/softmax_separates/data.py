@@ -1,4 +1,4 @@
-"""Is the data what the chapter says, and are the models? Claims of its first two sections."""
+"""Is the data what the chapter says, and are the models?"""
 
 from __future__ import annotations
 
@@ -7,14 +7,9 @@ from collections.abc import Callable, Mapping
 import torch
 from torch import Tensor
 
-from promptlib import claims
-from promptlib.checks import check_public
-from promptlib.claims import Claim
 from promptlib.prompt_attention import models
-from promptlib.prompt_attention.deviations import largest_deviation
+from promptlib.prompt_attention.deviations import Comparison
 from promptlib.prompt_attention.instances import (
-    BOOK,
-    TOLERANCE,
     every_case,
     normal,
     random_mixtures,
@@ -26,20 +21,12 @@ from promptlib.prompt_attention.population import (
     Population,
 )
 
+BAGS = 20_000
+"""Sampled bags behind the moments."""
+
 
 def token_moments(mixture: ContextualMixture) -> dict[str, Tensor]:
-    r"""Expectations over bags, averaged over positions, from the definition of the mixture.
-
-    Parameters
-    ----------
-    mixture : ContextualMixture
-
-    Returns
-    -------
-    dict of Tensor
-        ``"share"`` ζ; ``"mean"`` of x (d,); ``"signed mean"`` of y x (d,); ``"second"`` moment of
-        x xᵀ (d, d); ``"signed second"`` moment of y x xᵀ (d, d).
-    """
+    r"""Expectations over bags, averaged over positions, from the definition of the mixture."""
     share, q, w = mixture.sparsity, mixture.context, mixture.signal
     delta_q, delta_w = mixture.deviation_table.T
     weights = mixture.deviation_probabilities
@@ -55,11 +42,11 @@ def token_moments(mixture: ContextualMixture) -> dict[str, Tensor]:
     }
 
 
-def sampler_matches_model(
+def sampled_moments(
     seed: int,
-    n: int = 20_000,
+    n: int = BAGS,
     sample: Callable[[ContextualMixture, int, torch.Generator], Bags] = ContextualMixture.sample,
-) -> Claim:
+) -> Comparison:
     """The moments of sampled bags against the model's, in standard errors."""
     mixture = ContextualMixture(
         dim=3,
@@ -82,31 +69,20 @@ def sampler_matches_model(
         "second": second,
         "signed second": labels[:, None, None] * second,
     }
-    formula, measured, errors = [], [], []
+    rows = []
     for name, expected in token_moments(mixture).items():
         draws = statistics[name].reshape(n, -1)
-        formula.append(expected.expand(statistics[name].shape[1:]).reshape(-1))
-        measured.append(draws.mean(dim=0))
-        errors.append(draws.std(dim=0) / n**0.5)
-    return claims.estimate(
-        "prompt-attention/sampler-matches-model",
-        f"Over {n} sampled bags, the share of relevant tokens at each position and the first two "
-        "moments of the tokens, plain and multiplied by the label, are those of the model.",
-        formula=torch.cat(formula),
-        measured=torch.cat(measured),
-        standard_errors=torch.cat(errors),
-        max_deviation=largest_deviation(sum(len(part) for part in formula)),
-        source=BOOK,
-        checks=ContextualMixture.sample,
-    )
+        predicted = expected.expand(statistics[name].shape[1:]).reshape(-1)
+        rows.append((predicted, draws.mean(dim=0), draws.std(dim=0) / n**0.5))
+    return Comparison.of(rows)
 
 
-def prompt_is_a_query(
+def prompted_layer_errors(
     seed: int,
     instances: int = 50,
     layer: Callable[..., tuple[Tensor, Tensor]] = models.prompted_layer,
     model: Callable[..., Tensor] = models.prompt_attention,
-) -> Claim:
+) -> Tensor:
     """A layer with prompts among its queries: the frozen part, and prompt-attention beside it."""
     generator = torch.Generator().manual_seed(seed)
     errors = []
@@ -120,23 +96,14 @@ def prompt_is_a_query(
         for row in range(2):
             score = model(X, W_V @ head, W_K @ W_Q.T @ P[row])
             errors.append((read[:, row] @ head - score).abs().max())
-    return claims.identity(
-        "prompt-attention/prompt-is-a-query",
-        "Prompt vectors that join only the queries of an attention layer leave what the tokens "
-        "read unchanged, and a linear head on what a prompt $p$ reads is prompt-attention with "
-        "$q = W_K W_Q^\\top p$.",
-        errors=torch.stack(errors),
-        tolerance=TOLERANCE,
-        source="after Oymak et al. 2023, the motivation of their model",
-        checks=models.prompted_layer,
-    )
+    return torch.stack(errors)
 
 
-def plane_reduction(
+def plane_errors(
     seed: int,
     instances: int = 60,
     plane_models: Mapping[str, PlaneModel] = PLANE_MODELS,
-) -> Claim:
+) -> Tensor:
     """Scores of whole bags against the scores that the two kinds of token determine."""
     full: dict[str, Callable[..., Tensor]] = {
         "prompt-attention": models.prompt_attention,
@@ -158,15 +125,4 @@ def plane_reduction(
             reading = plane_models[name].read(Population.of(mixture), **inside)
             scores = model(bags.tokens, *weights.values())
             errors.append((scores - reading.scores[case]).abs().max())
-    return claims.identity(
-        "prompt-attention/plane-reduction",
-        "Without noise, each model's score of a bag depends on $(y, \\delta)$ alone, whatever the "
-        "relevant set, and is computed in the plane of $q^\\star$ and $w^\\star$.",
-        errors=torch.stack(errors),
-        tolerance=TOLERANCE,
-        source=BOOK,
-        checks="promptlib.prompt_attention.population.PLANE_MODELS",
-    )
-
-
-check_public(__name__)
+    return torch.stack(errors)

@@ -1,4 +1,4 @@
-"""Claims about the three steps with infinitely many samples, and about logistic loss."""
+"""How far are gradients on bags from the closed forms of the three steps, and of long ones?"""
 
 from __future__ import annotations
 
@@ -8,21 +8,48 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from notebooks.prompt_attention.first_gradient.instances import PAPER, random_mixture
-from promptlib import claims
-from promptlib.checks import check_public
-from promptlib.claims import Claim
+from notebooks.prompt_attention.first_gradient.long_steps import (
+    critical_step,
+    logistic_prompt_coefficient,
+)
 from promptlib.progress import progress_bar
-from promptlib.prompt_attention import bag_moments, descent
-from promptlib.prompt_attention.deviations import largest_deviation
-from promptlib.prompt_attention.instances import BOOK, POINTS
+from promptlib.prompt_attention import bag_moments, descent, sampled_descent
+from promptlib.prompt_attention.deviations import Comparison
+from promptlib.prompt_attention.instances import POINTS
 from promptlib.prompt_attention.mixture import ContextualMixture
 
 BLOCKS = 200
 """Groups of bags behind each standard error of a mean gradient."""
 CORE = (POINTS[0], POINTS[1], ContextualMixture(7, 8, 0.25, 1.0, 1.0, 0.6))
+FACTORS = (0.5, 0.8, 1.25, 2.0)
+"""Head steps, in parts of the critical one."""
+ETAS = (1.0, 10.0, 40.0)
+"""Head steps under logistic loss."""
 LIARS = POINTS[4]
 """The last of the core models, with irrelevant tokens that claim the opposite of the label."""
+
+
+def random_mixture(generator: torch.Generator, **fixed: object) -> ContextualMixture:
+    """A mixture with random parameters; `fixed` ones are kept."""
+
+    def uniform(low: float, high: float) -> float:
+        return low + (high - low) * float(torch.rand((), generator=generator, dtype=torch.float64))
+
+    tokens = int(torch.randint(2, 40, (), generator=generator))
+    kinds = int(torch.randint(1, 4, (), generator=generator))
+    weights = [uniform(0.1, 1.0) for _ in range(kinds)]
+    parameters: dict[str, object] = {
+        "dim": int(torch.randint(2, 9, (), generator=generator)),
+        "tokens": tokens,
+        "sparsity": int(torch.randint(1, tokens, (), generator=generator)) / tokens,
+        "context_norm": uniform(0.3, 3.0),
+        "signal_norm": uniform(0.3, 3.0),
+        "noise_std": uniform(0.0, 2.0),
+        "cosine": uniform(-0.95, 0.95),
+        "deviations": tuple((uniform(0.0, 3.0), uniform(-3.0, 3.0)) for _ in range(kinds)),
+        "probabilities": tuple(weight / sum(weights) for weight in weights),
+    }
+    return ContextualMixture(**{**parameters, **fixed})  # type: ignore[arg-type]
 
 
 def mean_gradient(
@@ -31,35 +58,32 @@ def mean_gradient(
     q: Tensor,
     n: int,
     generator: torch.Generator,
-    loss: descent.Loss = "squared",
+    loss: sampled_descent.Loss = "squared",
     blocks: int = BLOCKS,
 ) -> tuple[Tensor, Tensor]:
     """Minus both gradients on `n` fresh bags, and their standard errors from blocks.
 
-    Returns
-    -------
-    mean, standard_error : Tensor, shape (2, d)
-        The gradient of the head, then the one of the prompt.
+    Shape (2, d).
     """
     rows = []
     for _ in range(blocks):
         bags = mixture.sample(max(1, n // blocks), generator)
-        rows.append(torch.stack(descent.gradients(bags.tokens, bags.labels, w, q, loss)))
+        rows.append(torch.stack(sampled_descent.gradients(bags.tokens, bags.labels, w, q, loss)))
     values = -torch.stack(rows)  # (blocks, 2, d)
     return values.mean(0), values.std(0) / math.sqrt(blocks)
 
 
-def first_steps(
+def steps_beside_gradients(
     seed: int,
     samples: int,
     eta: float = 0.9,
     gamma: float = 5.0,
     population: Callable[..., tuple[Tensor, Tensor]] = descent.population_descent,
     head: Callable[..., Tensor] = descent.population_head,
-) -> Claim:
+) -> Comparison:
     """Each population step against the gradient on fresh bags, coordinate by coordinate."""
     generator = torch.Generator().manual_seed(seed)
-    formula, measured, errors = [], [], []
+    rows = []
     for mixture in progress_bar(POINTS, "population steps"):
         w1, q1 = population(mixture, eta, gamma)
         zero = torch.zeros_like(w1)
@@ -69,29 +93,15 @@ def first_steps(
             (head(mixture, q1, eta), eta, (zero, q1), 0),
         ):
             mean, error = mean_gradient(mixture, w, q, samples, generator)
-            formula.append(predicted)
-            measured.append(step * mean[part])
-            errors.append(step * error[part])
-    return claims.estimate(
-        "prompt-attention/first-steps",
-        "With infinitely many samples the three steps are $w_1 = \\eta a w^\\star$, "
-        "$q_1 = \\gamma(k_q q^\\star + k_w w^\\star)$ and the head $w_2$ on the features of "
-        "$q_1$, for "
-        "any deviations and any cosine; $k_w = 0$ when $q^\\star \\perp w^\\star$.",
-        formula=torch.cat(formula),
-        measured=torch.cat(measured),
-        standard_errors=torch.cat(errors),
-        source=PAPER,
-        checks=descent.population_descent,
-        max_deviation=largest_deviation(sum(len(part) for part in formula), BLOCKS),
-    )
+            rows.append((predicted, step * mean[part], step * error[part]))
+    return Comparison.of(rows, BLOCKS)
 
 
-def closed_form(
+def closed_form_errors(
     seed: int,
     instances: int = 300,
     population: Callable[..., tuple[Tensor, Tensor]] = descent.population_descent,
-) -> Claim:
+) -> Tensor:
     """The closed form of the first prompt against the sum over cases."""
     generator = torch.Generator().manual_seed(seed)
     errors = []
@@ -100,24 +110,15 @@ def closed_form(
         w1, q1 = population(mixture, 0.7, 1.0)
         exact = bag_moments.mean_prompt_gradient(mixture, w1)
         errors.append((q1 - exact).norm() / (1.0 + exact.norm()))
-    return claims.identity(
-        "prompt-attention/first-prompt-closed-form",
-        "The closed form of $k_q$ and $k_w$ is the average over labels and deviations of the "
-        "gradient "
-        "of one bag, on random mixtures with several deviations and any cosine.",
-        errors=torch.stack(errors),
-        tolerance=1e-12,
-        source=BOOK,
-        checks=descent.first_prompt_coefficients,
-    )
+    return torch.stack(errors)
 
 
-def step_too_long(
+def gradients_around_critical_step(
     seed: int,
     samples: int,
-    factors: tuple[float, ...] = (0.5, 0.8, 1.25, 2.0),
-    critical: Callable[..., Tensor] = descent.critical_step,
-) -> Claim:
+    factors: tuple[float, ...] = FACTORS,
+    critical: Callable[..., Tensor] = critical_step,
+) -> tuple[list[float], int]:
     """The measured first prompt, on either side of the critical head step."""
     generator = torch.Generator().manual_seed(seed)
     mixture = ContextualMixture(6, 20, 0.3, 1.2, 1.5, 0.7)
@@ -131,54 +132,31 @@ def step_too_long(
         side = 1.0 if factor < 1 else -1.0
         axis = int(mixture.context.argmax())
         values.append(float(4 * error[1, axis] - side * mean[1, axis]))
-    return claims.bound(
-        "prompt-attention/head-step-too-long",
-        "Under squared loss the first prompt points along the context for "
-        "$\\eta < \\eta_{\\mathrm{crit}} = 1/(\\zeta(\\zeta W^2 - \\sigma^2/T))$ and against it "
-        "beyond.",
-        values=values,
-        limits=0.0,
-        source=BOOK,
-        checks=descent.critical_step,
-        search=f"{samples:,} bags at {', '.join(f'{f:g}' for f in factors)} times the step; "
-        "the wrong sign must lie 4 standard errors away",
-    )
+    return values, samples
 
 
-def logistic_prompt(
+def logistic_prompts(
     seed: int,
     samples: int,
-    etas: tuple[float, ...] = (1.0, 10.0, 40.0),
-    coefficient: Callable[..., Tensor] = descent.logistic_prompt_coefficient,
-) -> Claim:
+    etas: tuple[float, ...] = ETAS,
+    coefficient: Callable[..., Tensor] = logistic_prompt_coefficient,
+) -> Comparison:
     """The first prompt under logistic loss against the gradient on fresh bags."""
     generator = torch.Generator().manual_seed(seed)
-    formula, measured, errors = [], [], []
+    rows = []
     for mixture in (*CORE, LIARS):
         for eta in etas:
             mean, error = logistic_gradient(mixture, eta, samples, generator)
-            formula.append(float(coefficient(mixture, eta)) * mixture.context_norm)
-            measured.append(mean)
-            errors.append(error)
-    return claims.estimate(
-        "prompt-attention/logistic-first-prompt",
-        "Under logistic loss the first prompt is the multiple of the context that the formula "
-        "gives, in core models and with deviations, for short and for long steps of the head.",
-        formula=formula,
-        measured=measured,
-        standard_errors=errors,
-        source=BOOK,
-        checks=descent.logistic_prompt_coefficient,
-        max_deviation=largest_deviation(len(formula), BLOCKS),
-    )
+            rows.append((float(coefficient(mixture, eta)) * mixture.context_norm, mean, error))
+    return Comparison.of(rows, BLOCKS)
 
 
-def logistic_sign(
+def logistic_signs(
     seed: int,
     samples: int,
-    etas: tuple[float, ...] = (1.0, 10.0, 40.0),
+    etas: tuple[float, ...] = ETAS,
     gradient: Callable[..., tuple[float, float]] | None = None,
-) -> Claim:
+) -> tuple[list[float], int]:
     """On which side the first prompt starts, without deviations and with them."""
     generator = torch.Generator().manual_seed(seed)
     values = []
@@ -186,18 +164,7 @@ def logistic_sign(
         for eta in etas:
             mean, error = (gradient or logistic_gradient)(mixture, eta, samples, generator)
             values.append(4 * error - side * mean)
-    return claims.bound(
-        "prompt-attention/logistic-sign",
-        "Under logistic loss the first prompt of a core model points along the context, however "
-        "long the head step. With the deviations $(0,0)$ and $(1,1)$ at $\\zeta = 1/4$ it points "
-        "against it.",
-        values=values,
-        limits=0.0,
-        source=BOOK,
-        checks=descent.gradients,
-        search=f"{samples:,} bags at head steps of {', '.join(f'{eta:g}' for eta in etas)}; "
-        "the wrong sign must lie 4 standard errors away",
-    )
+    return values, samples
 
 
 def logistic_gradient(
@@ -212,6 +179,3 @@ def logistic_gradient(
     )
     axis = int(mixture.context.argmax())
     return float(mean[1, axis]), float(error[1, axis])
-
-
-check_public(__name__)
