@@ -66,7 +66,9 @@ class Prepared:
     noise
         What was removed from the page, cell by cell: messages on stderr, and widgets.
     headline
-        Those of its claims that archived runs answer at the published size.
+        Those of its claims that archived runs answer at the published size, beside a figure.
+    turned
+        Those of its outcomes to which the archived runs give another verdict than this build's.
     """
 
     notebook: dict[str, Any]
@@ -75,6 +77,7 @@ class Prepared:
     claims: tuple[str, ...]
     noise: tuple[str, ...]
     headline: tuple[Claim, ...] = ()
+    turned: tuple[Claim, ...] = ()
 
 
 def prepare(
@@ -125,10 +128,15 @@ def prepare(
         shown += _redraw_claims(cell, archived or {}, decided or {}, recorded or {})
     before = [archived[claim] for claim in shown if claim in archived] if archived else []
     headline = tuple(filter(_is_headline, before))
-    content["cells"] = _page_cells(cells, name, profile, parameters, bool(headline))
+    turned = tuple(
+        claim
+        for claim in before
+        if claim.kind == "outcome" and decided and claim.verdict != decided[claim.id].verdict
+    )
+    content["cells"] = _page_cells(cells, name, profile, parameters, bool(headline or turned))
     for number, cell in enumerate(content["cells"]):
         cell["id"] = f"cell-{number}"
-    return Prepared(content, title, parameters, tuple(shown), tuple(noise), headline)
+    return Prepared(content, title, parameters, tuple(shown), tuple(noise), headline, turned)
 
 
 def read_parameters(source: str) -> dict[str, tuple[str, str]]:

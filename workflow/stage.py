@@ -242,6 +242,7 @@ def _notebook_record(
         "peak_memory_mib": memory,
         "parameters": [vars(parameter) for parameter in prepared.parameters],
         "published_size": [_at_published_size(claim) for claim in prepared.headline],
+        "turned": [_at_published_size(claim) for claim in prepared.turned],
         "code": [
             {"path": path.relative_to(source.root).as_posix(), "asks": _asks(path)}
             for path in source.code
@@ -255,7 +256,7 @@ def _at_published_size(claim: claims.Claim) -> dict[str, Any]:
     return {
         "anchor": claim.anchor,
         "sentence_html": claims.sentence_html(claim.sentence),
-        "published": given["published"]["value"],
+        "published": None if given.get("published") is None else given["published"]["value"],
         "mean": claim.value,
         "interval": given["interval"],
         "seeds": given["seeds"],

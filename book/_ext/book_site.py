@@ -123,41 +123,56 @@ class PublishedSize(SphinxDirective):
         build = read_data(self.env.app, "build.json")
         name = self.arguments[0]
         record = next(item for item in build["notebooks"] if item["name"] == name)
-        return [page_html(published_size, record["published_size"], build["profile"])]
+        return [page_html(published_size, record, build["profile"])]
 
 
-def published_size(relative: Relative, rows: list[dict[str, Any]], profile: str) -> str:
-    """The table below a chapter's title."""
+def published_size(relative: Relative, record: dict[str, Any], profile: str) -> str:
+    """The tables below a chapter's title."""
+
+    def sentence(row: dict[str, Any]) -> str:
+        return f'<a href="#{row["anchor"]}">{row["sentence_html"]}</a>'
 
     def figure(row: dict[str, Any]) -> str:
         mean = f"{row['mean']:.2f}"
         if row["interval"] is None:
             return f"{mean} (one seed)"
         low, high = row["interval"]
-        return f"{mean} ({low:.2f} to {high:.2f})"
+        return f'{mean} <span class="nowrap">({low:.2f} to {high:.2f})</span>'
 
-    seeds = sorted({row["seeds"] for row in rows})
-    units = {row["unit"] for row in rows}
-    of = f", {units.pop()}" if len(units) == 1 else ""
-    body = [
-        [
-            f'<a href="#{row["anchor"]}">{row["sentence_html"]}</a>',
-            f"{row['published']:g}",
-            f'<span class="nowrap">{figure(row)}</span>',
-            f"{html.escape(row['verdict'])}; {html.escape(row['replication'])}",
-        ]
-        for row in rows
-    ]
-    head = ["Sentence", "Published", f"Here{of}", "True? The same?"]
+    def unit(rows: list[dict[str, Any]]) -> str:
+        units = {row["unit"] for row in rows}
+        return f", {units.pop()}" if len(units) == 1 else ""
+
+    rows, turned = record["published_size"], record["turned"]
+    seeds = sorted({row["seeds"] for row in [*rows, *turned]})
     many = " to ".join(str(number) for number in dict.fromkeys((seeds[0], seeds[-1])))
     plural = "s" if seeds[-1] > 1 else ""
     archive = f'<a href="{relative("reproducibility.html")}#the-archive">the archive</a>'
-    return (
-        f'<aside class="published-size" aria-label="At the published size"><p><b>At the published '
-        f"size</b>, over {many} seed{plural} and a full sweep, trained before this build "
-        f"({archive}), with 95 % intervals. The runs on this page, of the {html.escape(profile)} "
-        f"profile, are a rehearsal of it.</p>{table('At the published size', head, body)}</aside>"
+    text = (
+        f"<p><b>At the published size</b>, over {many} seed{plural} and full sweeps, trained before "
+        f"this build ({archive}), with 95 % intervals. The runs on this page, of the "
+        f"{html.escape(profile)} profile, are a rehearsal of it.</p>"
     )
+    if rows:
+        body = [
+            [
+                sentence(row),
+                f"{row['published']:g}",
+                figure(row),
+                f"{html.escape(row['verdict'])}; {html.escape(row['replication'])}",
+            ]
+            for row in rows
+        ]
+        head = ["Sentence", "Published", f"Here{unit(rows)}", "True? The same?"]
+        text += table("At the published size", head, body)
+    if turned:
+        body = [
+            [sentence(row), figure(row), f"<b>{html.escape(row['verdict'])}</b>"] for row in turned
+        ]
+        head = ["Sentence", f"At the published size{unit(turned)}", "There"]
+        text += "<p>Otherwise than in this build's small runs:</p>"
+        text += table("Otherwise than in the small runs", head, body)
+    return f'<aside class="published-size" aria-label="At the published size">{text}</aside>'
 
 
 class ChapterCode(SphinxDirective):
