@@ -9,13 +9,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from notebooks.prefix_tuning.new_task.plan import NewTaskPlan
 from promptlib.checks import check_public
 from promptlib.prefix_tuning.adapting import load_model, load_prefix
 from promptlib.prefix_tuning.gpt import GPT
 from promptlib.prefix_tuning.inside import in_float64
 from promptlib.prefix_tuning.prefix import Prefix
 from promptlib.prefix_tuning.sweeps import best_first, validation_of
+from promptlib.prefix_tuning.trials import Plan
 from promptlib.runs import RunStore
 
 __all__ = ["TrainedSorter", "trained_sorters"]
@@ -47,21 +47,22 @@ class TrainedSorter:
     best: Prefix
 
 
-def trained_sorters(plan: NewTaskPlan, store: RunStore) -> list[TrainedSorter]:
+def trained_sorters(plan: Plan, store: RunStore) -> list[TrainedSorter]:
     """The models and prefixes of every seed of the plan, trained now if they are not stored.
 
     Parameters
     ----------
-    plan : NewTaskPlan
+    plan : Plan
         From :func:`notebooks.prefix_tuning.new_task.plan.first_sweep`.
     store : RunStore
     """
     sorters = []
-    for index, (base, rates) in enumerate(zip(plan.pretrained, plan.finetuned, strict=True)):
+    for index, base in enumerate(plan.where(method="pretrained")):
+        rates = [run for run in plan.where(method="finetuned") if run.needs == (base,)]
         tuned = min(rates, key=lambda run: best_first(store.get(run).metrics))
         sweeps = {}
         for kind in ("shared", "free"):
-            run = plan.prefixes[kind][index]
+            run = plan.where(method="prefix", parametrisation=kind).runs[index]
             result = store.get(run)
             cells = result.metrics["cells"]
             prefixes = tuple(
