@@ -83,19 +83,7 @@ def chapter_plan(
         weight_rates,
         test_sequences,
     )
-    return _labelled(of_new_task) + deep_plan(deep_steps, first_seed)
-
-
-def _labelled(plan: Any) -> Plan:
-    """The plan of "A new task" with ``method`` and ``parametrisation`` as labels."""
-    if isinstance(plan, Plan):
-        return plan
-    found = labelled(plan.pretrained, method="pretrained")
-    for parametrisation, runs in plan.prefixes.items():
-        found += labelled(runs, method="prefix", parametrisation=parametrisation)
-    for runs in plan.finetuned:
-        found += labelled(runs, method="finetuned")
-    return found + labelled(plan.besides_attention, method="besides attention")
+    return of_new_task + deep_plan(deep_steps, first_seed)
 
 
 check_public(__name__)

@@ -1,58 +1,51 @@
 """Which training runs answer "Expressivity or optimisation?"
 
 All runs of the four chapters before it, read as one table of trials, and a few more: prefixes that
-are trained to answer as a planted one does (`training`), for which a
-solution is known to exist. The planted ones are drawn at random, or were trained in the chapter
-"Combining, not inventing?".
+are trained to answer as a planted one does (`training`), for which a solution is known to exist.
+The planted ones are drawn at random, or were trained in the chapter "Combining, not inventing?".
+
+Labels of what adapts a model: ``method``, a value of `METHODS`, and ``question``. Students of a
+planted prefix have the ``method`` "student" and their ``teacher``.
 
 This module holds plain data and imports no torch, so that the workflow can read it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from notebooks.prefix_tuning.combining import plan as combine
-from notebooks.prefix_tuning.eliciting import plan as elicit
-from notebooks.prefix_tuning.new_task import plan as new_task_effort
-from notebooks.prefix_tuning.prefix_or_lora import plan as lora_budget
+from notebooks.prefix_tuning.combining import plan as combining_plan
+from notebooks.prefix_tuning.eliciting import plan as eliciting_plan
+from notebooks.prefix_tuning.new_task import plan as new_task_plan
+from notebooks.prefix_tuning.prefix_or_lora import plan as prefix_or_lora_plan
 from promptlib.checks import check_public
-from promptlib.prefix_tuning import planning as experiment_runs
+from promptlib.prefix_tuning import planning
+from promptlib.prefix_tuning.trials import Plan, labelled
 from promptlib.runs import Run
 
 PLANTED = "notebooks.prefix_tuning.expressivity_or_optimisation.training"
 
-EXPERIMENTS = ("a new task", "eliciting", "combining", "prefix or LoRA")
-"""The chapters, by a short name."""
+METHODS = {"tune_prefixes": "prefix", "tune_lora": "LoRA", "fine_tune": "fine-tuning"}
+"""Method by training function; other functions adapt nothing that the table compares."""
 
 DRAWN = "drawn"
-"""Name of the planted prefix that is drawn at random; the others have the name of their task."""
+"""Teacher that is drawn at random; the others have the name of their task."""
 
 
 @dataclass(frozen=True)
-class SynthesisPlan:
-    """The runs of the chapter; iterating yields all of them.
+class Question:
+    """A base model, in words, that is to do a task; asked in a chapter, by its short name."""
 
-    Attributes
-    ----------
-    experiments : mapping of tuple of Run
-        By `EXPERIMENTS`: every run of that chapter.
-    planted : mapping of tuple of Run
-        By teacher, `DRAWN` first; one for each seed. Each run is a sweep of students.
-    """
+    experiment: str
+    model: str
+    task: str
 
-    experiments: Mapping[str, tuple[Run, ...]]
-    planted: Mapping[str, tuple[Run, ...]]
-
-    def __iter__(self) -> Iterator[Run]:
-        seen = set()
-        for runs in (*self.experiments.values(), *self.planted.values()):
-            for run in runs:
-                if run.key not in seen:
-                    seen.add(run.key)
-                    yield run
+    @property
+    def label(self) -> str:
+        """For an axis."""
+        return f"{self.task.replace('_', ' ')} ({self.model})"
 
 
 def plan(
@@ -64,64 +57,73 @@ def plan(
     planted_std: float,
     planted_tasks: Sequence[str],
     planted_rates: Sequence[float],
-) -> SynthesisPlan:
+) -> Plan:
     """Plan the runs of the chapter.
 
-    Parameters
-    ----------
-    new_task, eliciting, combining, prefix_or_lora : mappings
-        The parameters of those chapters, by name.
-    planted_steps : int
-        Training steps of a student; at least 10.
-    planted_std : float
-        Standard deviation of the entries of a planted prefix that is drawn, above 0.
-    planted_tasks : sequence of str
-        Tasks of the chapter on combining whose trained prefixes are planted, too.
-    planted_rates : sequence of float
-        Learning rates of the students.
-
-    Raises
-    ------
-    ValueError
-        If a number is out of its range, a chapter lacks a parameter or has one too many, or one of
-        the tasks has no prefix.
+    The page says what the parameters mean; a ValueError names one that is out of its range, or a
+    chapter that lacks a parameter or has one too many.
     """
-    experiment_runs.check_counts(planted_steps=(planted_steps, 10))
-    experiment_runs.check_positive(planted_rates=planted_rates, planted_std=[planted_std])
-    plans = (
-        ("new_task", new_task_effort.plan, new_task),
-        ("eliciting", elicit.plan, eliciting),
-        ("combining", combine.plan, combining),
-        ("prefix_or_lora", lora_budget.plan, prefix_or_lora),
-    )
-    experiments = {
-        experiment: tuple(_planned(name, make, parameters))
-        for experiment, (name, make, parameters) in zip(EXPERIMENTS, plans, strict=True)
-    }
-    sweep = experiment_runs.cells(planted_rates, [combine.INIT_STD])
-    there = combine.plan(**combining)
-    kinds = (("published prefix", combine.PUBLISHED), ("free prefix", combine.NEW))
-    trained = {
-        task: there.where(method=kind, task=task).runs for kind, tasks in kinds for task in tasks
-    }
-    bases = there.where(method="pretrained")
-    planted = {DRAWN: tuple(_plant(base, planted_steps, sweep, planted_std) for base in bases)}
+    planning.check_counts(planted_steps=(planted_steps, 10))
+    planning.check_positive(planted_rates=planted_rates, planted_std=[planted_std])
+    there = _planned("combining", combining_plan.plan, combining)
+    planned = Plan(())
+    for experiment, runs in (
+        ("a new task", _planned("new_task", new_task_plan.plan, new_task)),
+        ("eliciting", _planned("eliciting", eliciting_plan.plan, eliciting)),
+        ("combining", there),
+        ("prefix or LoRA", _planned("prefix_or_lora", prefix_or_lora_plan.plan, prefix_or_lora)),
+    ):
+        planned += Plan(tuple((run, _labels(experiment, run)) for run in runs))
+    sweep = planning.cells(planted_rates, [combining_plan.INIT_STD])
+    students = [_plant(base, planted_steps, sweep, planted_std) for base in there if not base.needs]
+    planned += labelled(students, method="student", teacher=DRAWN)
+    trained = _prefixes_by_task(there)
     for task in planted_tasks:
         if task not in trained:
             raise ValueError(
                 f"planted_tasks has {task!r}; there are prefixes for {', '.join(trained)}"
             )
-        planted[task] = tuple(
+        students = [
             _plant(run.needs[0], planted_steps, sweep, teacher=run) for run in trained[task]
-        )
-    return SynthesisPlan(experiments=experiments, planted=planted)
+        ]
+        planned += labelled(students, method="student", teacher=task)
+    return planned
 
 
-def _planned(name: str, make: Any, parameters: Mapping[str, Any]) -> Iterable[Run]:
+def _planned(
+    name: str, make: Callable[..., Iterable[Run]], parameters: Mapping[str, Any]
+) -> tuple[Run, ...]:
     try:
-        return make(**parameters)
+        return tuple(make(**parameters))
     except TypeError as error:  # a parameter is missing or unknown
         raise ValueError(f"{name} must hold the parameters of its chapter: {error}") from None
+
+
+def _labels(experiment: str, run: Run) -> dict[str, Any]:
+    method = METHODS.get(run.train.partition(":")[2])
+    partly = run.config.get("learned", [""]) != [""]  # some weights only: another question
+    if method is None or partly:
+        return {}
+    question = Question(experiment, _in_words(run.needs[0]), run.config["task"])
+    return {"method": method, "question": question}
+
+
+def _in_words(base: Run) -> str:
+    """What tells the base models of one chapter apart."""
+    model = base.config["model"]
+    depth = f"{model['n_layer']} layer{'s' if model['n_layer'] > 1 else ''}"
+    norm = "" if model["first_layer_norm"] else ", no first LayerNorm"
+    knows = "" if base.config["task"] == "mixture" else ", sorts ascending"
+    return f"{depth}{norm}{knows}"
+
+
+def _prefixes_by_task(runs: Iterable[Run]) -> dict[str, list[Run]]:
+    """The prefixes of each seed; where a task has two parametrisations, the later one."""
+    found: dict[str, dict[int, Run]] = {}
+    for run in runs:
+        if run.train.endswith(":tune_prefixes"):
+            found.setdefault(run.config["task"], {})[run.config["seed"]] = run
+    return {task: list(by_seed.values()) for task, by_seed in found.items()}
 
 
 def _plant(
@@ -132,7 +134,7 @@ def _plant(
     teacher: Run | None = None,
 ) -> Run:
     """Plan students of a prefix that is drawn, with a standard deviation, or of a trained one."""
-    kind = experiment_runs.PARAMETRISATIONS[combine.PARAMETRISATION]
+    kind = planning.PARAMETRISATIONS[combining_plan.PARAMETRISATION]
     if teacher is not None:
         kind = {name: teacher.config[name] for name in kind}
     return Run(
@@ -140,11 +142,11 @@ def _plant(
         {
             "seed": base.config["seed"],
             "steps": steps,
-            "warmup": int(experiment_runs.WARMUP_SHARE * steps),
-            "batch_size": experiment_runs.SMALL_BATCH_SIZE,
+            "warmup": int(planning.WARMUP_SHARE * steps),
+            "batch_size": planning.SMALL_BATCH_SIZE,
             "test_sequences": base.config["test_sequences"],
             "model": base.config["model"],
-            "length": combine.LENGTH,
+            "length": combining_plan.LENGTH,
             "planted_std": planted_std,
             "cells": [dict(cell) for cell in sweep],
             **kind,

@@ -46,14 +46,9 @@ CHUNK = 1024
 class Answers:
     """What a teacher makes of some inputs.
 
-    Attributes
-    ----------
-    tokens : Tensor, int64, ``(N, 19)``
-        Inputs, and the outputs that the teacher wrote after them but the last.
-    outputs : Tensor, int64, ``(N, 10)``
-        What it wrote, decoded greedily.
-    log_probabilities : Tensor, ``(N, 10, V)``
-        Of all symbols at each output, given the outputs before.
+    Tokens ``(N, 19)`` are the inputs and, but for the last, the outputs ``(N, 10)`` that it wrote
+    after them, decoded greedily; log probabilities ``(N, 10, V)`` are those of all symbols at each
+    output, given the outputs before.
     """
 
     tokens: Tensor
@@ -82,18 +77,8 @@ def divergence(
 ) -> Tensor:
     """Mean divergence of a student's answers from a teacher's, in nats a symbol.
 
-    Parameters
-    ----------
-    model : GPT
-    tokens : Tensor, int64, ``(B, 19)``
-    teacher : Tensor, ``(B, 10, V)``
-        Log probabilities of the teacher's answers.
-    student : Prefix or PrefixBatch, optional
-        None for the model without a prefix.
-
-    Returns
-    -------
-    Tensor, a scalar; ``(C,)`` with a `PrefixBatch`
+    Tokens ``(B, 19)``, log probabilities of the teacher ``(B, 10, V)``; one number for each student
+    of a batch.
     """
     lost = (teacher.exp() * (teacher - _log_probabilities(model, tokens, student))).sum(dim=-1)
     return lost.mean(dim=(-2, -1))  # of ([C,] B, 10)
@@ -145,14 +130,9 @@ def measure(
     """Measure how well students answer as the teacher does.
 
     Two answers agree if all ten decoded outputs do. They do exactly if each output is the same
-    after the teacher's outputs before it (`promptlib.prefix_tuning.evaluation.score`).
-
-    Returns
-    -------
-    list of dict
-        For each student, on test sequences, ``divergence`` in nats a symbol and ``agreement``, the
-        share of inputs answered alike, in [0, 1]; ``validation`` holds the same of the validation
-        split.
+    after the teacher's outputs before it (`promptlib.prefix_tuning.evaluation.score`). Of each
+    student ``divergence`` in nats a symbol and ``agreement``, the share of inputs answered alike,
+    in [0, 1], on test sequences; ``validation`` holds the same of the validation split.
     """
 
     def of(split: Split) -> list[dict[str, Any]]:

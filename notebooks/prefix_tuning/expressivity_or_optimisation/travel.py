@@ -32,7 +32,7 @@ from torch import Tensor
 from promptlib.checks import check_public
 from promptlib.prefix_tuning.adapting import generator_for, load_prefix, new_prefix
 from promptlib.prefix_tuning.prefix import Prefix
-from promptlib.prefix_tuning.sweeps import Cell, Get
+from promptlib.prefix_tuning.trials import Get, Trial
 from promptlib.training import Recipe
 
 BETAS = Recipe.betas
@@ -40,25 +40,7 @@ BETAS = Recipe.betas
 
 
 def step_bounds(steps: int, betas: tuple[float, float] = BETAS) -> Tensor:
-    """Return the largest move of an entry in each step, in units of the learning rate.
-
-    Parameters
-    ----------
-    steps : int
-        At least 1.
-    betas : pair of float
-        Decay rates of Adam's moments, in [0, 1), the square of the first below the second.
-
-    Returns
-    -------
-    Tensor, float64, ``(steps,)``
-        :math:`B_t`; 1 in the first step.
-
-    Raises
-    ------
-    ValueError
-        If a number is out of its range.
-    """
+    """Return the largest move of an entry in each step, in units of the rate: :math:`B_t`."""
     beta1, beta2 = betas
     if steps < 1:
         raise ValueError(f"expected steps >= 1, got {steps}")
@@ -74,20 +56,7 @@ def step_bounds(steps: int, betas: tuple[float, float] = BETAS) -> Tensor:
 def budget(
     learning_rate: float, steps: int, warmup: int, betas: tuple[float, float] = BETAS
 ) -> float:
-    """Return how far an entry can travel in a training run.
-
-    Parameters
-    ----------
-    learning_rate : float
-        The highest of the schedule, above 0.
-    steps, warmup : int
-        Of the `promptlib.training.Recipe`.
-
-    Raises
-    ------
-    ValueError
-        If a number is out of its range.
-    """
+    """Return how far an entry can travel in a training run with this highest learning rate."""
     if not learning_rate > 0:
         raise ValueError(f"expected learning_rate > 0, got {learning_rate}")
     recipe = Recipe(steps, warmup)
@@ -95,34 +64,27 @@ def budget(
     return learning_rate * float((schedule * step_bounds(steps, betas)).sum())
 
 
-def budget_of(cell: Cell) -> float:
+def budget_of(trial: Trial) -> float:
     """Return the budget of one prefix of a sweep."""
-    config = cell.run.config
-    return budget(cell.learning_rate, config["steps"], config["warmup"])
+    config = trial.run.config
+    return budget(trial.learning_rate, config["steps"], config["warmup"])
 
 
 @torch.no_grad()
-def moves(cell: Cell, get: Get) -> Tensor:
+def moves(trial: Trial, get: Get) -> Tensor:
     """Return how far each learned entry has moved from its start.
 
-    Parameters
-    ----------
-    cell : Cell
-        Of a run of `tune_prefixes`, whose start is drawn again from its seed, or of `fine_tune`,
-        which starts from the weights of the run that it needs.
-
-    Returns
-    -------
-    Tensor, float32, one non-negative entry for each that was learned
+    The start of a prefix is drawn again from its seed; weights start from those of the run that
+    fine-tuning needs.
     """
-    config, result = cell.run.config, get(cell.run)
+    config, result = trial.run.config, get(trial.run)
     before: dict[str, Tensor]
     after: dict[str, Tensor]
-    if cell.run.train.endswith(":tune_prefixes"):
-        before = dict(start(config, cell.index).named_parameters())
-        after = dict(load_prefix(config, result, cell.index).named_parameters())
+    if trial.cell is not None:
+        before = dict(start(config, trial.cell).named_parameters())
+        after = dict(load_prefix(config, result, trial.cell).named_parameters())
     else:
-        before, after = dict(get(cell.run.needs[0]).tensors), dict(result.tensors)
+        before, after = dict(get(trial.run.needs[0]).tensors), dict(result.tensors)
     return torch.cat([(after[name] - before[name]).abs().flatten() for name in before])
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -10,17 +11,15 @@ import numpy as np
 from matplotlib.axes import Axes
 from torch import Tensor
 
-from notebooks.prefix_tuning.new_task.results import ASCENDING, DESCENDING, Measured
+from notebooks.prefix_tuning.new_task.plan import ASCENDING, DESCENDING
 from promptlib import plotting
-from promptlib.checks import check_public
-from promptlib.plotting import MUTED, PALETTE, PAPER
-from promptlib.prefix_tuning import drawing as experiment_figures
-from promptlib.prefix_tuning import published
+from promptlib.plotting import INK, MUTED, PALETTE, PAPER
+from promptlib.prefix_tuning import drawing, published
 from promptlib.prefix_tuning.drawing import Drawn, inputs_by_size, output_attention, peak_rank
 from promptlib.prefix_tuning.gpt import GPT
 from promptlib.prefix_tuning.prefix import Prefix
-from promptlib.prefix_tuning.sweeps import percent
 from promptlib.prefix_tuning.tasks import SEQUENCE_LENGTH, SORT_DESCENDING, read_and_answer
+from promptlib.prefix_tuning.trials import Trials
 
 BRIGHTEST = 0.4
 """Attention from which on the maps show no difference."""
@@ -29,17 +28,7 @@ BRIGHTEST = 0.4
 def attention_maps(
     models: Mapping[str, tuple[GPT, Prefix | None]], inputs: Tensor, example: int = 0
 ) -> Drawn:
-    """Draw the attention of several models on the same inputs: one example, and the mean.
-
-    Parameters
-    ----------
-    models : mapping
-        Title to model and prefix.
-    inputs : Tensor, ``(B, 10)``
-        Answered in descending order.
-    example : int
-        Row of `inputs` for the upper panels.
-    """
+    """Draw the attention while `inputs` are answered downwards: one of them, and the mean."""
     tokens = read_and_answer(inputs, SORT_DESCENDING.solve(inputs))
     figure, axes = plt.subplots(
         2, len(models), figsize=(plotting.WIDTH, 5.4), sharex="row", sharey=True, squeeze=False
@@ -92,51 +81,25 @@ def _draw_map(axes: Axes, rows: Tensor) -> Any:
     return mesh
 
 
-def learning_curves(measured: Measured, adapt_steps: int, blind: float) -> Drawn:
-    """Draw the training loss of each way to adapt the model, all seeds."""
-    ways: dict[str, tuple[list[Sequence[float]], str]] = {
-        "prefix, shared": (
-            [cell.metrics["curve"] for cell in measured.best_prefixes("shared")],
-            PALETTE["vermilion"],
-        ),
-        "prefix, free": (
-            [cell.metrics["curve"] for cell in measured.best_prefixes("free")],
-            PALETTE["ochre"],
-        ),
-        "all but attention": (
-            [entry["curve"] for entry in measured.besides_attention],
-            PALETTE["blue"],
-        ),
-        "all weights": ([entry["curve"] for entry in measured.best_finetuned], PALETTE["green"]),
+def learning_curves(trials: Trials, adapt_steps: int, blind: float) -> Drawn:
+    """Draw the training loss of each way to adapt the model, the best of each seed."""
+    shown = {
+        "prefix, shared": (trials.where(way="shared"), "vermilion"),
+        "prefix, free": (trials.where(way="free"), "ochre"),
+        "all but attention": (trials.where(method="besides attention"), "blue"),
+        "all weights": (trials.where(method="finetuned"), "green"),
     }
     figure, axes = plt.subplots(figsize=(plotting.WIDTH, 4.2))
     ends = []
-    for name, (curves, colour) in ways.items():
-        values = np.array(curves)
-        steps = (np.arange(values.shape[1]) + 0.5) * adapt_steps / values.shape[1]
-        mean = np.exp(np.log(values).mean(axis=0))
-        axes.fill_between(
-            steps, values.min(axis=0), values.max(axis=0), color=colour, alpha=0.25, linewidth=0
-        )
-        axes.plot(steps, mean, color=colour)
-        axes.annotate(
-            name,
-            (steps[-1], mean[-1]),
-            xytext=(6, 0),
-            textcoords="offset points",
-            color=colour,
-            va="center",
-        )
+    for name, (way, colour) in shown.items():
+        curves = np.array([trial.metrics["curve"] for trial in way.best()])
+        steps = (np.arange(curves.shape[1]) + 0.5) * adapt_steps / curves.shape[1]
+        mean = np.exp(np.log(curves).mean(axis=0))
+        _line_and_band(axes, steps, mean, curves, PALETTE[colour])
+        _beside(axes, name, (steps[-1], mean[-1]), PALETTE[colour])
         ends.append(f"{name} {mean[-1]:.3g}")
     axes.hlines(blind, 0, adapt_steps, color=MUTED, linestyle="--", linewidth=1.2)
-    axes.annotate(
-        "never looks at the input",
-        (adapt_steps, blind),
-        xytext=(6, 0),
-        textcoords="offset points",
-        color=MUTED,
-        va="center",
-    )
+    _beside(axes, "never looks at the input", (adapt_steps, blind), MUTED)
     axes.set(
         yscale="log",
         xlim=(0, 1.6 * adapt_steps),
@@ -151,19 +114,125 @@ def learning_curves(measured: Measured, adapt_steps: int, blind: float) -> Drawn
     return figure, alt
 
 
-def beside_published(measured: Measured) -> Drawn:
+def _line_and_band(
+    axes: Axes, x: np.ndarray, mean: np.ndarray, by_seed: np.ndarray, colour: str
+) -> None:
+    """Draw a line, and a band that spans the seeds."""
+    low, high = by_seed.min(axis=0), by_seed.max(axis=0)
+    axes.fill_between(x, low, high, color=colour, alpha=0.25, linewidth=0)
+    axes.plot(x, mean, color=colour)
+
+
+def _beside(axes: Axes, text: str, place: tuple[float, float], colour: str) -> None:
+    axes.annotate(text, place, (6, 0), textcoords="offset points", color=colour, va="center")
+
+
+def beside_published(trials: Trials) -> Drawn:
     """Draw the six published accuracies with ours, one dot for each seed."""
-    shared = [cell.metrics for cell in measured.best_prefixes("shared")]
     rows = [
-        (f"{name} → {task}", published.NEW_TASK[f"{key}_{task}"], percent(metrics, full))
-        for name, key, metrics in (
-            ("pretrained", "pretrained", measured.pretrained),
-            ("fine-tuned", "finetuned", measured.best_finetuned),
-            ("prefix", "prefix", shared),
+        (f"{name} → {task}", published.NEW_TASK[f"{key}_{task}"], ours.percent(full))
+        for name, key, ours in (
+            ("pretrained", "pretrained", trials.where(method="pretrained")),
+            ("fine-tuned", "finetuned", trials.where(method="finetuned").best()),
+            ("prefix", "prefix", trials.where(way="shared").best()),
         )
         for task, full in (("ascending", ASCENDING), ("descending", DESCENDING))
     ]
-    return experiment_figures.beside_published(rows)
+    return drawing.beside_published(rows)
 
 
-check_public(__name__)
+def all_ways(
+    ways: Mapping[str, Trials], others: Mapping[str, tuple[Trials, str]], blind: float
+) -> Drawn:
+    """Draw the best loss and the best accuracy of each way to train a prefix, by seed.
+
+    `others` are what to compare with, one trial a seed, and the name of a colour.
+    """
+    rows = [
+        (name, way.best(by="loss").losses(), way.best().percent(), PALETTE["vermilion"])
+        for name, way in ways.items()
+    ]
+    rows += [
+        (name, other.losses(), other.percent(), PALETTE[colour])
+        for name, (other, colour) in others.items()
+    ]
+    figure, (left, right) = plt.subplots(
+        1,
+        2,
+        figsize=(plotting.WIDTH, 1.2 + 0.36 * len(rows)),
+        sharey=True,
+        width_ratios=[1.5, 1],
+    )
+    seen = []
+    for place, (name, losses, accuracies, colour) in enumerate(rows):
+        plotting.seeds_and_interval(left, [math.log10(loss) for loss in losses], place, colour)
+        ends = plotting.seeds_and_interval(right, accuracies, place, colour, (0.0, 100.0))
+        few = float(np.mean(accuracies)) < 50
+        right.annotate(
+            f"{np.mean(accuracies):.1f}",
+            (ends[1] if few else ends[0], place),
+            xytext=(8 if few else -8, 0),
+            textcoords="offset points",
+            ha="left" if few else "right",
+            va="center",
+            fontsize=10,
+            color=INK,
+        )
+        seen.append(
+            f"{name}: lowest loss {min(losses):.3g}, mean {np.mean(losses):.3g}; accuracy "
+            f"{np.mean(accuracies):.1f} %, highest {max(accuracies):.1f} %"
+        )
+    left.axvline(np.log10(blind), color=MUTED, linestyle="--", linewidth=1.2)
+    left.annotate(
+        "without looking",
+        (np.log10(blind), -0.55),
+        xytext=(0, 2),
+        textcoords="offset points",
+        ha="center",
+        va="bottom",
+        fontsize=10,
+        color=MUTED,
+        annotation_clip=False,
+    )
+    exponents = [e for e in (-4, -3, -2, -1, 0, 1) if e >= np.floor(left.get_xlim()[0])]
+    left.set_xticks(exponents, [f"{10.0**e:g}" for e in exponents])
+    left.set_xlabel("test loss (nats a symbol)")
+    right.set(xlim=(-4, 104), xlabel="accuracy (%)")
+    left.set_yticks(range(len(rows)), [row[0] for row in rows])
+    right.tick_params(axis="y", length=0)
+    left.set_ylim(len(rows) - 0.5, -0.55)
+    alt = (
+        "For each way of training, dots for seeds. Left: lowest test loss, logarithmic. Right: "
+        f"highest accuracy. {'; '.join(seen)}. Without looking the loss is {blind:.3g}."
+    )
+    return figure, alt
+
+
+ORDER = ("grey", "vermilion", "ochre", "purple", "blue", "green")
+"""Colours of `outputs_right`."""
+
+
+def outputs_right(curves: Mapping[str, Sequence[Tensor]]) -> Drawn:
+    """Draw how often each of the ten outputs is right, percent ``(10,)`` of each seed by name."""
+    figure, axes = plt.subplots(figsize=(plotting.WIDTH, 4.2))
+    outputs = np.arange(1, 11)
+    ends, seen = [], []
+    for (name, values), colour in zip(curves.items(), ORDER, strict=False):
+        by_seed = np.stack([value.numpy() for value in values])
+        mean = by_seed.mean(axis=0)
+        _line_and_band(axes, outputs, mean, by_seed, PALETTE[colour])
+        ends.append((float(mean[-1]), name, PALETTE[colour]))
+        seen.append(
+            f"{name} {mean.mean():.0f} % on average, from {mean.min():.0f} % at output "
+            f"{outputs[mean.argmin()]} to {mean.max():.0f} % at output {outputs[mean.argmax()]}"
+        )
+    heights = plotting.spread_apart([height for height, _, _ in ends], 7.5, 0.0, 100.0)
+    for place, (_, name, colour) in zip(heights, ends, strict=True):  # near their lines
+        axes.text(10.25, place, name, color=colour, va="center")
+    axes.set(xlim=(0.8, 13.2), ylim=(-3, 103), xlabel="output", ylabel="right digits (%)")
+    axes.set_xticks(outputs)
+    alt = (
+        "Share of right digits at each of the ten outputs, the right ones before it fed; bands "
+        f"span the seeds. {'; '.join(seen)}."
+    )
+    return figure, alt

@@ -13,7 +13,6 @@ from torch import Tensor
 
 from notebooks.prefix_tuning.new_task.stream import Stream, at_pair, class_scatter, reading_plane
 from promptlib import plotting
-from promptlib.checks import check_public
 from promptlib.plotting import GRID, INK, PALETTE, PAPER
 from promptlib.prefix_tuning.drawing import Drawn
 
@@ -28,16 +27,10 @@ LINES = 40
 
 @dataclass(frozen=True)
 class Panel:
-    """One model to draw.
+    """One model to draw: `stream` is from `stream.stream_of`.
 
-    Attributes
-    ----------
-    title : str
-    stream : callable
-        From `new_task_stream.stream_of`.
-    moved : bool
-        Whether it is the first panel's model with something added: drawn in the plane of the
-        first, with lines from the old places. Else it has a plane of its own.
+    If `moved`, it is the first panel's model with something added: drawn in the plane of the first,
+    with lines from the old places. Else it has a plane of its own.
     """
 
     title: str
@@ -48,14 +41,8 @@ class Panel:
 def planes(panels: Sequence[Panel], output: int, digit: int, n: int = 6000) -> Drawn:
     """Draw the residual stream at one output after one digit, in planes of best linear reading.
 
-    Parameters
-    ----------
-    panels : sequence of Panel
-        The first is what the others started from.
-    output, digit : int
-        Only sequences that have written `digit` just before `output` are drawn.
-    n : int
-        Sequences to choose from, for fitting and for drawing each.
+    The first panel is what the others started from. Of `n` sequences each for fitting and for
+    drawing, those are taken that have written `digit` just before `output`.
     """
     fit_tokens, fit_digits = at_pair(output, digit, n, "train")
     tokens, right = at_pair(output, digit, n, "test")
@@ -118,6 +105,3 @@ def planes(panels: Sequence[Panel], output: int, digit: int, n: int = 6000) -> D
         f"a sequence, numbers at the means of the digits to write. {'; '.join(seen)}."
     )
     return figure, alt
-
-
-check_public(__name__)

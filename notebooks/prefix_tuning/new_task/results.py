@@ -1,340 +1,93 @@
-"""What did the runs of the chapter "A new task" measure, and what follows from it?
+"""What did all the ways to adapt the sorter come to, in one table of trials?
 
-`collect` reads the runs of a plan. Each claim function takes what was measured and returns the
-claim, so that a test can hand in what a wrong implementation measures.
+Settings are chosen on the validation split and read on the test split.
 """
 
 from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, Literal
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from notebooks.prefix_tuning.new_task import plan as new_task
-from notebooks.prefix_tuning.new_task.plan import NewTaskPlan
 from promptlib import claims
-from promptlib.checks import check_public
-from promptlib.prefix_tuning import adapting, published
-from promptlib.prefix_tuning.adapting import load_model, load_prefix
-from promptlib.prefix_tuning.evaluation import score, sequence_loss
+from promptlib.prefix_tuning.evaluation import sequence_loss
 from promptlib.prefix_tuning.gpt import GPT
 from promptlib.prefix_tuning.prefix import Prefix, PrefixBatch
-from promptlib.prefix_tuning.sweeps import HERE, UNIT, Metrics, best_first, percent
-from promptlib.runs import Result, Run
+from promptlib.prefix_tuning.trials import Get, Plan, Trial, Trials, read
 
 Loss = Callable[[GPT, Tensor, Tensor, PrefixBatch], Tensor]
 
-PAPER = "Petrov et al. 2024, new task"
-ASCENDING, DESCENDING = "sort_ascending", "sort_descending"
 
+def measured(plan: Plan, get: Get) -> Trials:
+    """Read all trials of the chapter's plan, and as one more the best table of each seed.
 
-@dataclass(frozen=True)
-class Cell:
-    """One prefix of a sweep: where it stands and what it measured."""
-
-    parametrisation: str
-    index: int
-    metrics: Metrics
-
-
-@dataclass(frozen=True)
-class Measured:
-    """The metrics of all runs; sequences have one entry for each seed.
-
-    Attributes
-    ----------
-    base : mapping
-        Config of the first sorter.
-    pretrained, besides_attention : sequences of metrics
-        With ``accuracy`` and ``loss`` by task, and ``curve``.
-    finetuned : sequence of sequences of metrics
-        By seed, then learning rate, which stands among the metrics.
-    sweeps : mapping of sequences of sequences of metrics
-        By parametrisation, then seed, then cell.
+    Put together from the best entries of the single tables, it is no cell of their sweep.
     """
-
-    base: Mapping[str, Any]
-    pretrained: Sequence[Metrics]
-    finetuned: Sequence[Sequence[Metrics]]
-    besides_attention: Sequence[Metrics]
-    sweeps: Mapping[str, Sequence[Sequence[Metrics]]]
-
-    @property
-    def trials(self) -> int:
-        """Test sequences behind each accuracy."""
-        return int(self.base["test_sequences"])
-
-    @property
-    def best_finetuned(self) -> list[Metrics]:
-        """The fine-tuned model of each seed that does best on the validation split."""
-        return [min(rates, key=best_first) for rates in self.finetuned]
-
-    def best_prefix(self, seed: int, parametrisation: str | None = None) -> Cell:
-        """Return the prefix of a seed that does best at the new task.
-
-        Chosen on the validation split, by accuracy and then by loss.
-        """
-        cells = [
-            Cell(name, index, cell)
-            for name, sweep in self.sweeps.items()
-            if parametrisation in (None, name)
-            for index, cell in enumerate(sweep[seed])
-        ]
-        return min(cells, key=lambda cell: best_first(cell.metrics))
-
-    def best_prefixes(self, parametrisation: str | None = None) -> list[Cell]:
-        """Return `best_prefix` of each seed."""
-        return [self.best_prefix(seed, parametrisation) for seed in range(len(self.pretrained))]
-
-
-def collect(plan: NewTaskPlan, get: Callable[[Run], Result]) -> Measured:
-    """Read the metrics of all runs of `plan`; `get` is the ``get`` of a run store."""
-    return Measured(
-        base=plan.pretrained[0].config,
-        pretrained=[get(run).metrics for run in plan.pretrained],
-        finetuned=[
-            [{**get(run).metrics, "learning_rate": run.config["learning_rate"]} for run in rates]
-            for rates in plan.finetuned
-        ],
-        besides_attention=[get(run).metrics for run in plan.besides_attention],
-        sweeps={
-            name: [get(run).metrics["cells"] for run in runs]
-            for name, runs in plan.prefixes.items()
-        },
-    )
-
-
-def model_of(run: Run, get: Callable[[Run], Result]) -> GPT:
-    """Return the model that a run trained."""
-    return load_model(run.config, get(run))
-
-
-def best_finetuned_run(rates: Sequence[Run], get: Callable[[Run], Result]) -> Run:
-    """Return which fine-tuning of one seed does best on the validation split."""
-    return min(rates, key=lambda run: best_first(get(run).metrics))
-
-
-def prefix_of(plan: NewTaskPlan, cell: Cell, seed: int, get: Callable[[Run], Result]) -> Prefix:
-    """Return a prefix that `Measured.best_prefix` names."""
-    run = plan.prefixes[cell.parametrisation][seed]
-    return load_prefix(run.config, get(run), cell.index)
-
-
-def differs(base: Mapping[str, Any]) -> tuple[str, ...]:
-    """Return how a sorter differs from the published one in size and setting.
-
-    Steps and learning rates are ours at every size. The prefix that is compared has the published
-    length and parametrisation: one vector, shared.
-
-    Parameters
-    ----------
-    base : mapping
-        Config of the run that trained the sorter.
-    """
-    ours, theirs = base["model"], new_task.MODEL
-    named = {"n_layer": "layers", "n_head": "heads", "n_embd": "width"}
-    found = [
-        f"{word} {ours[name]}, not {theirs[name]}"
-        for name, word in named.items()
-        if ours[name] != theirs[name]
+    best = [
+        Trial({"method": "best table"}, run, None, get(run).metrics["combined"])
+        for run in plan.where(method="table")
     ]
-    if ours["first_layer_norm"] != theirs["first_layer_norm"]:
-        found.append("without the first LayerNorm")
-    return tuple(found)
+    return read(plan, get) + Trials(tuple(best))
 
 
-def accuracy(
-    name: str,
-    sentence: str,
-    values: Sequence[float],
-    *,
-    limit: float,
-    side: Literal["above", "below"],
-    trials: int,
-    checks: Callable[..., object],
-    published_as: claims.Published | None = None,
-    requires: Sequence[claims.Claim] = (),
-    note: str = "",
-) -> claims.Claim:
-    """Return an outcome of the chapter in percent of test sequences, one value for each seed.
-
-    Parameters
-    ----------
-    name
-        The id without wing and chapter.
-    trials
-        Test sequences behind each value.
-    checks
-        The function that it speaks of.
-
-    Other parameters are those of `promptlib.claims.outcome`.
-    """
-    return claims.outcome(
-        f"prefix-tuning/new-task-{name}",
-        sentence,
-        values=values,
-        limit=limit,
-        side=side,
-        unit=UNIT,
-        trials=trials,
-        source=PAPER if published_as else HERE,
-        checks=checks,
-        published=published_as,
-        requires=requires,
-        note=note,
-    )
+def ways(trials: Trials) -> dict[str, Trials]:
+    """Return the trained prefixes by what the page calls them, single vectors first."""
+    by_way = trials.where(method="prefix").by("way")
+    return dict(sorted(by_way.items(), key=lambda way: way[1][0]["length"]))
 
 
-def _published(
-    measured: Measured, name: str, favours: Literal["higher", "lower"]
-) -> claims.Published:
-    return claims.Published(published.NEW_TASK[name], favours, differs=differs(measured.base))
+def one_vector(trials: Trials) -> Trials:
+    """Return all prefixes of one vector, however they were trained."""
+    return trials.where(method="prefix", length=1)
 
 
-def pretrained_ascending(measured: Measured) -> claims.Claim:
-    """Pretraining succeeds."""
-    return accuracy(
-        "pretrained-ascending",
-        "A model of one layer and one head learns to sort more than half of the sequences "
-        "ascending.",
-        percent(measured.pretrained, ASCENDING),
-        limit=50.0,
-        side="above",
-        trials=measured.trials,
-        checks=adapting.pretrain,
-        published_as=_published(measured, "pretrained_ascending", "higher"),
-    )
+def longer(trials: Trials) -> Trials:
+    """Return all prefixes of several vectors."""
+    return trials.where(method="prefix", length=lambda length: length > 1)
 
 
-def pretrained_descending(measured: Measured) -> claims.Claim:
-    """The new task is new."""
-    return accuracy(
-        "pretrained-descending",
-        "Pretrained on ascending alone, it sorts fewer than one sequence in a hundred descending.",
-        percent(measured.pretrained, DESCENDING),
-        limit=1.0,
-        side="below",
-        trials=measured.trials,
-        checks=score,
-        published_as=_published(measured, "pretrained_descending", "lower"),
-    )
+def table_of_counts(trials: Trials) -> str:
+    """Say what each way to train a prefix learned, how long, and how often."""
+    lines = [f"{'way':24}{'vectors':>8}{'numbers':>9}{'steps':>7}{'trained':>9}"]
+    for name, way in ways(trials).items():
+        numbers, steps = int(way[0].metrics["parameters"]), int(way[0].run.config["steps"])
+        lines.append(f"{name:24}{way[0]['length']:8}{numbers:9,}{steps:7,}{len(way):9}")
+    lines.append(f"{'all':24}{'':24}{len(trials.where(method='prefix')):9}")
+    return "\n".join(lines)
 
 
-def finetuned_descending(measured: Measured) -> claims.Claim:
-    """Fine-tuning learns the new task."""
-    return accuracy(
-        "finetuned-descending",
-        "Fine-tuning all its weights teaches it to sort more than half of the sequences "
-        "descending.",
-        percent(measured.best_finetuned, DESCENDING),
-        limit=50.0,
-        side="above",
-        trials=measured.trials,
-        checks=adapting.fine_tune,
-        published_as=_published(measured, "finetuned_descending", "higher"),
-    )
+def table_of_rates(trials: Trials) -> str:
+    """Say how often the best learning rate of a sweep lies at its end; single rates have none."""
+    sweeps = {
+        "fine-tuning": trials.where(method="finetuned"),
+        **ways(trials),
+        "table": trials.where(method="table"),
+    }
+    lines = []
+    for name, sweep in sweeps.items():
+        rates = sorted({trial.learning_rate for trial in sweep})
+        if len(rates) < 2:
+            continue
+        best = [trial.learning_rate for trial in sweep.best()]
+        lines.append(
+            f"{name:18} {rates[0]:g} to {rates[-1]:g}: best at the lowest for "
+            f"{best.count(rates[0])}, at the highest for {best.count(rates[-1])} of {len(best)} "
+            "seeds"
+        )
+    return "\n".join(lines)
 
 
-def finetuned_ascending(measured: Measured, requires: Sequence[claims.Claim] = ()) -> claims.Claim:
-    """Fine-tuning forgets the old task; `requires` says that there was one to forget."""
-    return accuracy(
-        "finetuned-ascending",
-        "Fine-tuned on descending, it sorts fewer than one sequence in a hundred ascending.",
-        percent(measured.best_finetuned, ASCENDING),
-        limit=1.0,
-        side="below",
-        trials=measured.trials,
-        checks=adapting.fine_tune,
-        published_as=_published(measured, "finetuned_ascending", "lower"),
-        requires=requires,
-    )
-
-
-def prefix_descending(measured: Measured, requires: Sequence[claims.Claim] = ()) -> claims.Claim:
-    """The published prefix does not learn the new task.
-
-    `requires` says that the task can be learned, and that the training of prefixes works.
-    """
-    return accuracy(
-        "prefix-descending",
-        "With the best prefix of one vector in the published parametrisation, after as many steps "
-        "as fine-tuning had and with as many cells in its sweep, the pretrained model sorts fewer "
-        "than one sequence in a hundred descending.",
-        percent([cell.metrics for cell in measured.best_prefixes("shared")], DESCENDING),
-        limit=1.0,
-        side="below",
-        trials=measured.trials,
-        checks=adapting.tune_prefixes,
-        published_as=_published(measured, "prefix_descending", "lower"),
-        requires=requires,
-    )
-
-
-def prefix_ascending(measured: Measured, requires: Sequence[claims.Claim] = ()) -> claims.Claim:
-    """The prefix does break the old task; `requires` says that there was one to break."""
-    return accuracy(
-        "prefix-ascending",
-        "With the best prefix of one vector in the published parametrisation, trained on "
-        "descending, the model sorts fewer than half of the sequences ascending, which it could "
-        "without.",
-        percent([cell.metrics for cell in measured.best_prefixes("shared")], ASCENDING),
-        limit=50.0,
-        side="below",
-        trials=measured.trials,
-        checks=adapting.tune_prefixes,
-        published_as=_published(measured, "prefix_ascending", "lower"),
-        requires=requires,
-        note="What is left depends on the seed and on the cell of the sweep, so the limit is as "
-        "wide as half.",
-    )
-
-
-def besides_attention(measured: Measured, prefixes: Sequence[float]) -> claims.Claim:
-    """With the attention frozen, retraining what reads it goes further than any prefix.
-
-    Parameters
-    ----------
-    prefixes : sequence of float
-        Accuracy of the best prefix of each seed, of any length, in percent.
-    """
-    ours = percent(measured.besides_attention, DESCENDING)
-    return claims.outcome(
-        "prefix-tuning/new-task-frozen-attention",
-        "With queries, keys and embeddings frozen, so that every relative attention stays as it "
-        "was, training the other weights sorts more sequences descending than the best trained "
-        "prefix of any length does after as many steps or more; the difference is above 0.",
-        values=[reached - prefix for reached, prefix in zip(ours, prefixes, strict=True)],
-        limit=0.0,
-        side="above",
-        unit=f"points, {UNIT}",
-        resolution=100 / measured.trials,
-        source=HERE,
-        checks=adapting.fine_tune,
-        note="An earlier edition asked for half of all sequences. How many it gets depends on the "
-        "number of steps; what it is there for is this comparison.",
-    )
-
-
-def prefix_gradient(
-    model: GPT, prefix: Prefix, tokens: Tensor, targets: Tensor, loss: Loss = sequence_loss
-) -> claims.Claim:
-    """The gradient that trains a prefix is the gradient of the loss.
-
-    Training runs all prefixes of a sweep in one pass, and so does the gradient that is checked.
-    """
-    return claims.identity(
-        "prefix-tuning/new-task-prefix-gradient",
-        "The gradient of the loss with respect to a prefix, as training computes it, equals "
-        "central differences of the loss; errors relative to the longest gradient entry.",
-        errors=gradient_errors(model, prefix, tokens, targets, loss).numpy(),
-        tolerance=1e-7,
-        source=HERE,
-        checks=sequence_loss,
-    )
+def table_of_probes(accuracies: Mapping[str, Sequence[float]]) -> str:
+    """Say how much a linear probe reads from each model: mean and interval over seeds."""
+    lines = []
+    for name, values in accuracies.items():
+        ends = claims.interval(values)
+        spread = "" if ends is None else f", 95 % interval {ends[0]:.1f} to {ends[1]:.1f}"
+        lines.append(f"{name:24}{np.mean(values):6.1f} % of digits{spread}")
+    return "\n".join(lines)
 
 
 def gradient_errors(
@@ -345,24 +98,10 @@ def gradient_errors(
     loss: Loss = sequence_loss,
     step: float = 1e-5,
 ) -> Tensor:
-    """Compare the gradient of `loss` at `prefix` with central differences.
+    """Compare the gradient of `loss` at a prefix with central differences of `sequence_loss`.
 
-    Parameters
-    ----------
-    model, prefix : GPT and Prefix
-        In float64; unchanged afterwards.
-    tokens, targets : Tensor
-        One batch.
-    loss : callable
-        What computes the gradient, for the prefix and a copy of it in one pass, as in training;
-        the differences are always of `sequence_loss` with the prefix alone.
-    step : float
-        Half the distance of the two points.
-
-    Returns
-    -------
-    Tensor, one entry for each entry of the prefix
-        Absolute errors, divided by the largest entry of the gradient.
+    `loss` is given the prefix and a copy of it in one pass, as training runs all prefixes of a
+    sweep. Errors are relative to the largest entry of the gradient; model and prefix in float64.
     """
     parameters = list(prefix.parameters())
     together = PrefixBatch([prefix, copy.deepcopy(prefix)])
@@ -382,6 +121,3 @@ def gradient_errors(
     expected = torch.stack(differences)
     ours = torch.cat([gradient.flatten() for gradient in gradients])
     return (ours - expected).abs() / expected.abs().max()
-
-
-check_public(__name__)

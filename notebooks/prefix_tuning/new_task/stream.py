@@ -37,14 +37,7 @@ Stream = Callable[[Tensor], Tensor]
 
 
 def stream_of(model: GPT, added: Prefix | Table | None = None) -> Stream:
-    """Return what computes a model's residual stream after the attention, at the ten outputs.
-
-    Parameters
-    ----------
-    model : GPT
-        Of one layer.
-    added : Prefix or Table, optional
-    """
+    """Return what computes the residual stream of a model of one layer after the attention."""
 
     @torch.no_grad()
     def stream(tokens: Tensor) -> Tensor:
@@ -70,13 +63,6 @@ def probe_accuracy(stream: Stream, n_fit: int, n_test: int) -> float:
 
     One ridge regression for each of the ten outputs, on one-hot digits, fitted on training
     sequences and tested on test sequences; the largest of its eight outputs is what it says.
-
-    Parameters
-    ----------
-    stream : callable
-        From `stream_of`.
-    n_fit, n_test : int
-        Sequences, at least 1 each.
     """
     fit_tokens, fit_digits = examples(n_fit, "train")
     test_tokens, test_digits = examples(n_test, "test")
@@ -86,17 +72,9 @@ def probe_accuracy(stream: Stream, n_fit: int, n_test: int) -> float:
 
 
 def ridge(features: Tensor, digits: Tensor) -> tuple[Tensor, Tensor]:
-    """Fit one-hot digits by ridge regression, for each output by itself.
+    """Fit one-hot digits ``(B, 10)`` from features ``(B, 10, D)``, for each output by itself.
 
-    Parameters
-    ----------
-    features : Tensor, ``(B, 10, D)``
-    digits : Tensor, int64, ``(B, 10)``
-
-    Returns
-    -------
-    weights : Tensor, float64, ``(10, D, 8)``
-    offset : Tensor, float64, ``(10, 8)``
+    Returns weights ``(10, D, 8)`` and offset ``(10, 8)``.
     """
     x = features.double().transpose(0, 1)  # (10, B, D)
     y = torch.nn.functional.one_hot(digits, N_DIGITS).double().transpose(0, 1)
@@ -110,27 +88,9 @@ def ridge(features: Tensor, digits: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def at_pair(output: int, digit: int, n: int, split: Split) -> tuple[Tensor, Tensor]:
-    """Draw examples in which a given digit was written just before a given output.
+    """Draw `n` examples and keep those with a digit written just before an output, from 2 to 10.
 
-    Parameters
-    ----------
-    output : int
-        From 2 to 10.
-    digit : int
-        From 0 to 7.
-    n : int
-        Sequences to draw; those with another digit there are left out.
-
-    Returns
-    -------
-    tokens : Tensor, ``(m, 19)``
-    digits : Tensor, ``(m,)``
-        What should be written at the output.
-
-    Raises
-    ------
-    ValueError
-        If `output` is out of its range, or no sequence is left.
+    Returns tokens ``(m, 19)`` and what should be written at the output, ``(m,)``.
     """
     if not 2 <= output <= SEQUENCE_LENGTH:
         raise ValueError(f"expected an output from 2 to {SEQUENCE_LENGTH}, got {output}")
@@ -144,16 +104,8 @@ def at_pair(output: int, digit: int, n: int, split: Split) -> tuple[Tensor, Tens
 def reading_plane(features: Tensor, digits: Tensor) -> Tensor:
     """Return the plane in which a linear probe reads most of the digit.
 
-    Parameters
-    ----------
-    features : Tensor, ``(m, D)``
-    digits : Tensor, int64, ``(m,)``
-
-    Returns
-    -------
-    Tensor, float64, ``(D, 2)``
-        Coordinates of the plane are ``features @ plane``: the two leading directions of what the
-        ridge regression says.
+    Coordinates are ``features @ plane``, ``(m, D) @ (D, 2)``: the two leading directions of what
+    the ridge regression says.
     """
     weights, _ = ridge(features.unsqueeze(1), digits.unsqueeze(1))
     said = features.double() @ weights[0]

@@ -13,13 +13,13 @@ Then the head returns :math:`(1 - \alpha) t + \alpha\, b` with
 :math:`\alpha = \operatorname{sigmoid}(c - \log Z)`, where :math:`t` is what it reads without the
 prefix and :math:`Z` the content's partition function. So all that a model of one layer learns of
 its prefix is this `Table`: one logit and one vector for each head and pair, however long the
-prefix. Which tables are those of prefixes is the question of `any_prefix_theory`.
+prefix. Which tables are those of prefixes is the question of `tables_theory`.
 
 Here a free table is trained. The loss at a pair depends on the entries of that pair alone, so a
 table is as many small independent problems as there are pairs, and the best of several tables can
 be put together from the best entries of each.
 
-Source: this book, chapter "A new task". Shapes: ``C`` tables, ``H`` heads, ``B`` sequences, ``T``
+Shapes: ``C`` tables, ``H`` heads, ``B`` sequences, ``T``
 positions, ``V`` symbols, ``m`` positions that are computed, ``d`` the width of a head.
 """
 
@@ -55,22 +55,8 @@ COMPARED = 6400
 class Table(nn.Module):
     """What a prefix is to a model of one layer: a logit and a vector for each head and pair.
 
-    Parameters
-    ----------
-    logits : Tensor, ``(H, T, V)``
-        :math:`c(i, x)`; any real numbers.
-    vectors : Tensor, ``(H, T, V, d)``
-        :math:`b(i, x)`, in the space of the head's values.
-
-    Attributes
-    ----------
-    logits, vectors : Parameter
-        Free, so that training can search among all tables.
-
-    Raises
-    ------
-    ValueError
-        If the shapes do not fit together.
+    Logits :math:`c(i, x)` are ``(H, T, V)``, vectors :math:`b(i, x)` ``(H, T, V, d)``, in the space
+    of the head's values; both free, so that training can search among all tables.
     """
 
     def __init__(self, logits: Tensor, vectors: Tensor) -> None:
@@ -87,14 +73,8 @@ class Table(nn.Module):
 class Tabled:
     """A model of one layer with tables in the place of a prefix.
 
-    It answers to the calls of `GPT` that `sequence_loss` and `score` make.
-
-    Parameters
-    ----------
-    model : GPT
-        Of one layer; not changed.
-    tables : sequence of Table
-        One or more, for the same passes.
+    It answers to the calls of `GPT` that `sequence_loss` and `score` make; several tables share
+    their passes.
     """
 
     def __init__(self, model: GPT, tables: Sequence[Table]) -> None:
@@ -220,19 +200,9 @@ def train(config: Mapping[str, Any], needs: Sequence[Result], progress: Progress
 
 @torch.no_grad()
 def combine(model: GPT, tables: Sequence[Table], task_name: str, seed: int) -> Table:
-    """Put a table together from the entries of several that do best at each pair.
+    """Put a table together from the entries that do best at each pair on `COMPARED` sequences.
 
-    Parameters
-    ----------
-    tables : sequence of Table
-        All of one shape.
-    task_name, seed
-        What is drawn from the training split to compare them, `COMPARED` sequences.
-
-    Returns
-    -------
-    Table
-        Pairs at which nothing was drawn keep the entry of the first.
+    Pairs at which nothing was drawn keep the entry of the first table.
     """
     generator = generator_for(seed, "compare")
     inputs, targets = task_named(task_name).sample(COMPARED, "train", generator)
@@ -263,13 +233,7 @@ def combine(model: GPT, tables: Sequence[Table], task_name: str, seed: int) -> T
 
 
 def load_table(result: Result, cell: int | None = None) -> Table:
-    """Rebuild the table of one cell of a run, or the combined one.
-
-    Raises
-    ------
-    ValueError
-        If there is no such cell.
-    """
+    """Rebuild the table of one cell of a run, or the combined one."""
     combined = len(result.metrics["cells"])
     index = combined if cell is None else whole_number("cell", cell, at_most=combined - 1)
     return Table(result.tensors[f"{index}.logits"], result.tensors[f"{index}.vectors"])

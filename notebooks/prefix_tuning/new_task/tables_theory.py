@@ -1,9 +1,8 @@
 r"""Which tables are those of prefixes?
 
 A prefix of a model of one layer amounts to a table: a logit :math:`c` and a vector :math:`b` for
-each head and each pair of a place :math:`i` and a symbol :math:`x`
-(`tables`). `table_of` goes from a prefix to its table. `prefix_of` goes
-back, as far as one can.
+each head and each pair of a place :math:`i` and a symbol :math:`x` (`tables`). `table_of` goes from
+a prefix to its table. `prefix_of` goes back, as far as one can.
 
 The query of a pair is
 
@@ -18,7 +17,7 @@ the LayerNorm; without one, :math:`r = 1` and :math:`\Gamma = P = I`). Where all
 :math:`g^\top q = 0` at that pair and :math:`g^\top q < 0` at all others. A prefix with one vector a
 pair, whose keys go far along these, has nearly any table that one likes.
 
-Source: this book, chapter "A new task". Shapes: ``H`` heads, ``T`` places, ``V`` symbols, ``n``
+Shapes: ``H`` heads, ``T`` places, ``V`` symbols, ``n``
 pairs, ``p`` prefix vectors, ``d`` the width of a head.
 """
 
@@ -84,20 +83,8 @@ def parts_of_queries(model: GPT, places: Sequence[int], symbols: Sequence[int]) 
 def exposing_keys(model: GPT, places: Sequence[int], symbols: Sequence[int]) -> Tensor:
     """Return a vector for each head and pair that is orthogonal to the query of that pair alone.
 
-    Parameters
-    ----------
-    places, symbols : sequences of int
-        The pairs are all combinations, places first.
-
-    Returns
-    -------
-    Tensor, ``(H, n, d)``
-        Products with the queries of all other pairs are negative, at most -1.
-
-    Raises
-    ------
-    ValueError
-        If the parts of the queries are linearly dependent, to rounding.
+    ``(H, n, d)``, places first. Products with the queries of all other pairs are at most -1; that
+    needs parts of the queries that are linearly independent, to rounding.
     """
     parts = parts_of_queries(model, places, symbols)
     count = parts.shape[1]
@@ -132,21 +119,8 @@ def prefix_of(
 
     At a pair the vectors of all other pairs have logits that lie at least `margin` below its own.
     So with ``n`` pairs its logit is that of the table plus at most ``(n - 1) exp(-margin)``, and
-    its vector mixes the others' in with shares of at most that.
-
-    Parameters
-    ----------
-    model : GPT
-        Of one layer; in float64, because the keys are long.
-    places, symbols : sequences of int
-        The pairs are all combinations.
-    margin : float
-        In nats, above 0.
-
-    Returns
-    -------
-    Prefix
-        Without LayerNorm, keys and values apart.
+    its vector mixes the others' in with shares of at most that. In float64, as the keys are long;
+    without LayerNorm, keys and values apart.
     """
     if not margin > 0:
         raise ValueError(f"expected margin > 0, got {margin}")
@@ -175,20 +149,10 @@ def prefix_of(
 
 
 def log_convexity_excess(queries: Tensor, keys: Tensor, weights: Tensor) -> Tensor:
-    r"""Return by how much the logit at a mixture of queries exceeds the mixture of logits.
+    r"""Return :math:`c(\sum_j \lambda_j q_j) - \sum_j \lambda_j c(q_j)`, which is never positive.
 
-    Parameters
-    ----------
-    queries : Tensor, ``(…, n, d)``
-    keys : Tensor, ``(…, p, d)``
-        Of a prefix.
-    weights : Tensor, ``(…, n)``
-        Positive, with sum one: the mixture of the queries.
-
-    Returns
-    -------
-    Tensor, ``(…,)``
-        :math:`c(\sum_j \lambda_j q_j) - \sum_j \lambda_j c(q_j)`; never positive.
+    The logit of a prefix with `keys` ``(…, p, d)`` at a mixture of `queries` ``(…, n, d)``, with
+    `weights` ``(…, n)`` that are positive and sum to one, and the mixture of its logits.
     """
     scale = queries.shape[-1] ** -0.5
     mixture = (weights.unsqueeze(-1) * queries).sum(dim=-2, keepdim=True)

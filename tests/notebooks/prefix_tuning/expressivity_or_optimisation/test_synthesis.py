@@ -3,87 +3,106 @@
 from __future__ import annotations
 
 import dataclasses
-import math
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
 import torch
 from torch import nn
 
-from notebooks.prefix_tuning.expressivity_or_optimisation import figures as synthesis_figures
+from notebooks.prefix_tuning.expressivity_or_optimisation import figures, results, travel
 from notebooks.prefix_tuning.expressivity_or_optimisation import plan as synthesis
-from notebooks.prefix_tuning.expressivity_or_optimisation import results as synthesis_results
 from notebooks.prefix_tuning.expressivity_or_optimisation import training as planted
-from notebooks.prefix_tuning.expressivity_or_optimisation import travel
-from notebooks.prefix_tuning.expressivity_or_optimisation.results import (
-    Distance,
-    Measured,
-    Planted,
-    Question,
-    Trial,
-)
+from notebooks.prefix_tuning.expressivity_or_optimisation.claims import CHAPTER, ROWS, TRAVEL
+from notebooks.prefix_tuning.expressivity_or_optimisation.plan import DRAWN, Question
+from notebooks.prefix_tuning.expressivity_or_optimisation.results import MOVES, Distance
+from promptlib import claims
 from promptlib.prefix_tuning import adapting as experiment_training
 from promptlib.prefix_tuning import planning as experiment_runs
 from promptlib.prefix_tuning.adapting import new_prefix
 from promptlib.prefix_tuning.evaluation import greedy_decode
 from promptlib.prefix_tuning.gpt import GPT, GPTConfig
 from promptlib.prefix_tuning.prefix import PrefixBatch
-from promptlib.prefix_tuning.sweeps import Cell, cells_of
 from promptlib.prefix_tuning.tasks import sample_digits
+from promptlib.prefix_tuning.trials import Trial, Trials, labelled, read
 from promptlib.runs import Run
 from tests.trained_in_memory import TrainedInMemory, silent
 from workflow.sources import Source
 
-CHAPTERS = {
-    "new_task": "new_task",
-    "eliciting": "eliciting",
-    "combining": "combining",
-    "prefix_or_lora": "prefix_or_lora",
-}
-
-
-def question(task: str = "add_one", experiment: str = "eliciting", model: str = "") -> Question:
-    return Question(experiment, model, task)
+CHAPTERS = ("new_task", "eliciting", "combining", "prefix_or_lora")
 
 
 def trial(
     percent: float,
     *,
-    asked: Question | None = None,
+    task: str = "add_one",
     method: str = "prefix",
     seed: int = 0,
     rate: float = 0.1,
     std: float = 0.1,
-    loss: float = 1.0,
+    validation: float | None = None,
 ) -> Trial:
-    return Trial(
-        asked or question(),
-        method,
-        seed,
-        f"{method} {rate} {std}",
-        rate,
-        None if method == "fine-tuning" else std,
-        "LayerNorm, one vector" if method == "prefix" else "",
-        1 if method == "prefix" else 0,
-        percent,
-        loss,
-        percent,
-        loss,
-    )
-
-
-STUDENTS = Planted(
-    without=[2.0, 4.0], best=[0.02, 0.08], agreement=[90.0, 80.0], curves=[[1.0, 0.1]] * 2
-)
-
-
-def measured(*trials: Trial, students: Planted = STUDENTS) -> Measured:
-    return Measured(tuple(trials), {synthesis.DRAWN: students, "add_one": students}, tested=1000)
+    kind = {"layer_norm": True, "separate_values": False, "length": 1} if method == "prefix" else {}
+    run = Run("a:b", {"seed": seed, "task": task, "steps": 10, "test_sequences": 1000, **kind})
+    metrics = {
+        "learning_rate": rate,
+        "init_std": None if method == "fine-tuning" else std,
+        "accuracy": {task: percent / 100},
+        "loss": {task: 1.0},
+        "validation": {
+            "accuracy": (percent if validation is None else validation) / 100,
+            "loss": 1.0,
+        },
+    }
+    labels = {"method": method, "question": Question("combining", "2 layers", task)}
+    return Trial(labels, run, None, metrics)
 
 
 def twice(*trials: Trial) -> list[Trial]:
     """The same trials of two seeds."""
-    return [dataclasses.replace(one, seed=seed) for seed in (0, 1) for one in trials]
+    return [
+        dataclasses.replace(one, run=Run("a:b", {**one.run.config, "seed": seed}))
+        for seed in (0, 1)
+        for one in trials
+    ]
+
+
+def students(
+    teacher: str,
+    left: Sequence[float] = (0.02, 0.04),
+    alike: Sequence[float] = (90.0, 80.0),
+) -> list[Trial]:
+    """One student a seed: divergence from the teacher, 2 and 4 without a prefix, and agreement."""
+    found = []
+    for seed, (divergence, share) in enumerate(zip(left, alike, strict=True)):
+        run = Run("a:b", {"seed": seed, "test_sequences": 1000})
+        best = {"divergence": divergence, "agreement": share / 100, "curve": [1.0, 0.1]}
+        cell = {**best, "validation": best}
+        before = {"divergence": 2.0 * (seed + 1)}
+        found += [
+            Trial({"method": "student", "teacher": teacher}, run, 0, cell),
+            Trial({"method": "no prefix", "teacher": teacher}, run, None, before),
+        ]
+    return found
+
+
+def table(*trials: Trial) -> Trials:
+    return Trials(tuple(trials))
+
+
+def judged(
+    weights: Sequence[Trial] | None = None,
+    prefixes: Sequence[Trial] | None = None,
+    planted: Sequence[Trial] | None = None,
+) -> dict[str, claims.Claim]:
+    """The claims about what is expected, or what stands in its place."""
+    if weights is None:
+        weights = twice(*(trial(99.0, task=task, method="fine-tuning") for task in MOVES))
+    if prefixes is None:
+        prefixes = twice(*(trial(0.0, task=task) for task in MOVES))
+    if planted is None:
+        planted = [*students(DRAWN), *students("add_one")]
+    return claims.check(CHAPTER, ROWS, table(*weights, *prefixes, *planted))
 
 
 # Parameters
@@ -92,7 +111,7 @@ def twice(*trials: Trial) -> list[Trial]:
 @pytest.mark.parametrize("name", CHAPTERS)
 def test_the_chapter_means_the_runs_of_the_chapters_before(name: str) -> None:
     here = Source("prefix_tuning/expressivity_or_optimisation").defaults[name]
-    there = Source(f"prefix_tuning/{CHAPTERS[name]}").defaults
+    there = Source(f"prefix_tuning/{name}").defaults
     assert here
     assert {key: there[key] for key in here} == here
 
@@ -167,13 +186,13 @@ def test_the_plan_holds_every_run_once_and_its_students() -> None:
     plan = synthesis.plan(**SMALLEST)
     keys = [run.key for run in plan]
     assert len(keys) == len(set(keys))
-    assert list(plan.planted) == [synthesis.DRAWN, "add_one"]
-    for teacher, runs in plan.planted.items():
+    teachers = [labels["teacher"] for _, labels in plan.where(method="student").entries]
+    assert teachers == [DRAWN, DRAWN, "add_one", "add_one"]
+    for teacher, needs in ((DRAWN, 1), ("add_one", 2)):
+        runs = plan.where(teacher=teacher).runs
         assert [run.config["seed"] for run in runs] == [0, 1]
         assert {run.train for run in runs} == {f"{synthesis.PLANTED}:plant"}
-        assert {len(run.needs) for run in runs} == {1 if teacher == synthesis.DRAWN else 2}
-    for runs in plan.experiments.values():
-        assert {run.key for run in runs} <= set(keys)
+        assert {len(run.needs) for run in runs} == {needs}
 
 
 @pytest.mark.parametrize(
@@ -194,21 +213,21 @@ def test_parameters_out_of_range_are_named(name: str, value: object, message: st
 
 def test_real_runs_become_trials_claims_and_figures() -> None:
     plan, runs = synthesis.plan(**SMALLEST), TrainedInMemory()
-    found = synthesis_results.collect(plan, runs.get)
-    prefixes = [one for one in found.trials if one.method == "prefix"]
-    assert {one.method for one in found.trials} == {"prefix", "LoRA", "fine-tuning"}
-    assert {one.question.experiment for one in prefixes} == set(synthesis.EXPERIMENTS)
-    assert synthesis_results.within_budget(found, runs.get).verdict == "holds"
-    distances = synthesis_results.distances(found, runs.get)
+    found = results.measured(plan, runs.get)
+    experiments = {"a new task", "eliciting", "combining", "prefix or LoRA"}
+    assert {asked.experiment for asked in results.questions(found)} == experiments
+    assert {asked.experiment for asked in results.questions(found, "LoRA")} == {"prefix or LoRA"}
+    shares = results.budget_shares(found, runs.get)
+    distances = results.distances(found, runs.get)
+    travelled = {"shares": shares, "distances": distances}
+    assert claims.check(CHAPTER, TRAVEL, travelled)["travel-budget"].verdict == "holds"
     assert all(one.prefix > 0 and one.weights > 0 for one in distances)
     assert {one.question.experiment for one in distances} >= {"a new task", "combining"}
-    for figure, alt in (
-        synthesis_figures.reach(found, found.questions()),
-        synthesis_figures.planted(found, 10),
-    ):
+    assert len(claims.check(CHAPTER, ROWS, found)) == len(ROWS)
+    for figure, alt in (figures.reach(found), figures.planted(found, 10)):
         assert len(alt) > 40
         assert figure.axes
-    assert len(synthesis_figures.answers(found, found.questions())) == len(found.questions())
+    assert len(figures.answers(found).splitlines()) == 1 + len(results.questions(found))
 
 
 # Travel
@@ -276,31 +295,41 @@ def test_a_start_is_drawn_again_and_moves_are_measured_from_it() -> None:
     run, runs = tuned()
     config = {**run.config, "steps": 1, "warmup": 0}
     one_step = dataclasses.replace(run, config=config)
-    for cell in cells_of(one_step, runs.get):
-        moves = travel.moves(cell, runs.get)
+    for one in read(labelled(one_step, method="prefix"), runs.get):
+        moves = travel.moves(one, runs.get)
         assert len(moves) == 2 * 2 * 3 * 8
         assert float(moves.max()) == pytest.approx(0.3, rel=1e-3)  # Adam's first step: the rate
-        assert float(moves.max()) <= travel.budget_of(cell) * (1 + 1e-5)
+        assert float(moves.max()) <= travel.budget_of(one) * (1 + 1e-5)
 
 
 @pytest.mark.claim("prefix-tuning/expressivity-travel-budget")
-def test_an_optimiser_that_oversteps_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_optimiser_that_oversteps_is_noticed() -> None:
     run, runs = tuned()
-    cells = cells_of(run, runs.get)
-    trials = [dataclasses.replace(trial(50.0), cell=cell) for cell in cells]
-    assert synthesis_results.within_budget(measured(*trials), runs.get).verdict == "holds"
-    real = travel.moves
-    monkeypatch.setattr(travel, "moves", lambda cell, get: 20 * real(cell, get))
-    assert synthesis_results.within_budget(measured(*trials), runs.get).verdict == "fails"
+    trials = read(labelled(run, method="prefix"), runs.get)
+
+    def oversteps(trial: Trial, get: Any) -> torch.Tensor:
+        return 20 * travel.moves(trial, get)
+
+    for moves, verdict in ((travel.moves, "holds"), (oversteps, "fails")):
+        assert travelled(results.budget_shares(trials, runs.get, moves))[0].verdict == verdict
+
+
+def travelled(
+    shares: Sequence[float] = (0.5,), found: Sequence[Distance] | None = None
+) -> list[claims.Claim]:
+    """The claims about travel budget and distances."""
+    far = [Distance(Question("eliciting", "", "add_one"), seed, 1.0, 0.02) for seed in (0, 1)]
+    given = {"shares": shares, "distances": far if found is None else found}
+    return list(claims.check(CHAPTER, TRAVEL, given).values())
 
 
 @pytest.mark.claim("prefix-tuning/expressivity-distances")
 def test_weights_that_travel_as_far_as_prefixes_refute_the_claim() -> None:
-    far = [Distance(question(), seed, 1.0, 0.02) for seed in (0, 1)]
-    near = [dataclasses.replace(one, weights=0.5) for one in far]
-    assert synthesis_results.prefixes_travel_farther(far).verdict == "supported"
-    assert synthesis_results.prefixes_travel_farther(far).value == pytest.approx(50.0)
-    assert synthesis_results.prefixes_travel_farther(near).verdict == "contradicted"
+    claim = travelled()[1]
+    assert claim.verdict == "supported"
+    assert claim.value == pytest.approx(50.0)
+    near = [Distance(Question("eliciting", "", "add_one"), seed, 1.0, 0.5) for seed in (0, 1)]
+    assert travelled(found=near)[1].verdict == "contradicted"
 
 
 # Planted prefixes
@@ -364,18 +393,19 @@ def test_students_come_nearer_to_what_is_planted() -> None:
 
 
 def test_the_best_trial_is_chosen_on_the_validation_split() -> None:
-    on_test = dataclasses.replace(trial(95.0), validation_percent=10.0)
-    on_validation = dataclasses.replace(trial(20.0, rate=0.3), validation_percent=30.0)
-    assert synthesis_results.best_trials([on_test, on_validation]) == [on_validation]
-    assert synthesis_results.best_by_seed([on_test, on_validation]) == {0: 20.0}
-    assert synthesis_results.done(measured(on_test, on_validation)) == []
+    on_test = trial(95.0, validation=10.0)
+    on_validation = trial(20.0, rate=0.3, validation=30.0)
+    both = table(on_test, on_validation)
+    assert list(both.best()) == [on_validation]
+    assert results.done(both) == []
+    assert min(both, key=results.best_first) == on_validation
 
 
 @pytest.mark.claim("prefix-tuning/expressivity-planted-found")
 def test_students_that_stay_where_they_are_refute_the_claim() -> None:
-    assert synthesis_results.planted_is_near(measured()).verdict == "supported"
-    lost = dataclasses.replace(STUDENTS, best=STUDENTS.without)
-    claim = synthesis_results.planted_is_near(measured(students=lost))
+    assert judged()["planted-found"].verdict == "supported"
+    lost = students(DRAWN, left=(2.0, 4.0))
+    claim = judged(planted=[*lost, *students("add_one")])["planted-found"]
     assert claim.verdict == "contradicted"
     assert claim.value == 0.0
 
@@ -383,76 +413,68 @@ def test_students_that_stay_where_they_are_refute_the_claim() -> None:
 @pytest.mark.claim("prefix-tuning/expressivity-planted-answers")
 @pytest.mark.claim("prefix-tuning/expressivity-trained-planted-answers")
 def test_near_in_divergence_is_not_found_by_whole_answers() -> None:
-    for agreement, verdict in (([99.0, 98.9], "supported"), ([25.0, 24.9], "contradicted")):
-        seen = measured(students=dataclasses.replace(STUDENTS, agreement=agreement))
-        assert synthesis_results.planted_is_near(seen).verdict == "supported"
-        for trained in (False, True):
-            assert synthesis_results.planted_answers_alike(seen, trained).verdict == verdict
-    alone = Measured((), {synthesis.DRAWN: STUDENTS}, tested=1000)
+    for alike, verdict in (([99.0, 98.9], "supported"), ([25.0, 24.9], "contradicted")):
+        found = judged(planted=[*students(DRAWN, alike=alike), *students("add_one", alike=alike)])
+        assert found["planted-found"].verdict == "supported"
+        assert found["planted-answers"].verdict == verdict
+        assert found["trained-planted-answers"].verdict == verdict
+    several = [*students("add_one", alike=[99.0, 25.0]), *students("reverse", alike=[25.0, 99.0])]
+    found = judged(planted=[*students(DRAWN), *several])
+    assert found["trained-planted-answers"].details["values"] == [25.0, 25.0]
+    assert "add one or reverse" in found["trained-planted-answers"].sentence
     with pytest.raises(ValueError, match="planted_tasks"):
-        synthesis_results.planted_answers_alike(alone, trained=True)
+        judged(planted=students(DRAWN))
 
 
 # Trials
 
 
 def test_only_tasks_that_a_prefix_does_count_for_what_tuning_loses() -> None:
-    wide = measured(
-        trial(99.0), trial(3.0, std=3.0), trial(98.0, seed=1), trial(8.0, seed=1, std=3.0)
-    )
-    assert synthesis_results.lost_by_tuning(wide) == {0: 96.0, 1: 90.0}
-    flat = measured(*twice(trial(99.0), trial(95.0, std=3.0)))
-    assert synthesis_results.lost_by_tuning(flat) == {0: 4.0, 1: 4.0}
-    failing = measured(*twice(trial(50.0), trial(3.0, std=3.0)))
-    assert synthesis_results.lost_by_tuning(failing) == {}
+    wide = table(trial(99.0), trial(3.0, std=3.0), trial(98.0, seed=1), trial(8.0, seed=1, std=3.0))
+    assert results.lost_by_tuning(wide) == pytest.approx({0: 96.0, 1: 90.0})
+    flat = table(*twice(trial(99.0), trial(95.0, std=3.0)))
+    assert results.lost_by_tuning(flat) == pytest.approx({0: 4.0, 1: 4.0})
+    failing = table(*twice(trial(50.0), trial(3.0, std=3.0)))
+    assert results.lost_by_tuning(failing) == {}
 
 
 @pytest.mark.claim("prefix-tuning/expressivity-no-prefix-for-moved-digits")
 def test_a_prefix_that_rotates_refutes_that_none_moves_digits() -> None:
-    tasks = synthesis_results.MOVES
-    asked = [question(task, "combining") for task in tasks]
-    weights = twice(*(trial(99.0, asked=one, method="fine-tuning") for one in asked))
-    fixed = twice(*(trial(0.0, asked=one) for one in asked))
-    claim = synthesis_results.out_of_reach(measured(*weights, *fixed), tasks, "moved digits")
+    name = "no-prefix-for-moved-digits"
+    fixed = twice(*(trial(0.0, task=task) for task in MOVES))
+    claim = judged(prefixes=fixed)[name]
     assert claim.verdict == "supported"
     assert "Of the 1 settings" in claim.sentence
-    lucky = twice(trial(70.0, asked=asked[1], rate=0.2))
-    found = measured(*weights, *fixed, *lucky)
-    claim = synthesis_results.out_of_reach(found, tasks, "moved digits")
+    lucky = twice(trial(70.0, task=MOVES[1], rate=0.2))
+    claim = judged(prefixes=[*fixed, *lucky])[name]
     assert claim.verdict == "contradicted"
     assert "Of the 2 settings" in claim.sentence
-    unable = [dataclasses.replace(one, percent=1.0) for one in weights]
-    claim = synthesis_results.out_of_reach(measured(*unable, *fixed), tasks, "moved digits")
-    assert claim.verdict == "uninformative"
+    unable = twice(*(trial(1.0, task=task, method="fine-tuning") for task in MOVES))
+    assert judged(weights=unable)[name].verdict == "uninformative"
 
 
 @pytest.mark.claim("prefix-tuning/expressivity-weights-can-move")
 def test_a_control_that_fails_on_one_task_refutes_the_control() -> None:
-    good = [
-        trial(99.0, asked=question(task, "combining"), method="fine-tuning")
-        for task in synthesis_results.MOVES
+    assert judged()["weights-can-move"].verdict == "supported"
+    one_fails = [
+        trial(percent, task=task, method="fine-tuning")
+        for percent, task in zip((99.0, 3.0), MOVES, strict=True)
     ]
-    assert synthesis_results.weights_can(measured(*twice(*good))).verdict == "supported"
-    bad = dataclasses.replace(good[1], percent=3.0)
-    claim = synthesis_results.weights_can(measured(*twice(good[0], bad)))
-    assert claim.verdict == "contradicted"
+    assert judged(weights=twice(*one_fails))["weights-can-move"].verdict == "contradicted"
 
 
 def test_a_run_that_trains_some_weights_only_is_no_trial() -> None:
     plan = synthesis.plan(**SMALLEST)
-    partly = [
-        run for run in plan.experiments["a new task"] if len(run.config.get("learned", [])) > 1
-    ]
+    partly = {run for run in plan if len(run.config.get("learned", [])) > 1}
     assert partly
-    found = list(synthesis_results._trials("a new task", partly, TrainedInMemory().get))
-    assert found == []
+    assert all("method" not in labels for run, labels in plan.entries if run in partly)
 
 
 def test_settings_are_equal_for_seeds_and_differ_for_anything_else() -> None:
     run, runs = tuned()
-    first, second = cells_of(run, runs.get)
-    assert isinstance(first, Cell)
-    trials = list(synthesis_results._trials("combining", [run], runs.get))
-    assert trials[0].setting != trials[1].setting
-    assert math.isclose(trials[0].percent, first.percent("add_one"))
-    assert trials[1].init_std == second.init_std == 2.0
+    first, second = read(labelled(run, method="prefix"), runs.get)
+    assert results.setting(first) != results.setting(second)
+    other_seed = Run(run.train, {**run.config, "seed": 9}, run.needs)
+    assert results.setting(dataclasses.replace(first, run=other_seed)) == results.setting(first)
+    longer = Run(run.train, {**run.config, "length": 4}, run.needs)
+    assert results.setting(dataclasses.replace(first, run=longer)) != results.setting(first)

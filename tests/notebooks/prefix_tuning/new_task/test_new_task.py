@@ -14,11 +14,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from notebooks.prefix_tuning.new_task import figures as new_task_figures
+from notebooks.prefix_tuning.new_task import figures, results
 from notebooks.prefix_tuning.new_task import plan as new_task
-from notebooks.prefix_tuning.new_task import results as new_task_results
-from notebooks.prefix_tuning.new_task.plan import NewTaskPlan
-from notebooks.prefix_tuning.new_task.results import Measured
+from notebooks.prefix_tuning.new_task.claims import CHAPTER, GRADIENT, ROWS
+from promptlib import claims
 from promptlib.prefix_tuning import adapting as experiment_training
 from promptlib.prefix_tuning import blind, evaluation, published
 from promptlib.prefix_tuning import drawing as experiment_figures
@@ -32,8 +31,10 @@ from promptlib.prefix_tuning.tasks import (
     read_and_answer,
     sample_digits,
 )
+from promptlib.prefix_tuning.trials import Plan, Trials, read, rebuild
 from promptlib.runs import Result, Run
 from promptlib.training import Learner, Recipe
+from tests.notebooks.prefix_tuning.new_task.fakes import fake, judged, metrics, verdicts
 from tests.trained_in_memory import TrainedInMemory, silent
 from workflow.profile_config import load_profile
 from workflow.sources import Source
@@ -50,13 +51,16 @@ SMALL: dict[str, Any] = {
 }
 
 
+Learned = tuple[Plan, TrainedInMemory, Trials]
+
+
 @pytest.fixture(scope="module")
-def learned() -> tuple[NewTaskPlan, TrainedInMemory, Measured]:
+def learned() -> Learned:
     """Return the real experiment, as short as it still works: two seeds."""
     torch.set_num_threads(1)
     plan = new_task.first_sweep(2, 0, 300, 100, [0.1], [0.1], [0.003], 400)
     runs = TrainedInMemory()
-    return plan, runs, new_task_results.collect(plan, runs.get)
+    return plan, runs, read(plan, runs.get)
 
 
 def test_the_plan_is_what_the_chapter_says() -> None:
@@ -64,16 +68,20 @@ def test_the_plan_is_what_the_chapter_says() -> None:
     runs = list(plan)
     assert len(runs) == 2 * (1 + 2 + 1 + 2)
     assert len({run.key for run in runs}) == len(runs)
-    assert [run.config["seed"] for run in plan.pretrained] == [0, 1]
+    bases = plan.where(method="pretrained").runs
+    assert [run.config["seed"] for run in bases] == [0, 1]
     adapting = [run for run in runs if run.needs]
     assert {run.config["steps"] for run in adapting} == {SMALL["adapt_steps"]}
-    bases = [(base,) for base in plan.pretrained]
-    for runs_of_kind in (plan.besides_attention, *plan.prefixes.values()):
-        assert [run.needs for run in runs_of_kind] == bases
-    for rates, needs in zip(plan.finetuned, bases, strict=True):
-        assert [run.needs for run in rates] == [needs] * 2
-        assert [run.config["learning_rate"] for run in rates] == SMALL["weight_rates"]
-    assert len(plan.prefixes["free"][0].config["cells"]) == 6
+    for of_kind in (
+        plan.where(method="besides attention"),
+        plan.where(method="prefix", parametrisation="shared", way="shared", length=1),
+        plan.where(method="prefix", parametrisation="free", way="free", length=1),
+    ):
+        assert [run.needs for run in of_kind] == [(base,) for base in bases]
+    finetuned = plan.where(method="finetuned").runs
+    assert [run.needs for run in finetuned] == [(base,) for base in bases for _ in range(2)]
+    assert [run.config["learning_rate"] for run in finetuned] == SMALL["weight_rates"] * 2
+    assert len(plan.where(way="free").runs[0].config["cells"]) == 6
 
 
 @pytest.mark.parametrize("profile", ["quick", "paper"])
@@ -135,7 +143,7 @@ def test_every_public_name_is_there() -> None:
 
 def test_a_run_gives_the_same_numbers_again() -> None:
     plan = new_task.first_sweep(**{**SMALL, "seeds": 1})
-    for run in (plan.pretrained[0], plan.prefixes["free"][0]):
+    for run in (plan.runs[0], plan.where(way="free").runs[0]):
         first, second = TrainedInMemory().get(run), TrainedInMemory().get(run)
         assert first.metrics == second.metrics
         for name, tensor in first.tensors.items():
@@ -144,9 +152,9 @@ def test_a_run_gives_the_same_numbers_again() -> None:
 
 def test_stored_models_and_prefixes_are_rebuilt() -> None:
     plan, runs = new_task.first_sweep(**{**SMALL, "seeds": 1}), TrainedInMemory()
-    run = plan.prefixes["free"][0]
-    model = experiment_training.load_model(plan.pretrained[0].config, runs.get(plan.pretrained[0]))
-    prefix = experiment_training.load_prefix(run.config, runs.get(run), 4)
+    (run,) = plan.where(way="free")
+    model, prefix = rebuild(read(plan, runs.get).where(way="free")[4], runs.get)
+    assert prefix is not None
     assert not prefix.layer_norm
     again = experiment_training.measure(model, run.config, prefix)
     cell = runs.get(run).metrics["cells"][4]
@@ -156,70 +164,57 @@ def test_stored_models_and_prefixes_are_rebuilt() -> None:
 
 def test_frozen_attention_leaves_the_attention_exactly_as_it_was() -> None:
     plan, runs = new_task.first_sweep(**{**SMALL, "seeds": 1}), TrainedInMemory()
-    before = new_task_results.model_of(plan.pretrained[0], runs.get)
-    after = new_task_results.model_of(plan.besides_attention[0], runs.get)
+    trials = read(plan, runs.get)
+    before, after, fine_tuned = (
+        rebuild(trials.where(method=method)[0], runs.get)[0]
+        for method in ("pretrained", "besides attention", "finetuned")
+    )
     tokens = torch.randint(8, (5, 19), generator=torch.Generator().manual_seed(0))
     assert torch.equal(
         before(tokens, return_attention=True)[1], after(tokens, return_attention=True)[1]
     )
     assert (before(tokens) - after(tokens)).abs().max() > 0
-    best = new_task_results.best_finetuned_run(plan.finetuned[0], runs.get)
-    fine_tuned = new_task_results.model_of(best, runs.get)
     moved = before(tokens, return_attention=True)[1] - fine_tuned(tokens, return_attention=True)[1]
     assert moved.abs().max() > 0
 
 
-def metrics(ascending: float, descending: float, loss: float = 1.0) -> dict[str, Any]:
-    accuracy = {"sort_ascending": ascending, "sort_descending": descending}
-    return {
-        "accuracy": accuracy,
-        "loss": dict.fromkeys(accuracy, loss),
-        "validation": {"accuracy": descending, "loss": loss},
-        "curve": [3.0, loss],
-    }
-
-
-BASE: dict[str, Any] = {"model": new_task.MODEL, "test_sequences": 400}
-
-
 def test_the_best_prefix_has_the_highest_accuracy_then_the_lowest_loss() -> None:
-    measured = Measured(
-        base=BASE,
-        pretrained=[metrics(1, 0)] * 2,
-        finetuned=[],
-        besides_attention=[],
-        sweeps={
-            "shared": [[metrics(0, 0.0, 2.0), metrics(0, 0.0, 1.0)], [metrics(0, 0.1, 9.0)]],
-            "free": [[metrics(0, 0.0, 1.5)], [metrics(0, 0.0, 0.5)]],
-        },
-    )
-    best = measured.best_prefixes()
-    assert [(cell.parametrisation, cell.index) for cell in best] == [("shared", 1), ("shared", 0)]
-    assert measured.best_prefix(0, "free").metrics["loss"]["sort_descending"] == 1.5
+    given = {
+        "shared": [[metrics(0, 0.0, 2.0), metrics(0, 0.0, 1.0)], [metrics(0, 0.1, 9.0)]],
+        "free": [[metrics(0, 0.0, 1.5)], [metrics(0, 0.0, 0.5)]],
+    }
+    best = results.one_vector(fake(given)).best()
+    assert [(one["way"], one.cell) for one in best] == [("shared", 1), ("shared", 0)]
+    assert fake(given).where(way="free").best().losses() == [1.5, 0.5]
 
 
-def test_the_best_prefix_is_chosen_on_the_validation_split() -> None:
+def test_the_best_is_chosen_on_the_validation_split() -> None:
     on_test = {**metrics(0, 0.9, 0.1), "validation": {"accuracy": 0.2, "loss": 2.0}}
     on_validation = {**metrics(0, 0.1, 3.0), "validation": {"accuracy": 0.3, "loss": 1.0}}
-    measured = Measured(
-        base=BASE,
-        pretrained=[metrics(1, 0)],
-        finetuned=[[on_test, on_validation]],
-        besides_attention=[],
-        sweeps={"shared": [[on_test, on_validation]]},
-    )
-    assert measured.best_prefix(0).index == 1
-    assert measured.best_finetuned == [on_validation]
+    both = [[on_test, on_validation]] * 2
+    found = judged({"finetuned": both, "shared": both})
+    for name in ("finetuned-descending", "prefix-descending"):
+        assert found[name].details["values"] == [10.0, 10.0]
 
 
-def test_only_the_published_size_is_compared_with_what_was_published() -> None:
-    assert new_task_results.differs(BASE) == ()
-    changed = {"n_layer": 2, "n_embd": 48, "first_layer_norm": False}
-    assert new_task_results.differs({"model": {**new_task.MODEL, **changed}}) == (
-        "layers 2, not 1",
-        "width 48, not 96",
-        "without the first LayerNorm",
-    )
+@pytest.mark.parametrize(
+    ("changed", "said"),
+    [
+        ({}, []),
+        (
+            {"n_layer": 2, "n_embd": 48, "first_layer_norm": False},
+            ["layers 2, not 1", "width 48, not 96", "without the first LayerNorm"],
+        ),
+    ],
+)
+def test_only_the_published_size_is_compared_with_what_was_published(
+    changed: dict[str, Any], said: list[str]
+) -> None:
+    rows = fake().rows
+    config = {**rows[0].run.config, "model": {**new_task.MODEL, **changed}}
+    first = dataclasses.replace(rows[0], run=Run("a:b", config))
+    claim = claims.check(CHAPTER, ROWS, Trials((first, *rows[1:])))["pretrained-ascending"]
+    assert list(claim.details["published"]["differs"]) == said
 
 
 # Not looking at the input.
@@ -253,12 +248,13 @@ def test_the_blind_loss_is_that_of_a_table_of_answers_seen() -> None:
 
 
 def test_a_model_that_sorts_beats_the_blind_loss_and_one_that_guesses_does_not(
-    learned: tuple[NewTaskPlan, TrainedInMemory, Measured],
+    learned: Learned,
 ) -> None:
-    measured = learned[2]
-    assert measured.pretrained[0]["loss"]["sort_ascending"] < blind.blind_sorting_loss()
-    assert measured.best_finetuned[0]["loss"]["sort_descending"] < blind.blind_sorting_loss()
-    assert blind.blind_sorting_loss() < torch.tensor(8.0).log()
+    trials = learned[2]
+    blind_loss = blind.blind_sorting_loss()
+    assert trials.where(method="pretrained")[0].loss("sort_ascending") < blind_loss
+    assert trials.where(method="finetuned").best().losses()[0] < blind_loss
+    assert blind_loss < torch.tensor(8.0).log()
 
 
 # Claims: what holds for the real experiment fails for a wrong one.
@@ -282,26 +278,26 @@ def retrained(
 
 @pytest.mark.claim("prefix-tuning/new-task-pretrained-ascending")
 def test_a_model_that_was_not_trained_refutes_that_it_learns(
-    learned: tuple[NewTaskPlan, TrainedInMemory, Measured], monkeypatch: pytest.MonkeyPatch
+    learned: Learned, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    plan, runs, measured = learned
-    assert new_task_results.pretrained_ascending(measured).verdict == "supported"
-    half = dataclasses.replace(measured, pretrained=[metrics(0.49, 0), metrics(0.51, 0)])
-    assert new_task_results.pretrained_ascending(half).verdict == "undecided"
+    plan, runs, trials = learned
+    real = [trial.metrics for trial in trials.where(method="pretrained")]
+    assert verdicts(pretrained=real)["pretrained-ascending"] == "supported"
+    half = [metrics(0.49, 0), metrics(0.51, 0)]
+    assert verdicts(pretrained=half)["pretrained-ascending"] == "undecided"
     monkeypatch.setattr(experiment_training, "train", train_nothing)
-    wrong = dataclasses.replace(
-        measured, pretrained=[retrained(run, runs) for run in plan.pretrained]
-    )
-    claim = new_task_results.pretrained_ascending(wrong)
+    wrong = [retrained(run, runs) for run in plan.where(method="pretrained")]
+    claim = judged({"pretrained": wrong})["pretrained-ascending"]
     assert (claim.verdict, claim.replication) == ("contradicted", "weaker")
 
 
 @pytest.mark.claim("prefix-tuning/new-task-pretrained-descending")
 def test_an_accuracy_that_ignores_the_task_refutes_that_the_task_is_new(
-    learned: tuple[NewTaskPlan, TrainedInMemory, Measured], monkeypatch: pytest.MonkeyPatch
+    learned: Learned, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    plan, runs, measured = learned
-    claim = new_task_results.pretrained_descending(measured)
+    _, runs, trials = learned
+    pretrained = trials.where(method="pretrained")
+    claim = judged({"pretrained": [one.metrics for one in pretrained]})["pretrained-descending"]
     assert (claim.verdict, claim.replication) == ("supported", "reproduced")
 
     def of_one_task_only(model: GPT, task: Task, *rest: Any) -> tuple[float, float]:
@@ -309,85 +305,64 @@ def test_an_accuracy_that_ignores_the_task_refutes_that_the_task_is_new(
 
     monkeypatch.setattr(experiment_training, "score", of_one_task_only)
     wrong = [
-        experiment_training.measure(new_task_results.model_of(run, runs.get), run.config)
-        for run in plan.pretrained
+        experiment_training.measure(rebuild(one, runs.get)[0], one.run.config) for one in pretrained
     ]
-    claim = new_task_results.pretrained_descending(dataclasses.replace(measured, pretrained=wrong))
-    assert claim.verdict == "contradicted"
+    assert verdicts(pretrained=wrong)["pretrained-descending"] == "contradicted"
 
 
 @pytest.mark.claim("prefix-tuning/new-task-finetuned-descending")
 @pytest.mark.claim("prefix-tuning/new-task-finetuned-ascending")
 @pytest.mark.claim("prefix-tuning/new-task-frozen-attention")
 def test_fine_tuning_that_changes_nothing_refutes_what_it_does(
-    learned: tuple[NewTaskPlan, TrainedInMemory, Measured], monkeypatch: pytest.MonkeyPatch
+    learned: Learned, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    plan, runs, measured = learned
-    results = new_task_results
-    reached = dataclasses.replace(
-        measured,
-        finetuned=[[metrics(0.0, 0.8)], [metrics(0.0, 0.81)]],
-        besides_attention=[metrics(0.0, 0.6), metrics(0.0, 0.59)],
-    )
-    assert results.finetuned_descending(reached).verdict == "supported"
-    assert results.finetuned_ascending(reached).verdict == "supported"
-    assert results.besides_attention(reached, [1.0, 2.0]).verdict == "supported"
-    assert results.besides_attention(reached, [59.7, 59.4]).verdict == "undecided"
+    plan, runs, _ = learned
+    names = ("finetuned-descending", "finetuned-ascending", "frozen-attention")
+    reached = {
+        "finetuned": [metrics(0.0, 0.8), metrics(0.0, 0.81)],
+        "besides_attention": [metrics(0.0, 0.6), metrics(0.0, 0.59)],
+    }
+    found = verdicts(**reached)
+    assert [found[name] for name in names] == ["supported"] * 3
+    near = [metrics(0.0, 0.597), metrics(0.0, 0.594)]
+    assert verdicts(**reached, longer=near)["frozen-attention"] == "undecided"
     monkeypatch.setattr(experiment_training, "train", train_nothing)
-    wrong = dataclasses.replace(
-        measured,
-        finetuned=[[retrained(run, runs) for run in rates] for rates in plan.finetuned],
-        besides_attention=[retrained(run, runs) for run in plan.besides_attention],
+    finetuned, besides = (
+        [retrained(run, runs) for run in plan.where(method=method)]
+        for method in ("finetuned", "besides attention")
     )
-    assert results.finetuned_descending(wrong).verdict == "contradicted"
-    assert results.finetuned_ascending(wrong).verdict == "contradicted"
-    assert results.besides_attention(wrong, [3.0, 3.1]).verdict == "contradicted"
-    nothing_to_forget = dataclasses.replace(measured, pretrained=[metrics(0, 0)] * 2)
-    control = results.pretrained_ascending(nothing_to_forget)
-    assert results.finetuned_ascending(reached, [control]).verdict == "uninformative"
+    found = verdicts(finetuned=finetuned, besides_attention=besides)
+    assert [found[name] for name in names] == ["contradicted"] * 3
+    nothing_to_forget = [metrics(0, 0)] * 2
+    found = verdicts(**reached, pretrained=nothing_to_forget)
+    assert found["finetuned-ascending"] == "uninformative"
 
 
 @pytest.mark.claim("prefix-tuning/new-task-prefix-ascending")
 @pytest.mark.claim("prefix-tuning/new-task-prefix-descending")
 def test_prefixes_that_do_not_learn_and_prefixes_that_do_refute_what_they_do(
-    learned: tuple[NewTaskPlan, TrainedInMemory, Measured], monkeypatch: pytest.MonkeyPatch
+    learned: Learned, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    plan, runs, measured = learned
-    results = new_task_results
-
-    def swept(*seeds: Mapping[str, Any]) -> Measured:
-        return dataclasses.replace(
-            measured,
-            pretrained=[metrics(1, 0)] * len(seeds),
-            sweeps={"shared": [[one] for one in seeds]},
-        )
-
-    broken = swept(metrics(0.1, 0.0), metrics(0.12, 0.0))
-    assert results.prefix_ascending(broken).verdict == "supported"
-    assert results.prefix_descending(broken).verdict == "supported"
-    assert results.prefix_descending(broken).replication == "reproduced"
-    spread = swept(metrics(0.0, 0.0), metrics(0.9, 0.0), metrics(0.9, 0.0))
-    assert results.prefix_ascending(spread).verdict == "undecided"
-    failed = results.finetuned_descending(
-        dataclasses.replace(measured, finetuned=[[metrics(0, 0)]] * 2)
-    )
-    assert results.prefix_descending(broken, [failed]).verdict == "uninformative"
-    sorts = swept(metrics(0.0, 0.3), metrics(0.0, 0.31))
-    assert results.prefix_descending(sorts).verdict == "contradicted"
+    plan, runs, _ = learned
+    broken = [metrics(0.1, 0.0), metrics(0.12, 0.0)]
+    found = judged({"shared": broken})
+    assert found["prefix-ascending"].verdict == "supported"
+    assert found["prefix-descending"].verdict == "supported"
+    assert found["prefix-descending"].replication == "reproduced"
+    spread = [metrics(0.0, 0.0), metrics(0.9, 0.0), metrics(0.9, 0.0)]
+    assert verdicts(shared=spread)["prefix-ascending"] == "undecided"
+    failed = [metrics(0, 0)] * 2
+    assert verdicts(shared=broken, finetuned=failed)["prefix-descending"] == "uninformative"
+    sorts = [metrics(0.0, 0.3), metrics(0.0, 0.31)]
+    assert verdicts(shared=sorts)["prefix-descending"] == "contradicted"
     monkeypatch.setattr(experiment_training, "train", train_nothing)
     # With a starting scale of nothing, so that the untrained prefix leaves the old task alone.
+    cells = [{"learning_rate": 0.1, "init_std": 1e-6}]
     untrained = [
-        retrained(
-            dataclasses.replace(
-                run,
-                config={**run.config, "cells": [{"learning_rate": 0.1, "init_std": 1e-6}]},
-            ),
-            runs,
-        )["cells"]
-        for run in plan.prefixes["free"]
+        retrained(dataclasses.replace(run, config={**run.config, "cells": cells}), runs)["cells"]
+        for run in plan.where(way="free")
     ]
-    wrong = dataclasses.replace(measured, sweeps={"shared": untrained})
-    assert results.prefix_ascending(wrong).verdict == "contradicted"
+    assert verdicts(shared=untrained)["prefix-ascending"] == "contradicted"
 
 
 @pytest.mark.claim("prefix-tuning/new-task-prefix-gradient")
@@ -403,35 +378,37 @@ def test_a_gradient_that_misses_half_of_the_keys_is_refuted(
     prefix = Prefix(1, 1, 21, 1.0, generator, separate_values=separate_values).double()
     inputs, targets = SORT_DESCENDING.sample(13, "test", generator)
     batch = model, prefix, read_and_answer(inputs, targets), targets
-    assert new_task_results.prefix_gradient(*batch).verdict == "holds"
 
+    def verdict() -> str:
+        errors = results.gradient_errors(*batch)
+        return claims.check(CHAPTER, GRADIENT, errors)["prefix-gradient"].verdict
+
+    assert verdict() == "holds"
     right = gpt_module.attend
 
     def half_blind(q: Tensor, k: Tensor, v: Tensor, pk: Tensor, pv: Tensor, **how: Any) -> Any:
         return right(q, k, v, pk.lerp(pk.detach(), 0.5), pv, **how)
 
     monkeypatch.setattr(gpt_module, "attend", half_blind)
-    assert new_task_results.prefix_gradient(*batch).verdict == "fails"
+    assert verdict() == "fails"
 
 
 # Figures.
 
 
-def test_the_figures_say_what_they_show(
-    learned: tuple[NewTaskPlan, TrainedInMemory, Measured],
-) -> None:
-    plan, runs, measured = learned
-    model = new_task_results.model_of(plan.pretrained[0], runs.get)
-    best = measured.best_prefix(0, "shared")
-    prefix = new_task_results.prefix_of(plan, best, 0, runs.get)
+def test_the_figures_say_what_they_show(learned: Learned) -> None:
+    _, runs, trials = learned
+    model, prefix = rebuild(trials.where(way="shared").best()[0], runs.get)
     inputs, _ = SORT_DESCENDING.sample(37, "test", torch.Generator().manual_seed(4))
     drawn = {
-        "takes": new_task_figures.attention_maps(
+        "takes": figures.attention_maps(
             {"pretrained": (model, None), "prefixed": (model, prefix)}, inputs
         ),
-        "100 steps": new_task_figures.learning_curves(measured, 100, 0.9),
-        "highest accuracy": experiment_figures.sweep_maps(measured.sweeps, "sort_descending"),
-        "91.41 % published": new_task_figures.beside_published(measured),
+        "100 steps": figures.learning_curves(trials, 100, 0.9),
+        "highest accuracy": experiment_figures.sweep_maps(
+            {"free": [[cell.metrics] for cell in trials.where(way="free")]}, "sort_descending"
+        ),
+        "91.41 % published": figures.beside_published(trials),
     }
     import matplotlib.pyplot as plt
 

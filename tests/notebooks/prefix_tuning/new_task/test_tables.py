@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from typing import Any
 
@@ -9,22 +10,22 @@ import pytest
 import torch
 from torch import Tensor
 
-from notebooks.prefix_tuning.new_task import figures_tables as any_prefix_figures
-from notebooks.prefix_tuning.new_task import plan as new_task_effort
-from notebooks.prefix_tuning.new_task import results_tables as any_prefix_results
-from notebooks.prefix_tuning.new_task import tables as any_prefix
-from notebooks.prefix_tuning.new_task import tables_theory as any_prefix_theory
-from notebooks.prefix_tuning.new_task.results_tables import Built
+from notebooks.prefix_tuning.new_task import figures, results_tables, tables_theory
+from notebooks.prefix_tuning.new_task import plan as new_task
+from notebooks.prefix_tuning.new_task import tables as training
+from notebooks.prefix_tuning.new_task.claims import BUILT, CHAPTER, THEORY
+from notebooks.prefix_tuning.new_task.results_tables import DIGITS, OUTPUTS, Built
 from notebooks.prefix_tuning.new_task.tables import Table, Tabled
+from promptlib import claims
 from promptlib.prefix_tuning import adapting as experiment_training
 from promptlib.prefix_tuning import planning as experiment_runs
 from promptlib.prefix_tuning.gpt import GPT, GPTConfig
 from promptlib.prefix_tuning.prefix import Prefix
 from promptlib.prefix_tuning.tasks import SORT_DESCENDING, read_and_answer
+from promptlib.prefix_tuning.trials import Trial
 from promptlib.runs import Result, Run
+from tests.notebooks.prefix_tuning.new_task.fakes import CONFIG, metrics, verdicts
 from tests.trained_in_memory import TrainedInMemory, silent
-
-OUTPUTS, DIGITS = any_prefix_results.OUTPUTS, any_prefix_results.DIGITS
 
 
 @pytest.fixture
@@ -36,32 +37,40 @@ def generator() -> torch.Generator:
 def models(generator: torch.Generator) -> list[GPT]:
     """One head with LayerNorm, and three heads without."""
     return [
-        any_prefix_results.random_model(generator, True, 1),
-        any_prefix_results.random_model(generator, False, 2),
+        results_tables.random_model(generator, True, 1),
+        results_tables.random_model(generator, False, 2),
     ]
 
 
 def random_table(model: GPT, generator: torch.Generator) -> Table:
-    shape = any_prefix.start_table(model, 0.0).vectors.shape
+    shape = training.start_table(model, 0.0).vectors.shape
     logits = 3 * torch.randn(shape[:-1], generator=generator, dtype=torch.float64)
     return Table(logits, torch.randn(shape, generator=generator, dtype=torch.float64))
 
 
+def theory(errors: Any = (0.0,), excesses: Tensor | None = None) -> dict[str, str]:
+    """The verdicts on the theorems."""
+    measured = {"errors": errors, "excesses": -torch.ones(1, 1) if excesses is None else excesses}
+    found = claims.check(CHAPTER, THEORY, measured)
+    return {name: claim.verdict for name, claim in found.items()}
+
+
 @pytest.mark.claim("prefix-tuning/new-task-prefix-is-table")
 def test_a_table_that_averages_instead_of_adding_up_is_refuted(
-    models: list[GPT], generator: torch.Generator, monkeypatch: pytest.MonkeyPatch
+    models: list[GPT], generator: torch.Generator
 ) -> None:
     lengths = [1, 2, 7]
-    assert any_prefix_results.prefix_is_table(models, lengths, generator).verdict == "holds"
-    right = any_prefix_theory.table_of
+
+    def verdict(*given: Any) -> str:
+        return theory(errors=results_tables.table_errors(models, *given))["prefix-is-table"]
 
     def averaged(model: GPT, prefix: Prefix) -> Table:
-        table = right(model, prefix)
+        table = tables_theory.table_of(model, prefix)
         return Table(table.logits.data - math.log(prefix.length), table.vectors.data)
 
-    monkeypatch.setattr(any_prefix_results, "table_of", averaged)
-    assert any_prefix_results.prefix_is_table(models, [1], generator).verdict == "holds"
-    assert any_prefix_results.prefix_is_table(models, lengths, generator).verdict == "fails"
+    assert verdict(lengths, generator) == "holds"
+    assert verdict([1], generator, averaged) == "holds"
+    assert verdict(lengths, generator, averaged) == "fails"
 
 
 def test_several_tables_share_a_pass_and_last_means_last(
@@ -81,9 +90,9 @@ def test_several_tables_share_a_pass_and_last_means_last(
 def test_tables_are_of_one_layer_and_of_fitting_shapes(generator: torch.Generator) -> None:
     deep = GPT(GPTConfig(2, 1, 14, 11, 19), generator)
     with pytest.raises(ValueError, match="models of one layer, got 2"):
-        Tabled(deep, [any_prefix.start_table(deep, 0.0)])
+        Tabled(deep, [training.start_table(deep, 0.0)])
     with pytest.raises(ValueError, match="models of one layer, got 2"):
-        any_prefix_theory.table_of(deep, Prefix(2, 1, 14))
+        tables_theory.table_of(deep, Prefix(2, 1, 14))
     flat = GPT(GPTConfig(1, 1, 14, 11, 19), generator)
     with pytest.raises(ValueError, match="at least 1 table, got none"):
         Tabled(flat, [])
@@ -96,8 +105,8 @@ def test_tables_are_of_one_layer_and_of_fitting_shapes(generator: torch.Generato
 
 def test_exposing_keys_see_every_pair_but_their_own(models: list[GPT]) -> None:
     for model in models:
-        keys = any_prefix_theory.exposing_keys(model, OUTPUTS, DIGITS)
-        queries = any_prefix_theory.queries_of_pairs(model)[:, OUTPUTS.start :, : len(DIGITS)]
+        keys = tables_theory.exposing_keys(model, OUTPUTS, DIGITS)
+        queries = tables_theory.queries_of_pairs(model)[:, OUTPUTS.start :, : len(DIGITS)]
         products = queries.flatten(1, 2) @ keys.mT
         own = torch.eye(80, dtype=torch.bool)
         assert products[:, own].abs().max() < 1e-7
@@ -107,10 +116,10 @@ def test_exposing_keys_see_every_pair_but_their_own(models: list[GPT]) -> None:
 def test_the_parts_make_the_queries(models: list[GPT]) -> None:
     """q = r A (e + p) + a with a positive r."""
     for model in models:
-        parts = any_prefix_theory.parts_of_queries(model, range(19), range(11))
+        parts = tables_theory.parts_of_queries(model, range(19), range(11))
         symbols, places, shift = parts.split([11, 19, 1], dim=1)
         sums = places.unsqueeze(2) + symbols.unsqueeze(1)  # (H, T, V, d)
-        rest = any_prefix_theory.queries_of_pairs(model) - shift.unsqueeze(1)
+        rest = tables_theory.queries_of_pairs(model) - shift.unsqueeze(1)
         r = (rest * sums).sum(dim=-1, keepdim=True) / sums.square().sum(dim=-1, keepdim=True)
         assert (r > 0).all()
         assert torch.allclose(r * sums, rest, atol=1e-10)
@@ -119,10 +128,10 @@ def test_the_parts_make_the_queries(models: list[GPT]) -> None:
 
 
 def test_dependent_queries_are_refused() -> None:
-    narrow = any_prefix_results.random_model(torch.Generator().manual_seed(0), True, 3)  # 14 wide
+    narrow = results_tables.random_model(torch.Generator().manual_seed(0), True, 3)  # 14 wide
     with pytest.raises(ValueError, match="19 parts of queries in 14 dimensions"):
-        any_prefix_theory.exposing_keys(narrow, OUTPUTS, DIGITS)
-    assert any_prefix_theory.exposing_keys(narrow, [9, 12], DIGITS).shape == (3, 16, 14)
+        tables_theory.exposing_keys(narrow, OUTPUTS, DIGITS)
+    assert tables_theory.exposing_keys(narrow, [9, 12], DIGITS).shape == (3, 16, 14)
 
 
 @pytest.mark.claim("prefix-tuning/new-task-built-prefix")
@@ -131,14 +140,16 @@ def test_a_prefix_that_is_not_sharp_enough_is_refuted(
 ) -> None:
     def built(model: GPT, margin: float) -> Built:
         table = random_table(model, generator)
-        prefix = any_prefix_theory.prefix_of(model, table, OUTPUTS, DIGITS, margin)
+        prefix = tables_theory.prefix_of(model, table, OUTPUTS, DIGITS, margin)
         assert prefix.length == 80
-        return Built(model, table, prefix, {})
+        trial = Trial({}, Run("a:b", {**CONFIG, "task": "sort_descending"}), None, metrics(0, 0))
+        return Built(model, table, prefix, trial)
 
-    sharp = [built(model, any_prefix_theory.MARGIN) for model in models]
-    assert any_prefix_results.built_is_table(sharp, 30).verdict == "holds"
-    blunt = [built(model, 1.0) for model in models]
-    assert any_prefix_results.built_is_table(blunt, 30).verdict == "fails"
+    def verdict(sorters: list[Built]) -> str:
+        return claims.check(CHAPTER, BUILT, sorters)["built-prefix"].verdict
+
+    assert verdict([built(model, tables_theory.MARGIN) for model in models]) == "holds"
+    assert verdict([built(model, 1.0) for model in models]) == "fails"
     with pytest.raises(ValueError, match="expected margin > 0, got 0"):
         built(models[0], 0.0)
 
@@ -149,8 +160,8 @@ def test_the_logit_of_a_built_prefix_is_off_by_no_more_than_it_may(
     margin = 6.0
     for model in models:
         table = random_table(model, generator)
-        again = any_prefix_theory.table_of(
-            model, any_prefix_theory.prefix_of(model, table, OUTPUTS, DIGITS, margin)
+        again = tables_theory.table_of(
+            model, tables_theory.prefix_of(model, table, OUTPUTS, DIGITS, margin)
         )
         here = (slice(None), slice(OUTPUTS.start, None), slice(len(DIGITS)))
         excess = again.logits[here] - table.logits[here]
@@ -159,10 +170,12 @@ def test_the_logit_of_a_built_prefix_is_off_by_no_more_than_it_may(
 
 
 @pytest.mark.claim("prefix-tuning/new-task-log-convex")
-def test_a_logit_that_is_not_convex_is_refuted(
-    generator: torch.Generator, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    assert any_prefix_results.log_convexity(10, generator).verdict == "holds"
+def test_a_logit_that_is_not_convex_is_refuted(generator: torch.Generator) -> None:
+    def verdict(*implementation: Any) -> str:
+        excesses = results_tables.convexity_excesses(10, generator, *implementation)
+        return theory(excesses=excesses)["log-convex"]
+
+    assert verdict() == "holds"
 
     def of_shares(queries: Tensor, keys: Tensor, weights: Tensor) -> Tensor:
         """Forget the logarithm."""
@@ -175,15 +188,14 @@ def test_a_logit_that_is_not_convex_is_refuted(
         )
         return total[0] - total[1] / 5
 
-    monkeypatch.setattr(any_prefix_results, "log_convexity_excess", of_shares)
-    assert any_prefix_results.log_convexity(10, generator).verdict == "fails"
+    assert verdict(of_shares) == "fails"
 
 
 def test_one_vector_has_a_linear_logit(generator: torch.Generator) -> None:
     queries = torch.randn(9, 5, 6, generator=generator, dtype=torch.float64)
     key = torch.randn(9, 1, 6, generator=generator, dtype=torch.float64)
     weights = torch.rand(9, 5, generator=generator, dtype=torch.float64).softmax(dim=-1)
-    assert any_prefix_theory.log_convexity_excess(queries, key, weights).abs().max() < 1e-12
+    assert tables_theory.log_convexity_excess(queries, key, weights).abs().max() < 1e-12
 
 
 def test_the_exercise() -> None:
@@ -212,13 +224,13 @@ def table_run(task: str = "sort_descending", steps: int = 12, **config: Any) -> 
         test_sequences=40,
     )
     cells = [{"learning_rate": 0.1, "start_logit": 0.0}, {"learning_rate": 0.3, "start_logit": 3.0}]
-    run = new_task_effort.tune_tables(base, task, steps, cells)
+    run = new_task.tune_tables(base, task, steps, cells)
     return Run(run.train, {**run.config, **config}, run.needs)
 
 
 def test_tables_learn_from_the_batches_of_the_prefixes() -> None:
     config = table_run().config
-    ours = list(any_prefix._training_batches(config))
+    ours = list(training._training_batches(config))
     model = GPT(GPTConfig(**config["model"]))
     theirs = list(experiment_training._training_batches(model, config))
     assert len(ours) == len(theirs) == 12
@@ -231,10 +243,10 @@ def test_a_run_gives_the_same_numbers_again_and_is_rebuilt() -> None:
     first, second = runs.get(run), TrainedInMemory().get(run)
     assert first.metrics == second.metrics
     model = experiment_training.load_model(run.config, runs.get(run.needs[0]))
-    for index, metrics in ((0, first.metrics["cells"][0]), (None, first.metrics["combined"])):
-        table = any_prefix.load_table(first, index)
+    for index, found in ((0, first.metrics["cells"][0]), (None, first.metrics["combined"])):
+        table = training.load_table(first, index)
         again = experiment_training.measure(Tabled(model, [table]), run.config)
-        assert again["loss"] == pytest.approx(metrics["loss"])
+        assert again["loss"] == pytest.approx(found["loss"])
     cell = first.metrics["cells"][1]
     assert len(cell["curve"]) == 12
     assert cell["curve"][-1] < cell["curve"][0]
@@ -245,13 +257,13 @@ def test_combining_takes_the_better_entry_of_each_pair() -> None:
     run, runs = table_run(), TrainedInMemory()
     model = experiment_training.load_model(run.config, runs.get(run.needs[0]))
     result = runs.get(run)
-    tables = [any_prefix.load_table(result, index) for index in (0, 1)]
-    combined = any_prefix.combine(model, tables, "sort_descending", 1)
+    tables = [training.load_table(result, index) for index in (0, 1)]
+    combined = training.combine(model, tables, "sort_descending", 1)
     from_second = (combined.vectors == tables[1].vectors).all(dim=-1)
     from_first = (combined.vectors == tables[0].vectors).all(dim=-1)
     assert (from_first | from_second).all()
     inputs, targets = SORT_DESCENDING.sample(
-        any_prefix.COMPARED, "train", experiment_training.generator_for(1, "compare")
+        training.COMPARED, "train", experiment_training.generator_for(1, "compare")
     )
     tokens = read_and_answer(inputs, targets)
 
@@ -276,43 +288,46 @@ def test_a_model_that_sorts_by_itself_and_one_that_nothing_helps_refute_the_clai
         test_sequences=500,
     )
     cells = [{"learning_rate": 1e-3, "start_logit": -20.0}]
-    run, runs = new_task_effort.tune_tables(sorter, "sort_descending", 10, cells), TrainedInMemory()
+    run, runs = new_task.tune_tables(sorter, "sort_descending", 10, cells), TrainedInMemory()
     sorts = runs.get(run).metrics["combined"]
-    built = any_prefix_results.build(run, runs.get)
-    assert built.metrics["accuracy"] == sorts["accuracy"]
-    results = any_prefix_results
-    assert results.best_table([sorts] * 2, 500).verdict == "contradicted"
-    assert results.built_descending([built.metrics] * 2, 500).verdict == "supported"
+    built = results_tables.build(run, runs.get)
+    assert built.trial.metrics["accuracy"] == sorts["accuracy"]
+
+    def verdict(trial: Trial) -> str:
+        sorters = [dataclasses.replace(built, trial=trial)] * 2
+        return claims.check(CHAPTER, BUILT, sorters)["built-descending"].verdict
+
+    assert verdicts(best_table=[sorts] * 2)["best-table"] == "contradicted"
+    assert verdict(built.trial) == "supported"
     # Entries of the wrong digits: built for pairs that the outputs do not read.
     silenced = Table(
         torch.full_like(built.table.logits, 30.0), torch.zeros_like(built.table.vectors)
     )
-    prefix = any_prefix_theory.prefix_of(built.model, silenced, OUTPUTS, DIGITS)
+    prefix = tables_theory.prefix_of(built.model, silenced, OUTPUTS, DIGITS)
     lost = experiment_training.measure(built.model, run.config, prefix)
-    assert results.best_table([lost] * 2, 500).verdict == "supported"
-    assert results.built_descending([lost] * 2, 500).verdict == "contradicted"
+    low_loss = {**lost, "loss": {"sort_descending": 0.1}}  # so that the control is met
+    assert verdicts(best_table=[low_loss] * 2)["best-table"] == "supported"
+    assert verdict(dataclasses.replace(built.trial, metrics=lost)) == "contradicted"
     at_limit = {"accuracy": {"sort_descending": 0.01}}
-    assert results.built_descending([at_limit] * 2, 500).verdict == "undecided"
+    assert verdict(dataclasses.replace(built.trial, metrics=at_limit)) == "undecided"
 
 
 @pytest.mark.claim("prefix-tuning/new-task-table-gap")
 def test_tables_that_do_not_learn_refute_that_they_are_the_best(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    good = {"loss": {"sort_descending": 0.4}}
-    assert any_prefix_results.table_gap([0.7, 0.71], [good] * 2).verdict == "supported"
+    assert verdicts()["table-gap"] == "supported"
 
     def train_nothing(learners: Any, loss: Any, batches: Any, recipe: Any, **_: Any) -> Tensor:
         return torch.zeros(recipe.steps, len(learners))
 
-    monkeypatch.setattr(any_prefix, "minimise", train_nothing)
+    monkeypatch.setattr(training, "minimise", train_nothing)
     run, runs = table_run(evaluate=["sort_descending"]), TrainedInMemory()
     base: Result = runs.get(run.needs[0])
-    wrong = any_prefix.train(run.config, [base], silent).metrics["combined"]
-    gap = any_prefix_results.table_gap([0.7, 0.71], [wrong] * 2)
-    assert gap.verdict == "contradicted"
-    hopeless = {"accuracy": {"sort_descending": 0.0}}
-    assert any_prefix_results.best_table([hopeless] * 2, 500, [gap]).verdict == "uninformative"
+    wrong = training.train(run.config, [base], silent).metrics["combined"]
+    found = verdicts(best_table=[{**wrong, "accuracy": {"sort_descending": 0.0}}] * 2)
+    assert found["table-gap"] == "contradicted"
+    assert found["best-table"] == "uninformative"
 
 
 @pytest.mark.parametrize("seeds", [1, 3])
@@ -323,7 +338,7 @@ def test_the_figure_says_what_it_shows(seeds: int) -> None:
         name: [torch.linspace(start, 90, 10, dtype=torch.float64)] * seeds
         for name, start in (("pretrained", 0.0), ("one vector", 10.0), ("all weights", 80.0))
     }
-    figure, alt = any_prefix_figures.outputs_right(curves)
+    figure, alt = figures.outputs_right(curves)
     assert "pretrained 45 % on average, from 0 % at output 1 to 90 % at output 10" in alt
     figure.canvas.draw()
     plt.close(figure)
