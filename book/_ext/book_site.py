@@ -149,8 +149,8 @@ def published_size(relative: Relative, record: dict[str, Any], profile: str) -> 
     plural = "s" if seeds[-1] > 1 else ""
     archive = f'<a href="{relative("reproducibility.html")}#the-archive">the archive</a>'
     text = (
-        f"<p><b>At the published size</b>, over {many} seed{plural} and full sweeps, trained before "
-        f"this build ({archive}), with 95 % intervals. The runs on this page, of the "
+        f"<p><b>At the published size</b>, over {many} seed{plural} and full sweeps, trained "
+        f"before this build ({archive}), with 95 % intervals. The runs on this page, of the "
         f"{html.escape(profile)} profile, are a rehearsal of it.</p>"
     )
     if rows:
