@@ -18,7 +18,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -151,20 +151,27 @@ def from_runs(plan: NotebookPlan, runs: Iterable[Mapping[str, Any]]) -> list[Cla
     if plan.archived is None:
         return []
     compute = named(plan.archived, f"{plan.source.name}: no function")
+    try:
+        found: list[Claim] = compute(plan.planned, getter(runs))
+    except Stale as reason:
+        raise Stale(f"{plan.source.name}: {reason}") from None
+    except (BuildError, KeyError, ValueError) as error:
+        raise Stale(f"{plan.source.name}: {type(error).__name__}: {error}") from None
+    return found
+
+
+def getter(runs: Iterable[Mapping[str, Any]]) -> Callable[[Run], Result]:
+    """The ``get`` of a store of archived runs, which have metrics and no weights; may raise Stale."""
     by_name = {entry["name"]: entry for entry in runs}
     by_identity = {identity_of(entry, by_name): entry for entry in by_name.values()}
 
     def get(run: Run) -> Result:
         entry = by_identity.get(identity(run))
         if entry is None:
-            raise Stale(f"{plan.source.name} asks for a run that is not archived: {run.name}")
+            raise Stale(f"the plan asks for a run that is not archived: {run.name}")
         return Result(entry["metrics"])
 
-    try:
-        found: list[Claim] = compute(plan.planned, get)
-    except (BuildError, KeyError, ValueError) as error:
-        raise Stale(f"{plan.source.name}: {type(error).__name__}: {error}") from None
-    return found
+    return get
 
 
 def identity(run: Run) -> str:

@@ -320,6 +320,7 @@ def _ledger(
                 "published": published(claim),
                 "this_build": claim.summary(),
                 "archived": None if before is None else beside(before),
+                "archived_verdict": None if before is None else before.verdict,
                 "archived_replication": None if before is None else before.replication,
                 "notebook": notebook["name"],
                 "chapter": notebook["title"],

@@ -96,8 +96,11 @@ class ClaimRole(SphinxRole):
 def claim_link(relative: Relative, claim: dict[str, Any]) -> str:
     """A claim's name and verdict, and what it is beside a published figure, where there is one."""
     words = [f"published figure: {claim['replication']}"] if claim["replication"] else []
-    if claim["archived_replication"]:
-        words.append(f"at the published size: {claim['archived_replication']}")
+    there = [claim["archived_replication"] or ""]
+    if claim["archived_verdict"] not in (None, claim["verdict"]):
+        there.insert(0, claim["archived_verdict"])
+    if any(there):
+        words.append(f"at the published size: {', '.join(filter(None, there))}")
     beside = f' <span class="claim-beside">{"; ".join(words)}</span>' if words else ""
     return (
         f'<span class="claim-link claim-{slug(claim["verdict"])}">'
