@@ -23,7 +23,6 @@ from torch import Tensor, nn
 
 from promptlib.checks import check_public
 from promptlib.prefix_tuning.gpt import GPT
-from promptlib.prefix_tuning.prefix import Prefix
 from promptlib.prefix_tuning.tasks import (
     N_DIGITS,
     SEQUENCE_LENGTH,
@@ -39,7 +38,7 @@ ITERATIONS = 30
 
 
 @torch.no_grad()
-def residual_streams(model: GPT, tokens: Tensor, prefix: Prefix | None = None) -> Tensor:
+def residual_streams(model: GPT, tokens: Tensor) -> Tensor:
     """The residual stream at the last ten positions around every block, ``(L + 1, B, 10, D)``.
 
     Each vector is normalised (LayerNorm without gains), as whatever reads it would.
@@ -53,7 +52,7 @@ def residual_streams(model: GPT, tokens: Tensor, prefix: Prefix | None = None) -
         ),
     ]
     try:
-        model(tokens, prefix, return_attention=True)  # so that every block updates all positions
+        model(tokens, return_attention=True)  # so that every block updates all positions
     finally:
         for hook in hooks:
             hook.remove()

@@ -52,13 +52,13 @@ def lora_numbers(modules: str, rank: int, n_layer: int, width: int) -> int:
     return n_layer * numbers
 
 
-def shifted(prefix: Prefix, generator: torch.Generator, scale: float = 1.0) -> Prefix:
-    """The prefix with each vector times `scale`, plus a random multiple of all ones."""
+def shifted(prefix: Prefix, generator: torch.Generator) -> Prefix:
+    """The prefix with a random multiple of all ones added to each vector."""
     other = copy.deepcopy(prefix)
     with torch.no_grad():
         for vectors in other.parameters():
             shifts = torch.randn(vectors.shape[:2], generator=generator, dtype=torch.float64)
-            vectors.mul_(scale).add_(shifts.to(vectors).unsqueeze(-1))
+            vectors.add_(shifts.to(vectors).unsqueeze(-1))
     return other
 
 
