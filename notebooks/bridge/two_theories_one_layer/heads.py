@@ -58,7 +58,7 @@ def head_margin(c: Tensor, deviations: Tensor, sparsity: float) -> Tensor:
 
 
 def head_arguments(largest_deviation: float, count: int = 101) -> Tensor:
-    """Values of ``c`` from -20 to 20, denser where the logits of large deviations turn: (count,)."""
+    """Values of ``c`` from -20 to 20, denser where logits of large deviations turn: (count,)."""
     if count < 3 or count % 2 == 0:
         raise ValueError(f"count must be odd and at least 3, got {count}")
     finest = 0.05 / (1 + largest_deviation) ** 2
