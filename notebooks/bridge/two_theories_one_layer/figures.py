@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from notebooks.bridge.two_theories_one_layer import streams
-from notebooks.bridge.two_theories_one_layer.claims import learned_at
 from promptlib import plotting
 from promptlib.checks import check_public
 from promptlib.prompt_attention.mixture import ContextualMixture
@@ -34,7 +33,7 @@ def turned_vector(mixture: ContextualMixture, case: int) -> tuple[Figure, dict[s
     right: dict[str, list[int]] = {read: [] for read in ROWS}
     places = [place for place in streams.PLACES if place.read in ROWS]
     for axes, (number, place) in zip(grid.flat, enumerate(places), strict=True):
-        learned = learned_at(mixture, place)
+        learned = streams.learned_at(mixture, place)
         reading = streams.read(mixture, learned, place)
         right[place.read].append(reading.right)
         weights = reading.attention[case].numpy()

@@ -23,10 +23,11 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from notebooks.bridge.two_theories_one_layer.readings import needed_logit, opposed_pair
+from notebooks.bridge.two_theories_one_layer.readings import needed_logit, opposed_pair, pair_scale
 from promptlib.attention import attend
 from promptlib.checks import check_public
 from promptlib.prompt_attention.mixture import ContextualMixture
+from promptlib.prompt_attention.population import aligned
 
 __all__ = [
     "PLACES",
@@ -37,10 +38,12 @@ __all__ = [
     "asking_vector",
     "forward",
     "frozen_layers",
+    "learned_at",
     "pair_vectors",
     "random_layers",
     "read",
     "relative_attention",
+    "three_deviations",
 ]
 
 ASK, OUT, VOICE, WIDTH = 2, 3, 4, 5
@@ -176,6 +179,27 @@ PLACES = [
     for behind, causal in ((False, True), (False, False), (True, True), (True, False))
 ]
 """Every place of the chapter's figure: the vector is turned around the frozen layers."""
+
+
+def three_deviations(size: float) -> ContextualMixture:
+    """Ten tokens, two relevant, deviations (0, 0), (Δ, Δ) and (Δ, -Δ); width 5."""
+    return ContextualMixture(WIDTH, 10, 0.2, deviations=((0.0, 0.0), (size, size), (size, -size)))
+
+
+def learned_at(mixture: ContextualMixture, place: Place) -> Tensor:
+    """What is learned for a place: the opposed pair where all rows are read, else one query.
+
+    Shape (1, 5) or (2, 5).
+    """
+    if place.read != "all content rows":
+        return asking_vector(4.0)
+    size = max(context for context, _ in mixture.deviations)
+    pair = ContextualMixture(
+        mixture.dim, mixture.tokens, mixture.sparsity, deviations=aligned(size)
+    )
+    A = CONTENT_SCALE * torch.eye(mixture.dim, dtype=mixture.dtype)
+    scale = pair_scale(pair, A)
+    return pair_vectors(mixture, scale, 4 * size / mixture.sparsity)
 
 
 class Reading(NamedTuple):

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from notebooks.bridge.two_theories_one_layer import figures, heads, readings, streams
-from notebooks.bridge.two_theories_one_layer.claims import learned_at, three_deviations
+from notebooks.bridge.two_theories_one_layer.streams import learned_at, three_deviations
 from promptlib.prompt_attention import (
     ContextualMixture,
     aligned,
