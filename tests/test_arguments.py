@@ -26,6 +26,7 @@ import torch
 
 import promptlib
 import promptlib.prompt_attention as wing
+from notebooks.prompt_attention.softmax_separates.threshold_map import CHALLENGES
 from promptlib.attention import attend, causal_mask
 from promptlib.prefix_tuning import tasks
 from promptlib.prefix_tuning.evaluation import greedy_decode, sequence_accuracy, sequence_loss
@@ -37,7 +38,7 @@ from promptlib.prompt_attention.feature_law import feature_law
 from promptlib.prompt_attention.mixture import ContextualMixture as Mixture
 from promptlib.training import Recipe, weights_of
 
-ELSEWHERE = ("claims", "language", "real", "runs", "checks", "progress", "plotting")
+ELSEWHERE = ("claims", "runs", "digests", "registry", "lazy", "checks", "progress", "plotting")
 """Parts of the package with refusals, and tests of them, of their own."""
 
 
@@ -350,13 +351,43 @@ WEIGHTS = {
     "prompts": torch.ones(2, 6).double(),
     **{name: torch.ones(6).double() for name in ("w", "q", "u", "query")},
 }
+CHAPTERS = {
+    "contextual_mixture.reach": ("prompt_for_query", "query_readout"),
+    "first_gradient.alignment": ("head_alignment", "prompt_alignment"),
+    "price_of_the_head.concentrated_head": ("best_scale", "context_gain", "signal_to_noise"),
+    "price_of_the_head.head_limits": (
+        "hard_attention_error",
+        "informed_error",
+        "mean_pooling_error",
+    ),
+    "prompt_or_finetune.attention_layer": ("containing_layer", "layer_scores"),
+    "softmax_separates.constructions": (
+        "best_gain_argument",
+        "linear_attention_weights",
+        "mean_pooling_head",
+        "prompt_weights",
+        "self_attention_weights",
+    ),
+    "softmax_separates.search": ("search_accuracy", "search_mixtures"),
+    "softmax_separates.threshold_map": ("map_model",),
+}
+"""Mathematics of Part I that one chapter uses, by its module."""
+
+FUNCTIONS: dict[str, Any] = {
+    name: getattr(wing, name) for name in wing.__all__ if inspect.isfunction(getattr(wing, name))
+} | {
+    name: getattr(importlib.import_module(f"notebooks.prompt_attention.{module}"), name)
+    for module, names in CHAPTERS.items()
+    for name in names
+}
+
 SPECIAL: dict[tuple[str, str], Any] = {
-    ("layer_scores", "weights"): wing.containing_layer(WEIGHTS["w"], WEIGHTS["q"]),
+    ("layer_scores", "weights"): FUNCTIONS["containing_layer"](WEIGHTS["w"], WEIGHTS["q"]),
     ("self_attention_weights", "c"): 1.0,
     ("aligned_gain", "c"): WEIGHTS["q"],
     ("sign_function", "x"): WEIGHTS["q"],
     ("informed_error", "law"): feature_law(MIXTURE, 0.5),
-    ("map_model", "challenge"): wing.CHALLENGES["mean-pooling"],
+    ("map_model", "challenge"): CHALLENGES["mean-pooling"],
     ("search_accuracy", "population"): wing.Population.stack([Mixture(6, 8, 0.25)]),
     ("prompt_scale_bound", "mixture"): Mixture(6, 8, 0.25),
 }
@@ -369,7 +400,7 @@ def arguments_of(name: str) -> dict[str, Any]:
     found |= {"model": wing.PLANE_MODELS["mean-pooling"], "generator": torch.Generator()}
     found |= {"bags": torch.ones(3, 8, 6).double()}
     passed = {}
-    for parameter in inspect.signature(getattr(wing, name)).parameters.values():
+    for parameter in inspect.signature(FUNCTIONS[name]).parameters.values():
         of_bags = parameter.name == "tokens" and parameter.annotation == "Tensor"
         everything = {**found, **NUMBERS, **WEIGHTS}
         if (name, parameter.name) in SPECIAL:
@@ -395,11 +426,9 @@ def spoilt(annotation: str, value: Any, any_shape: bool) -> list[Any]:
     return []
 
 
-@pytest.mark.parametrize(
-    "name", [name for name in wing.__all__ if inspect.isfunction(getattr(wing, name))]
-)
+@pytest.mark.parametrize("name", FUNCTIONS)
 def test_mathematical_functions_name_the_argument_that_means_nothing(name: str) -> None:
-    function, passed = getattr(wing, name), arguments_of(name)
+    function, passed = FUNCTIONS[name], arguments_of(name)
     function(**passed)
     for parameter, value in passed.items():
         annotation = str(inspect.signature(function).parameters[parameter].annotation)

@@ -161,7 +161,7 @@ def from_runs(plan: NotebookPlan, runs: Iterable[Mapping[str, Any]]) -> list[Cla
 
 
 def getter(runs: Iterable[Mapping[str, Any]]) -> Callable[[Run], Result]:
-    """The ``get`` of a store of archived runs, which have metrics and no weights; may raise Stale."""
+    """The ``get`` of archived runs: metrics and no weights; Stale for a run that is not there."""
     by_name = {entry["name"]: entry for entry in runs}
     by_identity = {identity_of(entry, by_name): entry for entry in by_name.values()}
 
