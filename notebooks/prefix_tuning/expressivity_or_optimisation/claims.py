@@ -12,11 +12,10 @@ from notebooks.prefix_tuning.expressivity_or_optimisation.plan import DRAWN
 from notebooks.prefix_tuning.expressivity_or_optimisation.results import DOES, MOVES
 from promptlib.claims import Bound, Outcome
 from promptlib.prefix_tuning import adapting
+from promptlib.prefix_tuning.sweeps import HERE, UNIT
 from promptlib.prefix_tuning.trials import Trials
 
 CHAPTER = "prefix-tuning/expressivity"
-HERE = "this book"
-UNIT = "% of sequences"
 
 # Given `results.budget_shares` and `results.distances`.
 TRAVEL = (

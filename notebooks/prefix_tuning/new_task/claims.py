@@ -25,12 +25,11 @@ from promptlib.claims import Bound, Identity, Outcome
 from promptlib.prefix_tuning import adapting, published
 from promptlib.prefix_tuning.blind import blind_sorting_loss
 from promptlib.prefix_tuning.evaluation import score, sequence_loss
-from promptlib.prefix_tuning.sweeps import differs
+from promptlib.prefix_tuning.sweeps import HERE, UNIT, differs
 from promptlib.prefix_tuning.trials import Get, Plan, Trial, Trials
 
 CHAPTER = "prefix-tuning/new-task"
 PAPER = "Petrov et al. 2024, new task"
-HERE = "this book"
 
 
 def tested(m: Sequence[Trial]) -> int:
@@ -38,7 +37,7 @@ def tested(m: Sequence[Trial]) -> int:
     return int(m[0].run.config["test_sequences"])
 
 
-ACCURACY: dict[str, Any] = {"unit": "% of sequences", "trials": tested}
+ACCURACY: dict[str, Any] = {"unit": UNIT, "trials": tested}
 
 
 def paper(name: str, favours: Literal["higher", "lower"]) -> dict[str, Any]:
@@ -180,7 +179,7 @@ ROWS = (
             m.where(method="prefix").best().percent(DESCENDING),
         ),
         above=0.0,
-        unit="points, % of sequences",
+        unit=f"points, {UNIT}",
         resolution=lambda m: 100 / tested(m),
         source=HERE,
         checks=adapting.fine_tune,
@@ -279,7 +278,7 @@ BUILT = (
         "model sorts more than one sequence in a hundred descending.",
         values=lambda sorters: [one.trial.percent(DESCENDING) for one in sorters],
         above=1.0,
-        unit="% of sequences",
+        unit=UNIT,
         trials=lambda sorters: tested([one.trial for one in sorters]),
         source=HERE,
         checks=tables_theory.prefix_of,
