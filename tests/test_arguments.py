@@ -33,7 +33,6 @@ from promptlib.prefix_tuning.gpt import GPT, GPTConfig
 from promptlib.prefix_tuning.lora import add_lora
 from promptlib.prefix_tuning.prefix import Prefix, PrefixBatch
 from promptlib.prefix_tuning.tasks import SORT_ASCENDING
-from promptlib.prompt_attention.feature_law import feature_law
 from promptlib.prompt_attention.mixture import ContextualMixture as Mixture
 from promptlib.training import Recipe, weights_of
 
@@ -351,13 +350,8 @@ WEIGHTS = {
     **{name: torch.ones(6).double() for name in ("w", "q", "u", "query")},
 }
 SPECIAL: dict[tuple[str, str], Any] = {
-    ("layer_scores", "weights"): wing.containing_layer(WEIGHTS["w"], WEIGHTS["q"]),
-    ("self_attention_weights", "c"): 1.0,
     ("aligned_gain", "c"): WEIGHTS["q"],
     ("sign_function", "x"): WEIGHTS["q"],
-    ("informed_error", "law"): feature_law(MIXTURE, 0.5),
-    ("map_model", "challenge"): wing.CHALLENGES["mean-pooling"],
-    ("search_accuracy", "population"): wing.Population.stack([Mixture(6, 8, 0.25)]),
     ("prompt_scale_bound", "mixture"): Mixture(6, 8, 0.25),
 }
 ANY_SHAPE = {("aligned_gain", "c"), ("sign_function", "x")}
