@@ -30,9 +30,10 @@ from promptlib.claims.mathematics import bound, estimate, identity, needing, not
 from promptlib.claims.outcomes import Published, decide, judge_again, outcome
 from promptlib.claims.rows import Bound, Estimate, Identity, Outcome, Row, check, check_each
 from promptlib.claims.statistics import holm, interval, p_value, t_half_width
-from promptlib.claims.words import KINDS, MIME_TYPE, REPLICATIONS, VERDICTS
+from promptlib.claims.words import HERE, KINDS, MIME_TYPE, REPLICATIONS, VERDICTS
 
 __all__ = [
+    "HERE",
     "KINDS",
     "MIME_TYPE",
     "REPLICATIONS",

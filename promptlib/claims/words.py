@@ -19,3 +19,5 @@ REPLICATIONS = ("reproduced", "stronger", "weaker", "undecided", "other size")
 """What an outcome is beside a published figure."""
 LEVEL = 0.95
 """Coverage of the interval that a sentence is judged by."""
+HERE = "this book"
+"""Source of a claim that no paper makes."""

@@ -18,8 +18,8 @@ from promptlib.checks import check_public
 from promptlib.plotting import INK, PALETTE
 from promptlib.prefix_tuning.gpt import GPT
 from promptlib.prefix_tuning.prefix import Prefix
-from promptlib.prefix_tuning.sweeps import Metrics, percent
 from promptlib.prefix_tuning.tasks import SEQUENCE_LENGTH
+from promptlib.prefix_tuning.trials import Metrics
 
 Drawn = tuple[Figure, str]
 
@@ -71,7 +71,7 @@ def sweep_maps(
     }[quantity]
     seen = []
     for axes, (title, sweep) in zip(panels.flat, sweeps.items(), strict=True):
-        shares = np.array([percent(seed, task) for seed in sweep])
+        shares = np.array([[100 * cell["accuracy"][task] for cell in seed] for seed in sweep])
         means = np.zeros((len(rates), len(stds)))
         for index, cell in enumerate(sweep[0]):
             place, column = rates.index(cell["learning_rate"]), stds.index(cell["init_std"])

@@ -7,6 +7,11 @@ Work?", ICLR 2024, arXiv 2310.19698. Facts only; none of their code is used.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
+from promptlib.checks import check_public
+
 NEW_TASK: dict[str, float] = {
     "pretrained_ascending": 91.41,
     "pretrained_descending": 0.0,
@@ -67,3 +72,28 @@ LORA_BUDGET: dict[str, float] = {
 
 LoRA has rank 1 on the MLPs and on the output projections of the attention.
 """
+
+
+def differs(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> tuple[str, ...]:
+    """Return how a model differs from the published one, such as ``"width 96, not 256"``.
+
+    Length and parametrisation of the prefixes of a published arm are the published ones; numbers of
+    steps and learning rates are ours at every size.
+
+    Parameters
+    ----------
+    ours, theirs : mappings
+        Configs of the two models, of `promptlib.prefix_tuning.planning.model_of`.
+    """
+    words = {"n_layer": "layers", "n_head": "heads", "n_embd": "width"}
+    found = [
+        f"{word} {ours[name]}, not {theirs[name]}"
+        for name, word in words.items()
+        if ours[name] != theirs[name]
+    ]
+    if ours["first_layer_norm"] != theirs["first_layer_norm"]:
+        found.append(f"with{'' if ours['first_layer_norm'] else 'out'} the first LayerNorm")
+    return tuple(found)
+
+
+check_public(__name__)

@@ -28,6 +28,8 @@ Metrics = Mapping[str, Any]
 """``accuracy`` (in [0, 1]) and ``loss`` (nats a symbol) by task on the test split, ``curve``, of
 what adapts a model ``validation`` with both for its own task, and for cells of a sweep
 ``learning_rate`` and ``init_std``."""
+UNIT = "% of sequences"
+"""Of accuracies."""
 Get = Callable[[Run], Result]
 """The ``get`` of a run store."""
 

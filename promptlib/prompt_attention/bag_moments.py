@@ -37,7 +37,6 @@ __all__ = [
     "bag_covariance",
     "bag_mean",
     "cases",
-    "mean_prompt_gradient",
     "signed_covariance",
     "signed_mean",
 ]
@@ -138,51 +137,6 @@ def signed_covariance(mixture: ContextualMixture) -> Tensor:
     """
     kinds = cases(mixture)
     return torch.einsum("p,pij->ij", kinds.probabilities * kinds.labels, bag_covariance(mixture))
-
-
-def mean_prompt_gradient(mixture: ContextualMixture, w: Tensor) -> Tensor:
-    r"""The population step of the prompt at ``q = 0`` for any head, squared loss.
-
-    .. math::
-
-        -\nabla_q L(w, 0) = E\bigl[(y - \langle w, \bar x\rangle)\, S_X w\bigr]
-        = E_{y,\delta}\Bigl[
-            &\zeta(1-\zeta)\bigl((y-h)\,D^\top w + \tfrac{\sigma^2}{T}\lVert w\rVert^2\bigr) D \\
-            &+ (1-\zeta)\sigma^2\bigl((1-\tfrac1T)(y-h) + \tfrac{\zeta}{T} D^\top w\bigr) w
-        \Bigr]
-
-    with :math:`h = \langle w, \zeta r + (1-\zeta) i\rangle`. It holds for every cosine and every
-    distribution of the deviations; the terms in 1/T come from the noise of the mean token, which
-    appears in both factors.
-
-    Parameters
-    ----------
-    mixture : ContextualMixture
-    w : Tensor, shape (..., d)
-        Heads, fixed or drawn independently of the samples of this step.
-
-    Returns
-    -------
-    Tensor, shape (..., d)
-
-    Raises
-    ------
-    ValueError
-        If the last dimension of `w` is not the width of the tokens.
-    """
-    if w.shape[-1:] != (mixture.dim,):
-        raise ValueError(f"w must have shape (..., {mixture.dim}), got {tuple(w.shape)}")
-    kinds, share, count = cases(mixture), mixture.sparsity, mixture.tokens
-    variance = mixture.noise_std**2
-    residual = kinds.labels - w @ bag_mean(mixture).T  # (..., P)
-    contrast = w @ kinds.difference.T  # (..., P), Dᵀw
-    squared = (w * w).sum(-1, keepdim=True)  # (..., 1)
-    along_difference = share * (1 - share) * (residual * contrast + variance / count * squared)
-    along_head = (1 - share) * variance * ((1 - 1 / count) * residual + share / count * contrast)
-    weights = kinds.probabilities
-    return (weights * along_difference) @ kinds.difference + (weights * along_head).sum(
-        -1, keepdim=True
-    ) * w
 
 
 check_public(__name__)

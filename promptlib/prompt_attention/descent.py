@@ -35,7 +35,7 @@ from torch import Tensor
 
 from promptlib.checks import check_public, same_kind, shape_of
 from promptlib.prompt_attention.bag_moments import cases
-from promptlib.prompt_attention.mass import attention_moments, limiting_masses
+from promptlib.prompt_attention.mass import _number, attention_moments, limiting_masses
 from promptlib.prompt_attention.mixture import ContextualMixture
 
 __all__ = [
@@ -75,8 +75,8 @@ def first_head_gain(
     ValueError
         If a sparsity lies outside (0, 1) or a number is not finite.
     """
-    share = _tensor("sparsity", sparsity, above=0.0, below=1.0)
-    return share - (1 - share) * _tensor("mean_signal_deviation", mean_signal_deviation)
+    share = _number("sparsity", sparsity, above=0.0, below=1.0)
+    return share - (1 - share) * _number("mean_signal_deviation", mean_signal_deviation)
 
 
 def first_prompt_coefficients(
@@ -131,25 +131,25 @@ def first_prompt_coefficients(
     ValueError
         If a parameter lies outside its range.
     """
-    eta = _tensor("eta", eta)
-    share = _tensor("sparsity", sparsity, above=0.0, below=1.0)
-    count = _tensor("tokens", tokens, above=1.0)
-    norm_q = _tensor("context_norm", context_norm, above=0.0)
-    norm_w = _tensor("signal_norm", signal_norm, above=0.0)
-    std = _tensor("noise_std", noise_std)
-    rho = _tensor("cosine", cosine, above=-1.0, below=1.0)
+    eta = _number("eta", eta)
+    share = _number("sparsity", sparsity, above=0.0, below=1.0)
+    count = _number("tokens", tokens, above=1.0)
+    norm_q = _number("context_norm", context_norm, above=0.0)
+    norm_w = _number("signal_norm", signal_norm, above=0.0)
+    std = _number("noise_std", noise_std)
+    rho = _number("cosine", cosine, above=-1.0, below=1.0)
     if (std < 0).any():
         raise ValueError(f"noise_std must be >= 0, got {float(std.min())}")
     if deviations is None:
         deviations = torch.zeros(1, 2, dtype=torch.float64)
-    table = _tensor("deviations", deviations)
+    table = _number("deviations", deviations)
     if table.shape[-1:] != (2,) or table.dim() < 2:
         raise ValueError(f"deviations must have shape (..., k, 2), got {tuple(table.shape)}")
     if (table[..., 0] < 0).any():
         raise ValueError(f"every δq must be >= 0, got {float(table[..., 0].min())}")
     if probabilities is None:
         probabilities = torch.full(table.shape[:-1], 1 / table.shape[-2], dtype=torch.float64)
-    weights = _tensor("probabilities", probabilities)
+    weights = _number("probabilities", probabilities)
     if (weights < 0).any() or ((weights.sum(-1) - 1).abs() > 1e-9).any():
         raise ValueError(f"probabilities must be >= 0 and sum to 1, got {weights.tolist()}")
 
@@ -218,7 +218,7 @@ def population_descent(
     >>> w1.tolist(), [round(x, 4) for x in q1.tolist()]  # 0.125 (1 - 0.5 (0.5 - 0.1))
     ([0.0, 0.5], [0.1, 0.0])
     """
-    eta, gamma = torch.broadcast_tensors(_tensor("eta", eta), _tensor("gamma", gamma))
+    eta, gamma = torch.broadcast_tensors(_number("eta", eta), _number("gamma", gamma))
     table, weights = mixture.deviation_table, mixture.deviation_probabilities
     gain = first_head_gain(mixture.sparsity, (weights * table[:, 1]).sum())
     along_context, along_signal = first_prompt_coefficients(
@@ -290,7 +290,7 @@ def population_head(
     signs = kinds.probabilities * kinds.labels
     noise = mixture.noise_std**2 * (signs * (1 - mass - squares)).sum(-1, keepdim=True) * q
     head = (signs * mass) @ kinds.relevant + (signs * (1 - mass)) @ kinds.irrelevant + noise
-    return _start_slope(loss) * _tensor("eta", eta)[..., None].to(head.dtype) * head
+    return _start_slope(loss) * _number("eta", eta)[..., None].to(head.dtype) * head
 
 
 def _start_slope(loss: Loss) -> float:
@@ -299,20 +299,6 @@ def _start_slope(loss: Loss) -> float:
     if loss not in slopes:
         raise ValueError(f"loss must be one of {', '.join(slopes)}, got {loss!r}")
     return slopes[loss]
-
-
-def _tensor(
-    name: str, value: Tensor | float, above: float | None = None, below: float | None = None
-) -> Tensor:
-    """The value in float64, after its range was checked."""
-    tensor = torch.as_tensor(value, dtype=torch.float64)
-    if not tensor.isfinite().all():
-        raise ValueError(f"{name} must be finite, got {value!r}")
-    if above is not None and not (tensor > above).all():
-        raise ValueError(f"{name} must be > {above:g}, got {float(tensor.min())}")
-    if below is not None and not (tensor < below).all():
-        raise ValueError(f"{name} must be < {below:g}, got {float(tensor.max())}")
-    return tensor
 
 
 check_public(__name__)

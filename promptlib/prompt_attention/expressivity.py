@@ -39,7 +39,6 @@ from promptlib.prompt_attention.mixture import ContextualMixture
 
 __all__ = [
     "aligned_gain",
-    "aligned_gain_supremum",
     "aligned_reading",
     "linear_attention_threshold",
     "mean_pooling_threshold",
@@ -191,31 +190,6 @@ def aligned_gain(c: Tensor, deviation: float, sparsity: float) -> Tensor:
     return sparsity * first + (1 - sparsity) * second
 
 
-def aligned_gain_supremum(deviation: float, sparsity: float, points: int = 4001) -> float:
-    r"""The supremum of :func:`aligned_gain` over c in [-∞, ∞], by a grid and golden sections.
-
-    Slower than the convex function behind :func:`self_attention_threshold`, and independent of it.
-
-    Parameters
-    ----------
-    deviation, sparsity : float
-        Δ and ζ.
-    points : int
-        Size of the grid, uniform in :math:`\operatorname{arsinh}((1+\Delta)c)`.
-    """
-    grid = torch.linspace(-12.0, 12.0, points, dtype=torch.float64)
-    limits = torch.tensor([-math.inf, math.inf], dtype=torch.float64)
-    gain = aligned_gain(grid.sinh() / (1 + deviation), deviation, sparsity)
-    best = int(gain.argmax())
-    low, high = float(grid[max(best - 1, 0)]), float(grid[min(best + 1, points - 1)])
-    for _ in range(6):  # each pass narrows the bracket a hundredfold
-        fine = torch.linspace(low, high, 201, dtype=torch.float64)
-        gain = aligned_gain(fine.sinh() / (1 + deviation), deviation, sparsity)
-        best = int(gain.argmax())
-        low, high = float(fine[max(best - 1, 0)]), float(fine[min(best + 1, 200)])
-    return float(torch.cat((gain, aligned_gain(limits, deviation, sparsity))).max())
-
-
 def sign_function(x: Tensor, deviation: float, sparsity: float) -> Tensor:
     r"""The function :math:`F_\Delta(x)`, whose sign is opposite to that of :math:`g_\Delta(c)`.
 
@@ -278,7 +252,8 @@ def prompt_scale_bound(mixture: ContextualMixture) -> float:
     bounds = [-math.inf]
     for delta_q, delta_w in mixture.deviations:
         if delta_w > 0:
-            bounds.append(math.log(delta_w / _odds(mixture.sparsity)) / (power * (1 + delta_q)))
+            gain = math.log(delta_w) - math.log(_odds(mixture.sparsity))  # the quotient may be 0
+            bounds.append(gain / (power * (1 + delta_q)))
     return max(bounds)
 
 

@@ -10,7 +10,6 @@ from torch import Tensor
 from promptlib.checks import check_public
 from promptlib.prompt_attention.mixture import Bags, ContextualMixture
 
-LIBRARY = "promptlib.prompt_attention"
 PAPER = "after Oymak et al. 2023, contribution (1)"
 BOOK = "this book"
 TOLERANCE = 1e-10
@@ -53,21 +52,6 @@ def random_mixtures(
             cosine=float(1.8 * (norms[2] - 1)),
             deviations=tuple((abs(float(first)), float(second)) for first, second in pairs),
         )
-
-
-def with_deviations(
-    mixture: ContextualMixture, deviations: tuple[tuple[float, float], ...]
-) -> ContextualMixture:
-    """The mixture without noise and with other values of (δq, δw), equally likely."""
-    return ContextualMixture(
-        mixture.dim,
-        mixture.tokens,
-        mixture.sparsity,
-        mixture.context_norm,
-        mixture.signal_norm,
-        cosine=mixture.cosine,
-        deviations=deviations,
-    )
 
 
 def cell(

@@ -27,11 +27,9 @@ from promptlib.prompt_attention.mixture import ContextualMixture
 __all__ = [
     "attention_mass",
     "attention_moments",
-    "context_for_mass",
     "hard_attention_mass",
     "limiting_mass",
     "limiting_masses",
-    "measured_mass",
     "sharpest_scale",
 ]
 
@@ -181,35 +179,6 @@ def sharpest_scale(
     return (1 + away) / std**2, ((1 + away) * norm / std) ** 2 / 2
 
 
-def context_for_mass(
-    sparsity: Tensor | float, noise_std: Tensor | float, mass: Tensor | float = 0.5
-) -> Tensor:
-    r"""The shortest context vector with which some prompt puts `mass` on the relevant tokens.
-
-    .. math:: Q = \sigma\sqrt{2\log\Bigl(\frac{1-\zeta}{\zeta}\cdot\frac{A}{1-A}\Bigr)}
-
-    and zero where mean pooling already does. For :math:`T\to\infty`, core model,
-    :math:`\rho = 0`. Sparse tokens cost only the root of a logarithm. Source: this book, after
-    Oymak et al. 2023, contribution (2).
-
-    Parameters
-    ----------
-    sparsity, mass : Tensor or float
-        ζ and ``A``, both in (0, 1).
-    noise_std : Tensor or float
-        σ >= 0.
-
-    Raises
-    ------
-    ValueError
-        If a parameter lies outside its range.
-    """
-    share = _number("sparsity", sparsity, above=0.0, below=1.0)
-    std = _number("noise_std", noise_std, least=0.0)
-    wanted = _number("mass", mass, above=0.0, below=1.0)
-    return std * (2 * (torch.logit(wanted) - torch.logit(share)).clamp_min(0.0)).sqrt()
-
-
 def hard_attention_mass(
     tokens: Tensor | int, sparsity: Tensor | float, gap_in_spreads: Tensor | float
 ) -> Tensor:
@@ -294,37 +263,6 @@ def attention_moments(
     ]
     mass, squares = (torch.cat(column).reshape(shape) for column in zip(*parts, strict=True))
     return mass, squares
-
-
-def measured_mass(
-    mixture: ContextualMixture, q: Tensor, n: int, generator: torch.Generator
-) -> tuple[Tensor, Tensor]:
-    """The attention on the relevant tokens in `n` drawn bags: mean and standard error.
-
-    Parameters
-    ----------
-    mixture : ContextualMixture
-    q : Tensor, shape (..., d)
-        Prompts; all of them see the same bags.
-    n : int
-        Bags, at least 2.
-    generator : torch.Generator
-
-    Returns
-    -------
-    mean, standard_error : Tensor, shape (...)
-    """
-    from promptlib.prompt_attention.sampled_descent import batches
-
-    if n < 2:
-        raise ValueError(f"a standard error needs at least 2 bags, got n={n}")
-    masses = []
-    for bags in batches(mixture, n, generator):
-        attention = torch.softmax(bags.tokens @ q.reshape(-1, mixture.dim).T, dim=1)  # (b, T, K)
-        masses.append((attention * bags.relevant[:, :, None]).sum(1).double())
-    mass = torch.cat(masses)  # (n, K)
-    shape = q.shape[:-1]
-    return mass.mean(0).reshape(shape), (mass.std(0) / math.sqrt(n)).reshape(shape)
 
 
 def _laplace_moments(

@@ -13,7 +13,8 @@ import torch
 from torch import Tensor
 
 from promptlib.checks import check_public
-from promptlib.prompt_attention.descent import Loss, _start_slope, _tensor
+from promptlib.prompt_attention.descent import Loss, _start_slope
+from promptlib.prompt_attention.mass import _number
 from promptlib.prompt_attention.mixture import Bags, ContextualMixture
 
 __all__ = ["MEMORY_LIMIT", "Descent", "batches", "gradients", "three_step_descent"]
@@ -110,7 +111,7 @@ def three_step_descent(
     """
     head_step, prompt_step = (
         size.to(mixture.dtype)[..., None]
-        for size in torch.broadcast_tensors(_tensor("eta", eta), _tensor("gamma", gamma))
+        for size in torch.broadcast_tensors(_number("eta", eta), _number("gamma", gamma))
     )
     zero = torch.zeros(*head_step.shape[:-1], mixture.dim, dtype=mixture.dtype)
 

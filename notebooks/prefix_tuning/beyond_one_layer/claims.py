@@ -19,10 +19,10 @@ from notebooks.prefix_tuning.beyond_one_layer.two_layers import (
     second_logits,
 )
 from promptlib import claims
+from promptlib.claims import HERE
 from promptlib.prefix_tuning import adapting, movement
 from promptlib.prefix_tuning.reach import log_normalisers
-from promptlib.prefix_tuning.sweeps import HERE, UNIT
-from promptlib.prefix_tuning.trials import Trials
+from promptlib.prefix_tuning.trials import UNIT, Trials
 
 ID = "prefix-tuning/depth"
 TOLERANCE = 1e-10

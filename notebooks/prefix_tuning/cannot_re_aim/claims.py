@@ -13,13 +13,13 @@ from notebooks.prefix_tuning.cannot_re_aim import (
     re_aiming,
 )
 from promptlib import claims
+from promptlib.claims import HERE
 from promptlib.prefix_tuning import identities, inside, reach
 
 TOLERANCE = 1e-10
 """Largest error that counts as float64 rounding, for logits up to a few thousand."""
 
 PAPER = "Petrov et al. 2024, prefixes and relative attention"
-HERE = "this book"
 
 ROWS = (
     claims.Identity(

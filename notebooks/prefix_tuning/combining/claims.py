@@ -15,13 +15,12 @@ from notebooks.prefix_tuning.combining.inside import Evidence, moved_by_layer
 from notebooks.prefix_tuning.combining.plan import COMPOSITIONS, INVENTIONS, N_HEAD
 from notebooks.prefix_tuning.combining.probes import known_digits, rank_correlation
 from notebooks.prefix_tuning.combining.results import NAMES, correlations, prefix_gains
-from promptlib.claims import Claim, Outcome, Published, check
+from promptlib.claims import HERE, Claim, Outcome, Published, check
 from promptlib.prefix_tuning import adapting, evaluation, movement
 from promptlib.prefix_tuning.planning import MIXED, model_of
-from promptlib.prefix_tuning.published import COMBINE
-from promptlib.prefix_tuning.sweeps import HERE, UNIT, differs
+from promptlib.prefix_tuning.published import COMBINE, differs
 from promptlib.prefix_tuning.tasks import SEQUENCE_LENGTH
-from promptlib.prefix_tuning.trials import Get, Plan, Trials, read
+from promptlib.prefix_tuning.trials import UNIT, Get, Plan, Trials, read
 
 CHAPTER = "prefix-tuning/combining"
 PAPER = "Petrov et al. 2024, combining"

@@ -30,11 +30,11 @@ from notebooks.prefix_tuning.continuous_and_discrete.results import (
     string_lengths,
 )
 from promptlib import claims
+from promptlib.claims import HERE
 from promptlib.prefix_tuning.gpt import GPT
 from promptlib.prefix_tuning.trials import Trials
 
 PAPER = "Petrov et al. 2024, continuous against discrete"
-HERE = "this book"
 
 PUBLISHED_TOKENS = 100 * 24_426 / 32_000
 """Percent of LLaMA-7B's tokens whose 10-token completion is distinct."""

@@ -15,11 +15,11 @@ from notebooks.prefix_tuning.eliciting import box, results, start
 from notebooks.prefix_tuning.eliciting.plan import PUBLISHED_ARM, SWEPT
 from notebooks.prefix_tuning.eliciting.results import IN_WORDS
 from promptlib import claims
+from promptlib.claims import HERE
 from promptlib.prefix_tuning import adapting, evaluation, published
 from promptlib.prefix_tuning.inside import model_ratio_errors
 from promptlib.prefix_tuning.planning import MIXED
-from promptlib.prefix_tuning.sweeps import HERE, UNIT
-from promptlib.prefix_tuning.trials import Get, Plan, Trials, read
+from promptlib.prefix_tuning.trials import UNIT, Get, Plan, Trials, read
 
 PREFIX = "prefix-tuning/eliciting"
 PAPER = "Petrov et al. 2024, eliciting a pretrained task"

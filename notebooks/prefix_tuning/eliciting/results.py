@@ -19,7 +19,7 @@ from notebooks.prefix_tuning.eliciting.plan import (
     SMALL_INIT_STD,
     SWEPT,
 )
-from promptlib.prefix_tuning import sweeps
+from promptlib.prefix_tuning import published as published_figures
 from promptlib.prefix_tuning.gpt import GPT
 from promptlib.prefix_tuning.inside import in_float64
 from promptlib.prefix_tuning.planning import MIXED, model_of
@@ -42,7 +42,7 @@ def differs(trials: Trials) -> tuple[str, ...]:
     """How the model of the published arm differs from the published one, in words."""
     ours = trials.where(norm="without")[0].run.config["model"]
     published = model_of(1, N_HEAD, PUBLISHED_WIDTH, first_layer_norm=False)
-    return sweeps.differs(ours, published)
+    return published_figures.differs(ours, published)
 
 
 def sequences(trials: Trials) -> int:

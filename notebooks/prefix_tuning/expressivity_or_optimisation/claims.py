@@ -10,10 +10,9 @@ import numpy as np
 from notebooks.prefix_tuning.expressivity_or_optimisation import results, training, travel
 from notebooks.prefix_tuning.expressivity_or_optimisation.plan import DRAWN
 from notebooks.prefix_tuning.expressivity_or_optimisation.results import DOES, MOVES
-from promptlib.claims import Bound, Outcome
+from promptlib.claims import HERE, Bound, Outcome
 from promptlib.prefix_tuning import adapting
-from promptlib.prefix_tuning.sweeps import HERE, UNIT
-from promptlib.prefix_tuning.trials import Trials
+from promptlib.prefix_tuning.trials import UNIT, Trials
 
 CHAPTER = "prefix-tuning/expressivity"
 

@@ -18,9 +18,9 @@ from notebooks.prefix_tuning.long_prefixes.plan import KNOWN, NEW
 from notebooks.prefix_tuning.long_prefixes.results import Use, best, longest
 from promptlib import claims
 from promptlib.attention import attend
+from promptlib.claims import HERE
 from promptlib.prefix_tuning import adapting
-from promptlib.prefix_tuning.sweeps import HERE, UNIT
-from promptlib.prefix_tuning.trials import Trials
+from promptlib.prefix_tuning.trials import UNIT, Trials
 
 PREFIX = "prefix-tuning/long"
 TOLERANCE = 1e-10

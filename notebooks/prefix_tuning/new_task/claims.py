@@ -21,12 +21,12 @@ from notebooks.prefix_tuning.new_task.results_tables import (
     built_errors,
 )
 from promptlib import claims
-from promptlib.claims import Bound, Identity, Outcome
+from promptlib.claims import HERE, Bound, Identity, Outcome
 from promptlib.prefix_tuning import adapting, published
 from promptlib.prefix_tuning.blind import blind_sorting_loss
 from promptlib.prefix_tuning.evaluation import score, sequence_loss
-from promptlib.prefix_tuning.sweeps import HERE, UNIT, differs
-from promptlib.prefix_tuning.trials import Get, Plan, Trial, Trials
+from promptlib.prefix_tuning.published import differs
+from promptlib.prefix_tuning.trials import UNIT, Get, Plan, Trial, Trials
 
 CHAPTER = "prefix-tuning/new-task"
 PAPER = "Petrov et al. 2024, new task"

@@ -8,12 +8,12 @@ from __future__ import annotations
 
 from notebooks.prefix_tuning.one_virtual_token import measuring
 from promptlib import claims
+from promptlib.claims import HERE
 from promptlib.prefix_tuning.constructions import bounds, pieces, unpacking
 from promptlib.prefix_tuning.constructions.conditional import conditional_generator
 from promptlib.prefix_tuning.constructions.unconditional import unconditional_generator
 
 PAPER = "Petrov et al. 2024, virtual tokens and expressiveness"
-HERE = "this book"
 EXACT = 0.5
 """Tolerance of errors that are counted: none is allowed."""
 

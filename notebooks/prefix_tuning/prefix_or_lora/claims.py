@@ -23,11 +23,11 @@ from notebooks.prefix_tuning.prefix_or_lora.results import (
     published_lora,
     way,
 )
-from promptlib.claims import Bound, Claim, Identity, Outcome, Published, check
+from promptlib.claims import HERE, Bound, Claim, Identity, Outcome, Published, check
 from promptlib.prefix_tuning import adapting, movement, published
 from promptlib.prefix_tuning.planning import model_of
-from promptlib.prefix_tuning.sweeps import HERE, UNIT, differs
-from promptlib.prefix_tuning.trials import Get, Plan, Trials, read
+from promptlib.prefix_tuning.published import differs
+from promptlib.prefix_tuning.trials import UNIT, Get, Plan, Trials, read
 
 CHAPTER = "prefix-tuning/prefix-or-lora"
 PAPER = "Petrov et al. 2024, rank-1 LoRA"

@@ -15,6 +15,7 @@ import torch
 
 from notebooks.prefix_tuning.real_architectures import extra
 from promptlib import claims
+from promptlib.claims import HERE
 from promptlib.prefix_tuning.trials import Trials
 
 TOLERANCE = 1e-10
@@ -24,7 +25,6 @@ ROTATION_TOLERANCE = 1e-5
 """For rotary positions, whose angles `transformers` computes in float32."""
 
 PAPER = "Petrov et al. 2024, prefixes and relative attention"
-HERE = "this book"
 ROOM = "notebooks.prefix_tuning.real_architectures"
 
 MODELS = (

@@ -141,7 +141,7 @@ ROWS = (
         values=itemgetter(0),
         limits=itemgetter(1),
         source=PAPER,
-        checks=mass.context_for_mass,
+        checks=measured_mass.context_for_mass,
         search=lambda sides: (
             f"a grid of 4001 scales for each of {sides[0].shape[-1]} random sparsities from 0.4 to "
             "4e-5, contexts 0.1 % shorter and longer"

@@ -56,9 +56,9 @@ def measured_imbalance_failure(
     test_bags: int = 400,
     memory_limit: int = MEMORY_LIMIT,
 ) -> Tensor:
-    r"""How often a head step with the prompt κ q* gets one of the two labels wrong.
+    """In which runs a head step with the prompt κ q* gets one of the two labels wrong: (runs,).
 
-    Shape (runs,).
+    That is, more than half of the fresh bags of one label.
     """
     prompt = scale * mixture.context
     zero = torch.zeros_like(prompt)

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from promptlib.checks import check_public
-from promptlib.prompt_attention.descent import _tensor
+from promptlib.prompt_attention.mass import _number
 from promptlib.prompt_attention.mixture import ContextualMixture
 
 __all__ = ["critical_step", "logistic_prompt_coefficient"]
@@ -27,10 +27,10 @@ def critical_step(
 
     Parameters and errors as for :func:`first_prompt_coefficients`.
     """
-    share = _tensor("sparsity", sparsity, above=0.0, below=1.0)
-    norm_w = _tensor("signal_norm", signal_norm, above=0.0)
-    count = _tensor("tokens", tokens, above=1.0)
-    net = share * norm_w**2 - _tensor("noise_std", noise_std) ** 2 / count
+    share = _number("sparsity", sparsity, above=0.0, below=1.0)
+    norm_w = _number("signal_norm", signal_norm, above=0.0)
+    count = _number("tokens", tokens, above=1.0)
+    net = share * norm_w**2 - _number("noise_std", noise_std) ** 2 / count
     return torch.where(net > 0, 1 / (share * net.clamp_min(1e-300)), torch.inf)
 
 
@@ -50,30 +50,14 @@ def logistic_prompt_coefficient(
     In the core model both terms are positive for every step size: logistic loss cannot turn the
     prompt around. Assumes :math:`\rho = 0`. Source: this book.
 
-    Parameters
-    ----------
-    mixture : ContextualMixture
-        With cosine 0.
-    eta : Tensor or float
-        Step size of the head.
-    nodes : int
-        Of the Gauss-Hermite quadrature over ``Z``.
-
-    Returns
-    -------
-    Tensor, of the shape of `eta`
-
-    Raises
-    ------
-    ValueError
-        If the cosine is not 0: the label then leaks into the noise term.
+    Shape of `eta`.
     """
     if mixture.cosine != 0:
         raise ValueError(
             f"the formula for logistic loss needs cosine=0, got {mixture.cosine}; "
             f"measure it with three_step_descent(..., loss='logistic')"
         )
-    eta = _tensor("eta", eta)
+    eta = _number("eta", eta)
     share, norm, std = mixture.sparsity, mixture.signal_norm, mixture.noise_std
     table, weights = mixture.deviation_table.double(), mixture.deviation_probabilities.double()
     alpha_w = share - (1 - share) * table[:, 1]

@@ -11,6 +11,42 @@ from torch import Tensor
 from promptlib.prompt_attention import mass
 from promptlib.prompt_attention.deviations import Comparison
 from promptlib.prompt_attention.mixture import ContextualMixture
+from promptlib.prompt_attention.sampled_descent import batches
+
+
+def context_for_mass(
+    sparsity: Tensor | float, noise_std: Tensor | float, wanted: Tensor | float = 0.5
+) -> Tensor:
+    r"""The shortest context with which some prompt puts the share `wanted` on relevant tokens.
+
+    .. math:: Q = \sigma\sqrt{2\log\Bigl(\frac{1-\zeta}{\zeta}\cdot\frac{A}{1-A}\Bigr)}
+
+    and zero where mean pooling already does. For :math:`T\to\infty`, core model,
+    :math:`\rho = 0`. Sparse tokens cost only the root of a logarithm. Source: this book, after
+    Oymak et al. 2023, contribution (2).
+    """
+    share = mass._number("sparsity", sparsity, above=0.0, below=1.0)
+    std = mass._number("noise_std", noise_std, least=0.0)
+    wanted = mass._number("wanted", wanted, above=0.0, below=1.0)
+    return std * (2 * (torch.logit(wanted) - torch.logit(share)).clamp_min(0.0)).sqrt()
+
+
+def measured_mass(
+    mixture: ContextualMixture, q: Tensor, n: int, generator: torch.Generator
+) -> tuple[Tensor, Tensor]:
+    """The attention on the relevant tokens in `n` drawn bags: mean and standard error.
+
+    Shapes: q (..., d) -> (...).
+    """
+    if n < 2:
+        raise ValueError(f"a standard error needs at least 2 bags, got n={n}")
+    masses = []
+    for bags in batches(mixture, n, generator):
+        attention = torch.softmax(bags.tokens @ q.reshape(-1, mixture.dim).T, dim=1)  # (b, T, K)
+        masses.append((attention * bags.relevant[:, :, None]).sum(1).double())
+    values = torch.cat(masses)  # (n, K)
+    shape = q.shape[:-1]
+    return values.mean(0).reshape(shape), (values.std(0) / math.sqrt(n)).reshape(shape)
 
 
 def moments_beside_bags(
@@ -95,7 +131,7 @@ def masses_by_scale(
 def masses_by_context(
     seed: int,
     instances: int = 200,
-    needed: Callable[..., Tensor] = mass.context_for_mass,
+    needed: Callable[..., Tensor] = context_for_mass,
 ) -> tuple[Tensor, Tensor]:
     """A context just shorter than the formula's fails at every scale, one just longer succeeds."""
     generator = torch.Generator().manual_seed(seed)

@@ -59,7 +59,8 @@ def prompt_weights(mixture: ContextualMixture, scale: float | None = None) -> tu
     irrelevant one :math:`-\delta_q\kappa|q_\perp|^2`, whatever the label, so the attention ``A`` on
     the relevant tokens has odds :math:`\frac{\zeta}{1-\zeta}e^{\kappa|q_\perp|^2(1+\delta_q)}`.
     With :math:`w = w_\perp` the score is :math:`y|w_\perp|^2[A - (1-A)\delta_w]`, and the bracket
-    is positive when those odds exceed every :math:`\delta_w`.
+    is positive when those odds exceed every :math:`\delta_w`. By default they are ``e²`` times what
+    is needed, or more.
 
     Shape (d,).
     """

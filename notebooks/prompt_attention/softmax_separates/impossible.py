@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 import torch
@@ -18,8 +19,8 @@ from promptlib.prompt_attention.instances import (
     normal,
     random_mixtures,
     share_right,
-    with_deviations,
 )
+from promptlib.prompt_attention.mixture import ContextualMixture
 from promptlib.prompt_attention.population import PLANE_MODELS, PlaneModel, aligned, mirrored
 
 
@@ -51,6 +52,21 @@ def attack(
         steps=steps,
         generator=torch.Generator().manual_seed(seed),
         label=f"attacking: {name}",
+    )
+
+
+def with_deviations(
+    mixture: ContextualMixture, deviations: tuple[tuple[float, float], ...]
+) -> ContextualMixture:
+    """The mixture without noise and with other values of (δq, δw), equally likely."""
+    return ContextualMixture(
+        mixture.dim,
+        mixture.tokens,
+        mixture.sparsity,
+        mixture.context_norm,
+        mixture.signal_norm,
+        cosine=mixture.cosine,
+        deviations=deviations,
     )
 
 
@@ -103,6 +119,24 @@ def self_attention_below(
     return wrong
 
 
+def aligned_gain_supremum(deviation: float, sparsity: float, points: int = 4001) -> float:
+    r"""The supremum of :func:`aligned_gain` over c in [-∞, ∞], by a grid and golden sections.
+
+    Slower than the convex function behind :func:`self_attention_threshold`, and independent of it.
+    """
+    grid = torch.linspace(-12.0, 12.0, points, dtype=torch.float64)
+    limits = torch.tensor([-math.inf, math.inf], dtype=torch.float64)
+    gain = expressivity.aligned_gain(grid.sinh() / (1 + deviation), deviation, sparsity)
+    best = int(gain.argmax())
+    low, high = float(grid[max(best - 1, 0)]), float(grid[min(best + 1, points - 1)])
+    for _ in range(6):  # each pass narrows the bracket a hundredfold
+        fine = torch.linspace(low, high, 201, dtype=torch.float64)
+        gain = expressivity.aligned_gain(fine.sinh() / (1 + deviation), deviation, sparsity)
+        best = int(gain.argmax())
+        low, high = float(fine[max(best - 1, 0)]), float(fine[min(best + 1, 200)])
+    return float(torch.cat((gain, expressivity.aligned_gain(limits, deviation, sparsity))).max())
+
+
 def threshold_errors(
     threshold: Callable[[float], float] = expressivity.self_attention_threshold,
 ) -> list[float]:
@@ -112,7 +146,7 @@ def threshold_errors(
         low, high = 0.5 * max(share / (1 - share), 1.0), 1.1 / min(share, 1 - share)
         for _ in range(40):
             middle = (low + high) / 2
-            if expressivity.aligned_gain_supremum(middle, share, points=801) < 0:
+            if aligned_gain_supremum(middle, share, points=801) < 0:
                 high = middle
             else:
                 low = middle

@@ -28,8 +28,8 @@ from promptlib.prefix_tuning.adapting import PURPOSES, STREAMS, generator_for
 from promptlib.prefix_tuning.evaluation import greedy_decode, score, sequence_accuracy
 from promptlib.prefix_tuning.gpt import GPT, GPTConfig
 from promptlib.prefix_tuning.prefix import Prefix
-from promptlib.prefix_tuning.sweeps import Cell, best_cell, cells_of, lowest_loss_cell
 from promptlib.prefix_tuning.tasks import ADD_ONE, MIXTURE, SORT_ASCENDING
+from promptlib.prefix_tuning.trials import labelled, read
 from promptlib.runs import Run
 from tests.trained_in_memory import TrainedInMemory
 from workflow.profile_config import load_profile
@@ -160,50 +160,20 @@ def test_methods_of_a_seed_share_their_test_sequences_and_seeds_do_not(
 def test_what_chooses_has_validation_numbers_and_pretraining_has_none() -> None:
     runs = TrainedInMemory()
     for name, run in adapted(2).items():
-        for cell in cells_of(run, runs.get):
+        for trial in read(labelled(run), runs.get):
             if name == "pretrained":
-                assert "validation" not in cell.metrics
+                assert "validation" not in trial.metrics
                 with pytest.raises(ValueError, match="nothing was measured on the validation"):
-                    _ = cell.validation_accuracy
-                with pytest.raises(ValueError, match="nothing was measured on the validation"):
-                    best_cell([cell], "mixture")
+                    _ = trial.validation
             else:
-                assert set(cell.metrics["validation"]) == {"accuracy", "loss"}
-                assert 0 <= cell.validation_accuracy <= 1
-                assert cell.validation_loss != cell.loss(TASK)
+                assert set(trial.validation) == {"accuracy", "loss"}
+                assert 0 <= trial.validation["accuracy"] <= 1
+                assert trial.validation["loss"] != trial.loss(TASK)
     run = adapted(2)["fine-tuned"]
     model = experiment_training.load_model(run.config, runs.get(run))
     generator = generator_for(2, "validation")
     accuracy, loss = score(model, ADD_ONE, 40, "validation", None, generator)
     assert runs.get(run).metrics["validation"] == {"accuracy": accuracy, "loss": loss}
-
-
-# Choosing.
-
-
-def cell(index: int, test: tuple[float, float], validation: tuple[float, float]) -> Cell:
-    metrics = {
-        "accuracy": {TASK: test[0]},
-        "loss": {TASK: test[1]},
-        "validation": {"accuracy": validation[0], "loss": validation[1]},
-    }
-    return Cell(Run("a:b", {"task": TASK}), index, metrics)
-
-
-def test_the_best_cell_is_chosen_by_validation_even_where_the_test_says_otherwise() -> None:
-    cells = [
-        cell(0, (0.9, 0.1), (0.5, 0.1)),
-        cell(1, (0.1, 3.0), (0.6, 2.0)),
-        cell(2, (0.2, 2.0), (0.6, 1.0)),
-    ]
-    assert best_cell(cells, TASK).index == 2
-    assert lowest_loss_cell(cells).index == 0
-    assert lowest_loss_cell(cells[1:]).index == 2
-    for choose in (lambda: best_cell([], TASK), lambda: lowest_loss_cell([])):
-        with pytest.raises(ValueError, match="no cell to choose from"):
-            choose()
-    with pytest.raises(ValueError, match="trained for reverse, got one for add_one"):
-        best_cell(cells, "reverse")
 
 
 # First seeds.

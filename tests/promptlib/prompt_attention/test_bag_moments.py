@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from notebooks.prompt_attention.contextual_mixture.claims import ROWS, signed_moments
+from notebooks.prompt_attention.first_gradient import measured_steps
 from promptlib import claims
 from promptlib.prompt_attention import bag_moments
 from promptlib.prompt_attention.instances import POINTS
@@ -57,7 +58,7 @@ def test_mean_prompt_gradient_for_an_arbitrary_head():
     pull = (centred * (centred @ w)[..., None]).mean(1)
     values = (bags.labels - mean @ w)[:, None] * pull
     errors = values.std(0) / len(values) ** 0.5
-    deviation = (values.mean(0) - bag_moments.mean_prompt_gradient(mixture, w)) / errors
+    deviation = (values.mean(0) - measured_steps.mean_prompt_gradient(mixture, w)) / errors
     assert float(deviation.abs().max()) < 4.5
 
 
@@ -66,15 +67,15 @@ def test_many_heads_at_once():
     heads = torch.randn(
         3, 2, mixture.dim, generator=torch.Generator().manual_seed(0), dtype=torch.float64
     )
-    together = bag_moments.mean_prompt_gradient(mixture, heads)
-    alone = bag_moments.mean_prompt_gradient(mixture, heads[2, 1])
+    together = measured_steps.mean_prompt_gradient(mixture, heads)
+    alone = measured_steps.mean_prompt_gradient(mixture, heads[2, 1])
     torch.testing.assert_close(together[2, 1], alone)
 
 
 def test_head_of_another_width_is_refused():
     mixture = ContextualMixture(3, 4, 0.5)
     with pytest.raises(ValueError, match=r"must have shape \(..., 3\), got \(4,\)"):
-        bag_moments.mean_prompt_gradient(mixture, torch.zeros(4))
+        measured_steps.mean_prompt_gradient(mixture, torch.zeros(4))
 
 
 @pytest.mark.claim("prompt-attention/bag-statistics")

@@ -7,6 +7,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from notebooks.prompt_attention.softmax_separates.impossible import aligned_gain_supremum
 from promptlib.prompt_attention import (
     ContextualMixture,
     aligned_gain,
@@ -17,7 +18,6 @@ from promptlib.prompt_attention import (
     self_attention_threshold,
     sign_function,
 )
-from promptlib.prompt_attention.expressivity import aligned_gain_supremum
 
 SHARES = st.floats(0.02, 0.98)
 
@@ -155,3 +155,8 @@ def test_other_refusals():
         sign_function(c, math.inf, 0.3)
     with pytest.raises(ValueError, match=r"noise_std=0, got 0\.5"):
         prompt_scale_bound(ContextualMixture(3, 5, 0.2, noise_std=0.5))
+
+
+def test_the_scale_bound_of_a_deviation_next_to_nothing_is_finite():
+    tiny = ContextualMixture(3, 7, 5 / 7, deviations=((0.0, 5e-324),))
+    assert -800 < prompt_scale_bound(tiny) < -700

@@ -90,7 +90,7 @@ def test_an_oblique_context_favours_one_label():
     mixture = ContextualMixture(3, 10, 0.2, 1.0, 2.0, 0.5, 0.7)
     positive, negative = mass.limiting_masses(mixture, 1.5 * mixture.context)
     assert float(positive) > 0.2 > float(negative)
-    mean, error = mass.measured_mass(
+    mean, error = measured_mass.measured_mass(
         ContextualMixture(3, 1000, 0.2, 1.0, 2.0, 0.5, 0.7),
         1.5 * mixture.context,
         4000,
@@ -112,7 +112,7 @@ def test_misaligned_prompts_act_like_a_shorter_context():
 
 
 def test_context_for_mass_is_zero_when_mean_pooling_suffices():
-    assert float(mass.context_for_mass(0.7, 1.0, 0.5)) == 0.0
+    assert float(measured_mass.context_for_mass(0.7, 1.0, 0.5)) == 0.0
 
 
 @pytest.mark.parametrize(
@@ -121,7 +121,7 @@ def test_context_for_mass_is_zero_when_mean_pooling_suffices():
         (lambda: mass.limiting_mass(0.0, 1.0, 1.0, 1.0), "sparsity must be > 0"),
         (lambda: mass.limiting_mass(0.1, 1.0, 1.0, 1.0, alignment=1.2), "alignment must be <= 1"),
         (lambda: mass.sharpest_scale(1.0, 0.0), "noise_std must be > 0"),
-        (lambda: mass.context_for_mass(0.1, 1.0, 1.0), "mass must be < 1"),
+        (lambda: measured_mass.context_for_mass(0.1, 1.0, 1.0), "wanted must be < 1"),
         (lambda: mass.attention_moments(1, 0.5, 0.0, 0.0), "tokens must be >= 2"),
         (lambda: mass.attention_moments(4, 0.5, 0.0, 9.0), "spread must be <= 8"),
         (
@@ -194,7 +194,7 @@ def test_log_rule_claim():
     assert verdict("attention-mass-log-rule", measured_mass.masses_by_context(0)) == "holds"
 
     def without_the_two(share, std, wanted):
-        return mass.context_for_mass(share, std, wanted) / math.sqrt(2)
+        return measured_mass.context_for_mass(share, std, wanted) / math.sqrt(2)
 
     measured = measured_mass.masses_by_context(0, needed=without_the_two)
     assert verdict("attention-mass-log-rule", measured) == "fails"
