@@ -4,7 +4,7 @@ A module that ends in ``check_public(__name__)`` lets its public functions and c
 before their bodies run, what their annotations do not say: no ``True`` for a number, no ``3.0`` for
 a count, no string for a tensor, no NaN. Whole numbers of every type (Python, NumPy, a tensor
 without dimensions) become `int`, and are not negative. What annotations cannot say (shapes, ranges)
-a function checks itself, with the other functions of this module where they fit.
+a function checks itself, with `whole_number`, `shape_of` and the others where they fit.
 
 Checks look at types and shapes only and never read a tensor, so a training step may call them.
 This module decides no number and loads neither torch nor numpy.
@@ -16,14 +16,24 @@ import collections.abc
 import functools
 import inspect
 import itertools
-import math
-import numbers
-import operator
 import sys
 import types
 import typing
 from collections.abc import Callable, Collection, Iterator
 from typing import Any, Literal, TypeVar, Union
+
+from promptlib.kinds import (
+    Check,
+    WrongKind,
+    dtype_of,
+    one_of,
+    real_number,
+    same_kind,
+    shape_of,
+    whole_number,
+    with_article,
+    wrong_kind,
+)
 
 __all__ = [
     "WrongKind",
@@ -35,104 +45,6 @@ __all__ = [
     "shape_of",
     "whole_number",
 ]
-
-Check = Callable[[str, Any], Any]
-"""``check(name, value)`` returns the value to go on with, or raises with the name in its message:
-a `WrongKind` if the value is of another kind, a ValueError if it is out of range."""
-
-
-class WrongKind(TypeError, ValueError):
-    """An argument is of another kind; a ValueError, too, as functions say of all bad arguments."""
-
-
-def whole_number(name: str, value: Any, *, at_least: int = 0, at_most: int | None = None) -> int:
-    """Return `value` as an int; WrongKind unless whole, ValueError outside the range."""
-    wanted = f"a whole number of at least {at_least}"
-    if at_most is not None:
-        wanted = f"a whole number from {at_least} to {at_most}"
-    number = value
-    if type(value) is not int:
-        kind = wanted if at_least else "a whole number"
-        if isinstance(value, bool) or "bool" in _dtype(value) or _has_dimensions(value):
-            raise _wrong(name, value, kind)
-        try:
-            number = operator.index(value)
-        except TypeError:
-            raise _wrong(name, value, kind) from None
-    if number < at_least or (at_most is not None and number > at_most):
-        raise ValueError(f"{name} must be {wanted}, got {value!r}")
-    return number
-
-
-def real_number(name: str, value: Any, *, above: float | None = None) -> Any:
-    """Return `value`; WrongKind unless one number, ValueError if NaN or not above the bound."""
-    wanted = "a number" if above is None else f"a number above {above}"
-    if type(value) is not float:
-        is_number = isinstance(value, numbers.Real) and not isinstance(value, bool)
-        if not is_number and not _is_scalar_tensor(value):
-            raise _wrong(name, value, wanted)
-        if hasattr(value, "item") and not hasattr(value, "requires_grad"):
-            value = value.item()  # of NumPy
-    if math.isnan(value) or (above is not None and not value > above):
-        raise ValueError(f"{name} must be {wanted}, got {value!r}")
-    return value
-
-
-def one_of(name: str, value: Any, allowed: Collection[Any]) -> Any:
-    """Return `value`; ValueError unless it is one of `allowed`."""
-    try:
-        known = value in allowed
-    except (TypeError, ValueError, RuntimeError):  # unhashable, or a tensor of many numbers
-        known = False
-    if not known:
-        raise ValueError(f"{name} must be one of {', '.join(map(repr, allowed))}; got {value!r}")
-    return value
-
-
-def shape_of(name: str, tensor: Any, *sizes: Any, integer: bool | None = None) -> None:
-    """Raise a ValueError unless a tensor has these sizes.
-
-    Parameters
-    ----------
-    name : str
-    tensor : Tensor
-    sizes : int, str or Ellipsis
-        One for each dimension: the number it has to be, or a letter for any number of at least 1.
-        An Ellipsis before the others stands for any leading dimensions.
-    integer : bool, optional
-        Whether its entries have to be int64, or have to be floating.
-    """
-    shape = tuple(tensor.shape)
-    leading = len(shape) - len(sizes) + 1 if sizes[0] is ... else 0
-    last = sizes[1:] if sizes[0] is ... else sizes
-    fits = leading >= 0 and len(shape) - leading == len(last)
-    fits = fits and all(
-        size >= 1 if isinstance(wanted, str) else size == wanted
-        for size, wanted in zip(shape[leading:], last, strict=True)
-    )
-    if not fits:
-        named = ", ".join("..." if size is ... else str(size) for size in sizes)
-        comma = "," if len(sizes) == 1 else ""
-        raise ValueError(f"{name} must have shape ({named}{comma}), got {shape}")
-    if integer is not None:
-        of_kind = str(tensor.dtype) == "torch.int64" if integer else tensor.is_floating_point()
-        if not of_kind:
-            wanted = "int64; use .long()" if integer else "floating; use .double() or .float()"
-            raise ValueError(f"{name} must be {wanted}; got {tensor.dtype}")
-
-
-def same_kind(name: str, tensor: Any, other_name: str, other: Any) -> None:
-    """Raise a ValueError unless two tensors have one dtype and lie on one device."""
-    for what in ("dtype", "device"):
-        found, wanted = getattr(tensor, what), getattr(other, what)
-        if found != wanted:
-            raise ValueError(
-                f"{name} has {what} {found}, but {other_name} has {wanted}; "
-                f"convert one of them, such as with .to({what}={str(wanted)!r})"
-                if what == "device"
-                else f"{name} has dtype {found}, but {other_name} has {wanted}; "
-                f"convert one of them, such as with .to({wanted})"
-            )
 
 
 def check_public(module: str) -> None:
@@ -314,22 +226,22 @@ def _collection_check(kind: type, inner: tuple[Any, ...]) -> Check | None:
 def _truth(name: str, value: Any) -> bool:
     if value is True or value is False:
         return value
-    if type(value).__module__ == "numpy" and "bool" in _dtype(value) and not value.ndim:
+    if type(value).__module__ == "numpy" and "bool" in dtype_of(value) and not value.ndim:
         return bool(value)
-    raise _wrong(name, value, "True or False")
+    raise wrong_kind(name, value, "True or False")
 
 
 def _instance(name: str, value: Any, kind: type) -> Any:
     if isinstance(value, kind):
         return value
-    raise _wrong(name, value, _an(kind.__name__))
+    raise wrong_kind(name, value, with_article(kind.__name__))
 
 
 def _tensor(name: str, value: Any, kind: type, of_numbers: bool = False) -> Any:
     """A tensor, not complex; in the place of a number not empty and not of truth values."""
     if not isinstance(value, kind):
-        raise _wrong(name, value, "a Tensor")
-    dtype, shape = _dtype(value), getattr(value, "shape", ())
+        raise wrong_kind(name, value, "a Tensor")
+    dtype, shape = dtype_of(value), getattr(value, "shape", ())
     if "complex" in dtype or (of_numbers and "bool" in dtype):
         raise ValueError(f"{name} must hold real numbers, got {dtype}; use .double()")
     if of_numbers and 0 in shape:
@@ -344,12 +256,12 @@ def _is_tensor(kind: Any) -> bool:
 def _such_that(name: str, value: Any, holds: Callable[[Any], bool], wanted: str) -> Any:
     if holds(value):
         return value
-    raise _wrong(name, value, wanted)
+    raise wrong_kind(name, value, wanted)
 
 
 def _literal(name: str, value: Any, allowed: tuple[Any, ...]) -> Any:
     if type(value) not in {type(one) for one in allowed}:
-        raise _wrong(name, value, f"one of {', '.join(map(repr, allowed))}")
+        raise wrong_kind(name, value, f"one of {', '.join(map(repr, allowed))}")
     return one_of(name, value, allowed)
 
 
@@ -363,13 +275,13 @@ def _any_of(
             return option(name, value)
         except WrongKind:
             continue
-    raise _wrong(name, value, wanted)
+    raise wrong_kind(name, value, wanted)
 
 
 def _sequence(name: str, value: Any, each: Check | list[Check]) -> Any:
     sized = hasattr(value, "__len__") and hasattr(value, "__getitem__")
     if not sized or isinstance(value, str | bytes | collections.abc.Mapping):
-        raise _wrong(name, value, "a sequence, such as a list")
+        raise wrong_kind(name, value, "a sequence, such as a list")
     if each is _anything or hasattr(value, "dtype"):
         return value
     if isinstance(each, list):
@@ -395,18 +307,6 @@ def _is_iterable(value: Any) -> bool:
     return hasattr(value, "__iter__") and not isinstance(value, str | bytes)
 
 
-def _is_scalar_tensor(value: Any) -> bool:
-    return hasattr(value, "requires_grad") and value.ndim == 0 and "float" in _dtype(value)
-
-
-def _has_dimensions(value: Any) -> bool:
-    return bool(getattr(value, "ndim", 0))
-
-
-def _dtype(value: Any) -> str:
-    return str(getattr(value, "dtype", ""))
-
-
 def _named(annotation: Any) -> str:
     """An annotation in words, such as "a Tensor, a number or None"."""
     if annotation is int:
@@ -423,16 +323,4 @@ def _named(annotation: Any) -> str:
         return f"{', '.join(first)} or {last}"
     if origin is collections.abc.Callable:
         return "a function"
-    return _an(getattr(origin or annotation, "__name__", str(annotation)))
-
-
-def _an(noun: str) -> str:
-    return f"{'an' if noun[0] in 'AEIOaeio' else 'a'} {noun}"
-
-
-def _wrong(name: str, value: Any, wanted: str) -> WrongKind:
-    shape = getattr(value, "shape", None)
-    shown = repr(value) if shape is None else f"shape {tuple(shape)}"
-    if len(shown) > 60 or "\n" in shown:
-        shown = "an object"
-    return WrongKind(f"{name} must be {wanted}, got {shown} ({type(value).__name__})")
+    return with_article(getattr(origin or annotation, "__name__", str(annotation)))

@@ -34,10 +34,21 @@ from promptlib.prefix_tuning.gpt import GPT, GPTConfig
 from promptlib.prefix_tuning.lora import add_lora
 from promptlib.prefix_tuning.prefix import Prefix, PrefixBatch
 from promptlib.prefix_tuning.tasks import SORT_ASCENDING
+from promptlib.prompt_attention.feature_law import feature_law
 from promptlib.prompt_attention.mixture import ContextualMixture as Mixture
 from promptlib.training import Recipe, weights_of
 
-ELSEWHERE = ("claims", "runs", "digests", "registry", "lazy", "checks", "progress", "plotting")
+ELSEWHERE = (
+    "claims",
+    "runs",
+    "digests",
+    "registry",
+    "lazy",
+    "checks",
+    "kinds",
+    "progress",
+    "plotting",
+)
 """Parts of the package with refusals, and tests of them, of their own."""
 
 

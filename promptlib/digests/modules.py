@@ -21,7 +21,7 @@ from promptlib.digests.text import source_digest
 PACKAGE = Path(__file__).parents[1]
 CHAPTERS = "notebooks"
 """Folder beside the package in which chapters keep their code."""
-BYSTANDERS = ("runs", "digests", "registry", "progress", "checks")
+BYSTANDERS = ("runs", "digests", "registry", "progress", "checks", "kinds")
 """Modules of the package that hand numbers over or refuse them and decide none, with all that lies
 inside them: editing them never retrains."""
 

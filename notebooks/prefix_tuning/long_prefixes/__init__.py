@@ -1,1 +1,0 @@
-"""Chapter "Long prefixes": what more vectors buy."""

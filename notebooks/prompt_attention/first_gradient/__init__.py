@@ -1,1 +1,0 @@
-"""How much of prompt-attention does its first gradient find?"""
