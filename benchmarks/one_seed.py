@@ -16,12 +16,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from notebooks.prefix_tuning.combining import plan as combine
+from notebooks.prefix_tuning.combining import plan as combining
 from notebooks.prefix_tuning.eliciting.plan import pretrain_rate
 from notebooks.prefix_tuning.new_task import plan as new_task
 from notebooks.prefix_tuning.prefix_or_lora.plan import EVALUATED, LORA_INIT_STD, MODULES
-from promptlib.prefix_tuning import planning as experiment_runs
-from promptlib.prefix_tuning import published
+from promptlib.prefix_tuning import planning, published
 from promptlib.prefix_tuning.planning import (
     MIXED,
     SMALL_BATCH_SIZE,
@@ -56,7 +55,7 @@ class Row:
 def one_prefix(base: Run, task: str, steps: int, rate: float, **options: Any) -> Run:
     """Plan one prefix without a sweep."""
     return tune_prefixes(
-        base, task, steps=steps, sweep=cells([rate], [combine.INIT_STD]), **options
+        base, task, steps=steps, sweep=cells([rate], [combining.INIT_STD]), **options
     )
 
 
@@ -71,7 +70,7 @@ def new_task_rows(seed: int) -> Iterator[Row]:
         evaluate=new_task.SORTS,
         test_sequences=TEST_SEQUENCES,
     )
-    full = experiment_runs.fine_tune(
+    full = planning.fine_tune(
         base, "sort_descending", steps=1000, learning_rate=new_task.WEIGHT_LEARNING_RATE
     )
     prefix = one_prefix(base, "sort_descending", 1000, 1e-2, length=1, parametrisation="shared")
@@ -112,7 +111,7 @@ def elicit_rows(seed: int) -> Iterator[Row]:
 
 def combine_rows(seed: int) -> Iterator[Row]:
     """Experiments B5 and B6, which share a model."""
-    base = combine.base_model(seed, 4, WIDTH, "bfloat16", 4500, TEST_SEQUENCES)
+    base = combining.base_model(seed, 4, WIDTH, "bfloat16", 4500, TEST_SEQUENCES)
     for task in MIXED:
         yield Row("B5", "pretrained", base, task, published.COMBINE["pretrained"][task])
     for task, accuracy in published.COMBINE["prefix"].items():
@@ -121,8 +120,8 @@ def combine_rows(seed: int) -> Iterator[Row]:
             task,
             1000 if task in MIXED else 8000,
             1e-1,
-            length=combine.LENGTH,
-            parametrisation=combine.PARAMETRISATION,
+            length=combining.LENGTH,
+            parametrisation=combining.PARAMETRISATION,
             batch_size=SMALL_BATCH_SIZE,
             evaluate=list(dict.fromkeys([task, *MIXED])),
         )
@@ -138,7 +137,7 @@ def combine_rows(seed: int) -> Iterator[Row]:
         HISTOGRAM,
         length=12,
         parametrisation="shared",
-        sweep=cells([3e-2], [combine.INIT_STD]),
+        sweep=cells([3e-2], [combining.INIT_STD]),
         **adapt,
     )
     yield Row("B6", "prefix", prefix, HISTOGRAM, published.LORA_BUDGET["prefix"])
@@ -146,7 +145,7 @@ def combine_rows(seed: int) -> Iterator[Row]:
         ("MLP and projection", published.LORA_BUDGET["lora"]),
         ("MLP", None),
     ):
-        lora = experiment_runs.tune_lora(
+        lora = planning.tune_lora(
             base,
             HISTOGRAM,
             rank=1,

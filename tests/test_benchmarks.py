@@ -9,8 +9,7 @@ import pytest
 import torch
 
 from benchmarks import baseline, bench, one_seed
-from promptlib.prefix_tuning import planning as experiment_runs
-from promptlib.prefix_tuning import published
+from promptlib.prefix_tuning import planning, published
 from promptlib.prefix_tuning.gpt import GPT, GPTConfig
 from promptlib.prefix_tuning.planning import MIXED
 from promptlib.prefix_tuning.prefix import Prefix
@@ -110,9 +109,7 @@ def test_one_seed_counts_each_run_once_and_keeps_its_table(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     tiny = {"steps": 10, "learning_rate": 1e-3, "test_sequences": 4}
-    base = experiment_runs.pretrain(
-        experiment_runs.model_of(1, 1, 8), "mixture", seed=0, evaluate=MIXED, **tiny
-    )
+    base = planning.pretrain(planning.model_of(1, 1, 8), "mixture", seed=0, evaluate=MIXED, **tiny)
     prefix = one_seed.one_prefix(base, "add_one", 10, 0.1, length=1, parametrisation="shared")
     rows = [
         one_seed.Row("B4", "pretrained", base, "add_one", 30.0),

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 
-from promptlib.prefix_tuning import planning as experiment_runs
+from promptlib.prefix_tuning import planning
 from promptlib.prefix_tuning.planning import PARAMETRISATIONS
 from promptlib.runs import Result, Run
 from promptlib.training import TrainingDiverged
@@ -17,7 +17,7 @@ from tests.trained_in_memory import TrainedInMemory
 from workflow.lockstep import groups as lockstep
 from workflow.lockstep import kernels as lockstep_kernels
 
-MODEL = experiment_runs.model_of(n_layer=2, n_head=2, n_embd=12)
+MODEL = planning.model_of(n_layer=2, n_head=2, n_embd=12)
 STEPS = 12
 
 
@@ -30,7 +30,7 @@ def double() -> Iterator[None]:
 
 
 def base(seed: int = 0, model: Mapping[str, Any] = MODEL, rate: float = 1e-2) -> Run:
-    return experiment_runs.pretrain(
+    return planning.pretrain(
         model,
         "mixture",
         seed=seed,
@@ -45,33 +45,31 @@ OPTIONS: dict[str, Any] = {"batch_size": 5, "checkpoints": 3}
 
 
 def prefixes(of: Run, task: str, length: int, kind: str, rates: Sequence[float]) -> Run:
-    return experiment_runs.tune_prefixes(
+    return planning.tune_prefixes(
         of,
         task,
         steps=STEPS,
         length=length,
         parametrisation=kind,
-        sweep=experiment_runs.cells(rates, [0.3, 1.0]),
+        sweep=planning.cells(rates, [0.3, 1.0]),
         **OPTIONS,
     )
 
 
 def lora(of: Run, rank: int, modules: Sequence[str], rates: Sequence[float]) -> Run:
-    return experiment_runs.tune_lora(
+    return planning.tune_lora(
         of,
         "reverse",
         steps=STEPS,
         rank=rank,
         modules=modules,
-        sweep=experiment_runs.cells(rates, [0.2]),
+        sweep=planning.cells(rates, [0.2]),
         **OPTIONS,
     )
 
 
 def fine_tune(of: Run, task: str, rate: float, learned: Sequence[str] = ("",)) -> Run:
-    return experiment_runs.fine_tune(
-        of, task, steps=STEPS, learning_rate=rate, learned=learned, **OPTIONS
-    )
+    return planning.fine_tune(of, task, steps=STEPS, learning_rate=rate, learned=learned, **OPTIONS)
 
 
 def together(runs: Sequence[Run], alone: TrainedInMemory) -> list[Result | TrainingDiverged]:
@@ -110,7 +108,7 @@ def test_new_models() -> None:
 
 
 def test_new_models_without_the_first_norm() -> None:
-    model = experiment_runs.model_of(n_layer=1, n_head=2, n_embd=12, first_layer_norm=False)
+    model = planning.model_of(n_layer=1, n_head=2, n_embd=12, first_layer_norm=False)
     check([base(0, model), base(1, model)])
 
 
@@ -143,7 +141,7 @@ def test_prefixes_of_all_kinds_and_lengths() -> None:
 @pytest.mark.parametrize("kind", PARAMETRISATIONS)
 @pytest.mark.parametrize("first_layer_norm", [True, False])
 def test_prefixes_of_one_layer(kind: str, first_layer_norm: bool) -> None:
-    model = experiment_runs.model_of(1, 2, 12, first_layer_norm)
+    model = planning.model_of(1, 2, 12, first_layer_norm)
     check([prefixes(base(seed, model), "reverse", 2, kind, [0.1]) for seed in (0, 1)])
 
 
@@ -188,7 +186,7 @@ def test_who_diverges_harms_nobody() -> None:
 def test_groups() -> None:
     of = base(0)
     slow = dataclasses.replace(of, config={**of.config, "steps": 13})
-    wide = base(0, experiment_runs.model_of(2, 2, 16))
+    wide = base(0, planning.model_of(2, 2, 16))
     runs = [of, slow, wide, base(1), prefixes(of, "reverse", 1, "free", [0.1])]
     assert lockstep.groups(runs) == [[of, runs[3]], [slow], [wide], [runs[4]]]
     with pytest.raises(ValueError, match="no lockstep for"):

@@ -16,7 +16,7 @@ from promptlib.digests import (
     source_path,
 )
 from promptlib.digests.text import source_digest
-from promptlib.prefix_tuning import planning as experiment_runs
+from promptlib.prefix_tuning import planning
 from promptlib.registry import Registry, covering
 from promptlib.runs import Result, Run, RunStore
 from tests.trained_in_memory import TrainedInMemory
@@ -540,14 +540,13 @@ def test_a_run_cannot_look_up_what_its_key_leaves_out(tmp_path):
 
 
 def test_training_is_held_to_the_entries_of_the_key(tmp_path, monkeypatch):
-    from promptlib.prefix_tuning import adapting as experiment_training
-    from promptlib.prefix_tuning import tasks
+    from promptlib.prefix_tuning import adapting, tasks
 
     def pretrain(config, needs, progress):
         tasks.task_named(config["task"])
         return Result({"name": tasks.task_named("re" + "verse").name})
 
-    monkeypatch.setattr(experiment_training, "pretrain", pretrain)
+    monkeypatch.setattr(adapting, "pretrain", pretrain)
     store = RunStore(tmp_path)
     with pytest.raises(RuntimeError, match="key does not cover the task 'reverse'"):
         store.get(Run(f"{TASKS}:pretrain", {"task": "add_one"}))
@@ -599,8 +598,8 @@ def test_another_task_renames_no_run_and_an_edited_one_those_that_use_it(copied)
 
 @pytest.mark.parametrize("function", ["pretrain", "tune_prefixes", "tune_lora"])
 def test_whatever_a_training_calls_is_reached(function):
-    base = experiment_runs.pretrain(
-        experiment_runs.model_of(1, 1, 8),
+    base = planning.pretrain(
+        planning.model_of(1, 1, 8),
         "mixture",
         seed=0,
         steps=10,
@@ -608,16 +607,14 @@ def test_whatever_a_training_calls_is_reached(function):
         evaluate=["reverse"],
         test_sequences=5,
     )
-    cells = experiment_runs.cells([0.1], [0.02])
+    cells = planning.cells([0.1], [0.02])
     small = {"steps": 10, "sweep": cells}
     run = {
         "pretrain": base,
-        "tune_prefixes": experiment_runs.tune_prefixes(
+        "tune_prefixes": planning.tune_prefixes(
             base, "rotate", length=1, parametrisation="shared", **small
         ),
-        "tune_lora": experiment_runs.tune_lora(
-            base, "rotate", rank=1, modules=["mlp.expand"], **small
-        ),
+        "tune_lora": planning.tune_lora(base, "rotate", rank=1, modules=["mlp.expand"], **small),
     }[function]
     codes = set()
     package = f"{modules.PACKAGE}/"

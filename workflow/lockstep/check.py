@@ -18,7 +18,7 @@ from typing import Any
 import torch
 
 from promptlib.prefix_tuning import adapting as alone
-from promptlib.prefix_tuning import planning as experiment_runs
+from promptlib.prefix_tuning import planning
 from promptlib.prefix_tuning.gpt import GPT, GPTConfig
 from promptlib.runs import Result, Run
 from workflow.lockstep import groups as lockstep
@@ -193,7 +193,7 @@ def untrained(model: str, seed: int) -> Result:
 
 def compared_runs(model: Mapping[str, Any], precision: str) -> list[Run]:
     """A short run of each kind; the first is what the others start from."""
-    base = experiment_runs.pretrain(
+    base = planning.pretrain(
         model,
         "mixture",
         seed=0,
@@ -204,24 +204,24 @@ def compared_runs(model: Mapping[str, Any], precision: str) -> list[Run]:
         precision=precision,
     )
     size: dict[str, Any] = {"steps": COMPARED_STEPS, "batch_size": 16}
-    cells = experiment_runs.cells([0.03, 0.3], [0.1])
+    cells = planning.cells([0.03, 0.3], [0.1])
     return [
         base,
-        experiment_runs.tune_prefixes(
+        planning.tune_prefixes(
             base, "reverse", length=10, parametrisation="shared", sweep=cells, **size
         ),
-        experiment_runs.tune_prefixes(
+        planning.tune_prefixes(
             base, "reverse", length=3, parametrisation="free", sweep=cells, **size
         ),
-        experiment_runs.tune_lora(
+        planning.tune_lora(
             base,
             "reverse",
             rank=4,
             modules=["mlp.expand", "mlp.contract", "attention.query", "attention.project"],
-            sweep=experiment_runs.cells([0.01], [0.02]),
+            sweep=planning.cells([0.01], [0.02]),
             **size,
         ),
-        experiment_runs.fine_tune(base, "reverse", learning_rate=1e-3, **size),
+        planning.fine_tune(base, "reverse", learning_rate=1e-3, **size),
     ]
 
 

@@ -16,7 +16,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from promptlib.checks import check_public
-from promptlib.prefix_tuning import planning as experiment_runs
+from promptlib.prefix_tuning import planning
 from promptlib.prefix_tuning.planning import check_counts, check_positive
 from promptlib.prefix_tuning.trials import Plan, labelled
 from promptlib.runs import Run
@@ -57,8 +57,8 @@ def base_runs(
     The second sees twice as many steps, for it has two tasks.
     """
     ascending, either = (
-        experiment_runs.pretrain(
-            experiment_runs.model_of(n_layer, n_head, width),
+        planning.pretrain(
+            planning.model_of(n_layer, n_head, width),
             task,
             seed=seed,
             steps=steps,
@@ -76,7 +76,7 @@ def base_runs(
 
 def prefix_run(base: Run, steps: int, length: int, sweep: Sequence[Mapping[str, float]]) -> Run:
     """A sweep of free prefixes that are to make `base` sort downwards."""
-    return experiment_runs.tune_prefixes(
+    return planning.tune_prefixes(
         base,
         TASK,
         steps=steps,
@@ -90,9 +90,7 @@ def prefix_run(base: Run, steps: int, length: int, sweep: Sequence[Mapping[str, 
 def fine_tune_runs(base: Run, steps: int, rates: Sequence[float]) -> tuple[Run, ...]:
     """A sweep of fine-tuning all weights of `base` so that it sorts downwards."""
     return tuple(
-        experiment_runs.fine_tune(
-            base, TASK, steps=steps, learning_rate=rate, batch_size=BATCH_SIZE
-        )
+        planning.fine_tune(base, TASK, steps=steps, learning_rate=rate, batch_size=BATCH_SIZE)
         for rate in rates
     )
 
@@ -148,17 +146,17 @@ def plan(
         )
 
     def prefixes(base: Run) -> Run:
-        sweep = experiment_runs.cells(prefix_rates, [INIT_STD])
+        sweep = planning.cells(prefix_rates, [INIT_STD])
         return prefix_run(base, adapt_steps, prefix_length, sweep)
 
     def lora(base: Run) -> Run:
-        return experiment_runs.tune_lora(
+        return planning.tune_lora(
             base,
             TASK,
             steps=adapt_steps,
             rank=lora_rank,
             modules=ATTENTION,
-            sweep=experiment_runs.cells(lora_rates, [LORA_INIT_STD]),
+            sweep=planning.cells(lora_rates, [LORA_INIT_STD]),
             batch_size=BATCH_SIZE,
         )
 

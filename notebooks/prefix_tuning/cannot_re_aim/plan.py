@@ -15,7 +15,7 @@ from typing import Any
 
 from notebooks.prefix_tuning.new_task import plan as new_task
 from promptlib.checks import check_public
-from promptlib.prefix_tuning import planning as experiment_runs
+from promptlib.prefix_tuning import planning
 from promptlib.prefix_tuning.trials import Plan, labelled
 
 __all__ = ["chapter_plan", "deep_plan"]
@@ -39,9 +39,9 @@ PREFIX_CELLS = [
 
 def deep_plan(deep_steps: int, first_seed: int) -> Plan:
     """Plan the deeper sorter and its prefixes, which get a third as many steps."""
-    experiment_runs.check_counts(deep_steps=(deep_steps, 10), first_seed=(first_seed, 0))
+    planning.check_counts(deep_steps=(deep_steps, 10), first_seed=(first_seed, 0))
 
-    pretrained = experiment_runs.pretrain(
+    pretrained = planning.pretrain(
         MODEL,
         "sort_ascending",
         seed=first_seed,
@@ -50,7 +50,7 @@ def deep_plan(deep_steps: int, first_seed: int) -> Plan:
         evaluate=new_task.SORTS,
         test_sequences=400,
     )
-    prefixes = experiment_runs.tune_prefixes(
+    prefixes = planning.tune_prefixes(
         pretrained,
         "sort_descending",
         steps=deep_steps // 3,

@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from notebooks.prefix_tuning.combining import plan as combine
+from notebooks.prefix_tuning.combining import plan as combining
 from notebooks.prefix_tuning.combining.plan import N_HEAD
 from promptlib.checks import check_public
 from promptlib.prefix_tuning import planning
@@ -109,7 +109,7 @@ def plan(
                 raise ValueError(f"{what} has {name!r}; there are {', '.join(known)}")
 
     bases = [
-        combine.base_model(seed, n_layer, width, precision, pretrain_steps, test_sequences)
+        combining.base_model(seed, n_layer, width, precision, pretrain_steps, test_sequences)
         for seed in range(first_seed, first_seed + seeds)
     ]
     same: dict[str, Any] = {

@@ -11,19 +11,17 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from notebooks.prefix_tuning.beyond_one_layer import plan as depth_plan
-from notebooks.prefix_tuning.cannot_re_aim import plan as deep_sorter
-from notebooks.prefix_tuning.combining import plan as combine
-from notebooks.prefix_tuning.continuous_and_discrete import plan as language_plan
-from notebooks.prefix_tuning.eliciting import plan as elicit
-from notebooks.prefix_tuning.long_prefixes import plan as long_plan
-from notebooks.prefix_tuning.new_task import plan as new_task_effort
+from notebooks.prefix_tuning.beyond_one_layer import plan as beyond_one_layer
+from notebooks.prefix_tuning.cannot_re_aim import plan as cannot_re_aim
+from notebooks.prefix_tuning.combining import plan as combining
+from notebooks.prefix_tuning.continuous_and_discrete import plan as continuous_and_discrete
+from notebooks.prefix_tuning.eliciting import plan as eliciting
+from notebooks.prefix_tuning.long_prefixes import plan as long_prefixes
+from notebooks.prefix_tuning.new_task import plan as new_task
 from notebooks.prefix_tuning.new_task.tables import Tabled, start_table
-from notebooks.prefix_tuning.prefix_or_lora import plan as lora_budget
-from notebooks.prompt_attention.prompt_or_finetune import plan as few_samples
-from promptlib.prefix_tuning import adapting as experiment_training
-from promptlib.prefix_tuning import planning as experiment_runs
-from promptlib.prefix_tuning import tasks
+from notebooks.prefix_tuning.prefix_or_lora import plan as prefix_or_lora
+from notebooks.prompt_attention.prompt_or_finetune import plan as prompt_or_finetune
+from promptlib.prefix_tuning import adapting, planning, tasks
 from promptlib.prefix_tuning.adapting import PURPOSES, STREAMS, generator_for
 from promptlib.prefix_tuning.evaluation import greedy_decode, score, sequence_accuracy
 from promptlib.prefix_tuning.gpt import GPT, GPTConfig
@@ -105,8 +103,8 @@ def test_no_two_seeds_or_purposes_share_a_stream() -> None:
 
 def adapted(seed: int) -> dict[str, Run]:
     """Every way to adapt one small model."""
-    base = experiment_runs.pretrain(
-        experiment_runs.model_of(1, 2, 14),
+    base = planning.pretrain(
+        planning.model_of(1, 2, 14),
         "mixture",
         seed=seed,
         steps=10,
@@ -114,17 +112,17 @@ def adapted(seed: int) -> dict[str, Run]:
         evaluate=[TASK],
         test_sequences=40,
     )
-    cells = experiment_runs.cells([0.03, 0.1], [0.1])
+    cells = planning.cells([0.03, 0.1], [0.1])
     return {
         "pretrained": base,
-        "fine-tuned": experiment_runs.fine_tune(base, TASK, steps=10, learning_rate=1e-3),
-        "prefixes": experiment_runs.tune_prefixes(
+        "fine-tuned": planning.fine_tune(base, TASK, steps=10, learning_rate=1e-3),
+        "prefixes": planning.tune_prefixes(
             base, TASK, steps=10, length=2, parametrisation="free", sweep=cells
         ),
-        "LoRA": experiment_runs.tune_lora(
+        "LoRA": planning.tune_lora(
             base, TASK, steps=10, rank=1, modules=["mlp.expand"], sweep=cells
         ),
-        "tables": new_task_effort.tune_tables(
+        "tables": new_task.tune_tables(
             base, TASK, 10, [{"learning_rate": 0.1, "start_logit": 0.0}]
         ),
     }
@@ -170,7 +168,7 @@ def test_what_chooses_has_validation_numbers_and_pretraining_has_none() -> None:
                 assert 0 <= trial.validation["accuracy"] <= 1
                 assert trial.validation["loss"] != trial.loss(TASK)
     run = adapted(2)["fine-tuned"]
-    model = experiment_training.load_model(run.config, runs.get(run))
+    model = adapting.load_model(run.config, runs.get(run))
     generator = generator_for(2, "validation")
     accuracy, loss = score(model, ADD_ONE, 40, "validation", None, generator)
     assert runs.get(run).metrics["validation"] == {"accuracy": accuracy, "loss": loss}
@@ -179,15 +177,15 @@ def test_what_chooses_has_validation_numbers_and_pretraining_has_none() -> None:
 # First seeds.
 
 PLANS: dict[str, Callable[..., Iterable[Run]]] = {
-    "prompt_attention/prompt_or_finetune": few_samples.plan,
-    "prefix_tuning/new_task": new_task_effort.plan,
-    "prefix_tuning/cannot_re_aim": deep_sorter.chapter_plan,
-    "prefix_tuning/beyond_one_layer": depth_plan.plan,
-    "prefix_tuning/long_prefixes": long_plan.plan,
-    "prefix_tuning/eliciting": elicit.plan,
-    "prefix_tuning/combining": combine.plan,
-    "prefix_tuning/prefix_or_lora": lora_budget.plan,
-    "prefix_tuning/continuous_and_discrete": language_plan.plan,
+    "prompt_attention/prompt_or_finetune": prompt_or_finetune.plan,
+    "prefix_tuning/new_task": new_task.plan,
+    "prefix_tuning/cannot_re_aim": cannot_re_aim.chapter_plan,
+    "prefix_tuning/beyond_one_layer": beyond_one_layer.plan,
+    "prefix_tuning/long_prefixes": long_prefixes.plan,
+    "prefix_tuning/eliciting": eliciting.plan,
+    "prefix_tuning/combining": combining.plan,
+    "prefix_tuning/prefix_or_lora": prefix_or_lora.plan,
+    "prefix_tuning/continuous_and_discrete": continuous_and_discrete.plan,
 }
 
 

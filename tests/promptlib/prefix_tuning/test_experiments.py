@@ -12,9 +12,9 @@ import torch
 
 from notebooks.prefix_tuning.combining import plan as combine
 from notebooks.prefix_tuning.eliciting import plan as elicit
-from notebooks.prefix_tuning.prefix_or_lora import plan as lora_budget
+from notebooks.prefix_tuning.prefix_or_lora import plan as prefix_or_lora
 from promptlib.prefix_tuning import adapting as training
-from promptlib.prefix_tuning import planning as experiment_runs
+from promptlib.prefix_tuning import planning
 from promptlib.prefix_tuning.evaluation import sequence_accuracy
 from promptlib.prefix_tuning.gpt import GPT, GPTConfig
 from promptlib.prefix_tuning.lora import add_lora
@@ -67,7 +67,7 @@ BUDGET: dict[str, Any] = {
 PLANS: list[tuple[Any, dict[str, Any]]] = [
     (elicit, ELICIT),
     (combine, COMBINE),
-    (lora_budget, BUDGET),
+    (prefix_or_lora, BUDGET),
 ]
 
 
@@ -84,7 +84,7 @@ def base(**changes: Any) -> Run:
         "test_sequences": 70,
         **changes,
     }
-    return experiment_runs.pretrain(experiment_runs.model_of(2, 2, 14), "mixture", **settings)
+    return planning.pretrain(planning.model_of(2, 2, 14), "mixture", **settings)
 
 
 @pytest.mark.parametrize(("module", "parameters"), PLANS)
@@ -127,7 +127,7 @@ def test_the_plans_hold_what_the_chapters_compare() -> None:
     assert all(run.config["layer_norm"] for run in published.where(task="add_one"))
     assert not any(run.config["layer_norm"] for run in ours.where(task="reverse"))
 
-    budget = lora_budget.plan(**BUDGET)
+    budget = prefix_or_lora.plan(**BUDGET)
     pretrained = {"method": "pretrained"}
     assert budget.where(**pretrained).runs == combining.where(**pretrained).runs
     adapting = [run for run in budget if run.needs]
@@ -136,21 +136,21 @@ def test_the_plans_hold_what_the_chapters_compare() -> None:
 
 
 def test_the_published_budgets_are_equal() -> None:
-    assert lora_budget.prefix_parameters("shared", 12, 4, 256) == 12_288
-    assert lora_budget.prefix_parameters("free", 6, 4, 256) == 12_288
-    assert lora_budget.lora_parameters("MLP and projection", 1, 4, 256) == 12_288
-    assert lora_budget.lora_parameters("MLP", 1, 4, 256) == 10_240
+    assert prefix_or_lora.prefix_parameters("shared", 12, 4, 256) == 12_288
+    assert prefix_or_lora.prefix_parameters("free", 6, 4, 256) == 12_288
+    assert prefix_or_lora.lora_parameters("MLP and projection", 1, 4, 256) == 12_288
+    assert prefix_or_lora.lora_parameters("MLP", 1, 4, 256) == 10_240
 
 
-@pytest.mark.parametrize("modules", lora_budget.MODULES)
+@pytest.mark.parametrize("modules", prefix_or_lora.MODULES)
 def test_counted_parameters_are_those_that_learn(modules: str) -> None:
     model = GPT(GPTConfig(3, 2, 14, 11, 19))
-    learned = add_lora(model, 2, lora_budget.MODULES[modules])
-    expected = lora_budget.lora_parameters(modules, 2, 3, 14)
+    learned = add_lora(model, 2, prefix_or_lora.MODULES[modules])
+    expected = prefix_or_lora.lora_parameters(modules, 2, 3, 14)
     assert sum(parameter.numel() for parameter in learned) == expected
-    for name, options in experiment_runs.PARAMETRISATIONS.items():
+    for name, options in planning.PARAMETRISATIONS.items():
         prefix = Prefix(3, 5, 14, **options)
-        expected = lora_budget.prefix_parameters(name, 5, 3, 14)
+        expected = prefix_or_lora.prefix_parameters(name, 5, 3, 14)
         assert sum(parameter.numel() for parameter in prefix.parameters()) == expected
 
 
@@ -162,16 +162,16 @@ def test_counted_parameters_are_those_that_learn(modules: str) -> None:
         (elicit, "precision", "half", r"precision must be .*, got 'half'"),
         (elicit, "init_stds", [0.1, -1.0], r"init_stds .* got \[0.1, -1.0\]"),
         (elicit, "first_seed", -1, r"first_seed must be .* at least 0, got -1"),
-        (lora_budget, "checkpoints", -1, r"checkpoints must be .* at least 0, got -1"),
+        (prefix_or_lora, "checkpoints", -1, r"checkpoints must be .* at least 0, got -1"),
         (combine, "n_layer", 1.5, r"n_layer .* got 1.5"),
         (combine, "learning_rates", [], r"learning_rates must be one or more .* got \[\]"),
         (combine, "first_seed", -1, r"first_seed must be .* at least 0, got -1"),
         (combine, "weight_rates", [0.0], r"weight_rates .* got \[0.0\]"),
-        (lora_budget, "adapt_steps", 9, r"adapt_steps .* at least 10, got 9"),
-        (lora_budget, "lengths", {"both": [1]}, r"lengths has 'both'; there are shared, free"),
-        (lora_budget, "ranks", {"head": [1]}, r"ranks has 'head'; there are MLP and proj"),
-        (lora_budget, "ranks", {"MLP": [0]}, r"rank on MLP must be .* got 0"),
-        (lora_budget, "lora_rates", [0.0], r"lora_rates .* got \[0.0\]"),
+        (prefix_or_lora, "adapt_steps", 9, r"adapt_steps .* at least 10, got 9"),
+        (prefix_or_lora, "lengths", {"both": [1]}, r"lengths has 'both'; there are shared, free"),
+        (prefix_or_lora, "ranks", {"head": [1]}, r"ranks has 'head'; there are MLP and proj"),
+        (prefix_or_lora, "ranks", {"MLP": [0]}, r"rank on MLP must be .* got 0"),
+        (prefix_or_lora, "lora_rates", [0.0], r"lora_rates .* got \[0.0\]"),
     ],
 )
 def test_parameters_out_of_range_are_named(
@@ -196,13 +196,13 @@ def test_the_plans_need_no_torch() -> None:
 def test_lora_learns_its_task_and_comes_back_from_the_store() -> None:
     pretrained = base(steps=40)
     model = train(pretrained)
-    run = experiment_runs.tune_lora(
+    run = planning.tune_lora(
         pretrained,
         "add_one",
         steps=40,
         rank=2,
         modules=["mlp.expand", "attention.query"],
-        sweep=experiment_runs.cells([0.03, 1e-6], [0.1]),
+        sweep=planning.cells([0.03, 1e-6], [0.1]),
         checkpoints=3,
     )
     result = train(run, model)
@@ -227,13 +227,13 @@ def test_prefixes_measured_on_the_way_end_where_they_end() -> None:
     model = train(pretrained)
 
     def tune(**options: Any) -> Mapping[str, Any]:
-        run = experiment_runs.tune_prefixes(
+        run = planning.tune_prefixes(
             pretrained,
             "add_one",
             steps=12,
             length=3,
             parametrisation="free",
-            sweep=experiment_runs.cells([0.03], [0.1, 1.0]),
+            sweep=planning.cells([0.03], [0.1, 1.0]),
             **options,
         )
         return train(run, model).metrics

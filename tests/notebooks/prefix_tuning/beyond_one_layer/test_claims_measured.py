@@ -17,8 +17,7 @@ from notebooks.prefix_tuning.beyond_one_layer import figures, plan, results
 from notebooks.prefix_tuning.beyond_one_layer.claims import ID, PATHS, THEORY, TRAINED
 from promptlib import claims
 from promptlib.attention import attend
-from promptlib.prefix_tuning import adapting as experiment_training
-from promptlib.prefix_tuning import movement
+from promptlib.prefix_tuning import adapting, movement
 from promptlib.prefix_tuning.gpt import GPT, GPTConfig
 from promptlib.prefix_tuning.identities import relative_attention, split
 from promptlib.prefix_tuning.prefix import Prefix
@@ -136,7 +135,7 @@ def test_the_best_lora_is_rebuilt(deepest: Trials, get: Get) -> None:
     one = deepest.where(method="LoRA on attention")[0]
     _, after, prefix = results.models(one, get)
     assert prefix is None
-    again = experiment_training.measure(after.float(), one.run.config)
+    again = adapting.measure(after.float(), one.run.config)
     assert again["loss"][results.NEW] == pytest.approx(one.loss(results.NEW), rel=1e-4)
     assert float(one.metrics["moved"].max()) > 0
 

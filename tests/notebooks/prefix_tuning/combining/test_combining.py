@@ -13,7 +13,7 @@ from scipy.stats import spearmanr
 from torch import Tensor
 
 from notebooks.prefix_tuning.combining import figures, inside, probes, results, yardsticks
-from notebooks.prefix_tuning.combining import plan as combine
+from notebooks.prefix_tuning.combining import plan as combining
 from notebooks.prefix_tuning.combining.claims import (
     CHAPTER,
     INSIDE,
@@ -102,7 +102,7 @@ def test_no_chain_makes_a_task_of_the_second_list() -> None:
     inputs = torch.zeros(4, 10, dtype=torch.int64)
     inputs[0, -1], inputs[1, 0], inputs[2, 1] = 7, 1, 1
     ones = torch.ones(1, 10, dtype=torch.int64)
-    for name in combine.INVENTIONS:
+    for name in combining.INVENTIONS:
         task = inside.simple(name)
         answers = task.solve(inputs)
         shifts = {tuple((answers[row] - inputs[row]).tolist()) for row in range(3)}
@@ -179,7 +179,7 @@ Real = tuple[Plan, TrainedInMemory, Trials, Evidence]
 @pytest.fixture(scope="module")
 def real() -> Real:
     torch.set_num_threads(1)
-    plan, runs = combine.plan(**SMALL), TrainedInMemory()
+    plan, runs = combining.plan(**SMALL), TrainedInMemory()
     trials = read(plan, runs.get)
     return plan, runs, trials, inside.look(trials, runs.get, 30)
 
@@ -218,7 +218,7 @@ def test_evidence_is_of_the_models_that_ran(real: Real) -> None:
     tuned = evidence.moved["fine-tuned"]["rotate"]
     assert tuned.shape == (2, 2)
     assert tuned.min() > 0
-    assert set(evidence.moved["fine-tuned"]) == set(combine.CONTROLLED)
+    assert set(evidence.moved["fine-tuned"]) == set(combining.CONTROLLED)
     assert evidence.right["prefix"]["rotate"].shape == (2, 10)
     assert [len(seeds) for seeds in evidence.probes.values()] == [2] * 8
     assert len(evidence.probes["rotate"][0]) == 2
@@ -283,13 +283,13 @@ def measured_as(
         "running_maximum": (0.9, 0.95),
         **prefixes,
     }
-    parts = {**dict.fromkeys(combine.NEW, 0.05), "descending_add_one": 0.75, **(losses or {})}
+    parts = {**dict.fromkeys(combining.NEW, 0.05), "descending_add_one": 0.75, **(losses or {})}
     rows = list(base or pretrained(0.24, 0.0))
-    for task in combine.PUBLISHED:
+    for task in combining.PUBLISHED:
         rows += sweep("published prefix", task, *shares[task])
-    for task in combine.NEW:
+    for task in combining.NEW:
         rows += sweep("free prefix", task, *shares[task], loss=parts[task])
-    for task in combine.CONTROLLED:
+    for task in combining.CONTROLLED:
         rows += sweep("fine-tuned", task, *tuned.get(task, (0.99, 0.98)))
     return Trials(tuple(rows))
 
@@ -411,21 +411,21 @@ def test_an_archive_without_weights_is_judged_as_the_page_judges(real: Real) -> 
 
 @pytest.mark.claim("prefix-tuning/combining-probe-predicts")
 def test_probes_in_another_order_refute_that_they_predict(real: Real) -> None:
-    places = {task: 0.1 + 0.1 * place for place, task in enumerate(combine.NEW)}
+    places = {task: 0.1 + 0.1 * place for place, task in enumerate(combining.NEW)}
 
     def probing(order: Sequence[str]) -> claims.Claim:
         read_out = {
             task: [[Probed(0.01, 0.0, 9.0), Probed(places[other] * standing_loss(task), 0.5, 0.1)]]
             * 2
-            for task, other in zip(combine.NEW, order, strict=True)
+            for task, other in zip(combining.NEW, order, strict=True)
         }
         trials = measured_as({}, losses=places)
         return carried(
             "probe-predicts", dataclasses.replace(real[3], trials=trials, probes=read_out)
         )
 
-    assert probing(combine.NEW).value == pytest.approx(1.0)
-    backwards = probing(combine.NEW[::-1])
+    assert probing(combining.NEW).value == pytest.approx(1.0)
+    backwards = probing(combining.NEW[::-1])
     assert backwards.value == pytest.approx(-1.0)
     assert backwards.verdict == "contradicted"
 
@@ -441,7 +441,7 @@ def test_outputs_that_carry_every_digit_refute_that_they_carry_their_own(real: R
 @pytest.mark.claim("prefix-tuning/combining-moves-and-fails")
 def test_attention_that_stays_refutes_that_it_moves(real: Real) -> None:
     for far, verdict in ((0.3, "supported"), (0.01, "contradicted")):
-        rows = dict.fromkeys(combine.NEW, torch.tensor([[0.0, far]] * 2))
+        rows = dict.fromkeys(combining.NEW, torch.tensor([[0.0, far]] * 2))
         seen = dataclasses.replace(real[3], trials=AS_SAID, moved={"prefix": rows})
         assert carried("moves-and-fails", seen).verdict == verdict
 
@@ -449,7 +449,7 @@ def test_attention_that_stays_refutes_that_it_moves(real: Real) -> None:
 @pytest.mark.claim("prefix-tuning/combining-fine-tuning-re-aims")
 def test_fine_tuning_that_leaves_the_first_layer_refutes_that_it_re_aims(real: Real) -> None:
     def moving(first: float, trials: Trials = AS_SAID) -> str:
-        rows = dict.fromkeys(combine.CONTROLLED, torch.tensor([[first, 0.5]] * 2))
+        rows = dict.fromkeys(combining.CONTROLLED, torch.tensor([[first, 0.5]] * 2))
         seen = dataclasses.replace(real[3], trials=trials, moved={"fine-tuned": rows})
         return carried("fine-tuning-re-aims", seen).verdict
 
@@ -461,7 +461,7 @@ def test_fine_tuning_that_leaves_the_first_layer_refutes_that_it_re_aims(real: R
 
 def test_controls_have_the_steps_of_the_prefixes(real: Real) -> None:
     plan = real[0]
-    for task in combine.CONTROLLED:
+    for task in combining.CONTROLLED:
         learning = plan.where(method=("free prefix", "fine-tuned"), task=task).runs
         assert {run.config["steps"] for run in learning} == {SMALL["new_steps"]}
         assert {run.config["batch_size"] for run in learning} == {planning.SMALL_BATCH_SIZE}

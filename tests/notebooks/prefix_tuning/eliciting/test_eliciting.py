@@ -12,7 +12,7 @@ import torch
 
 from notebooks.prefix_tuning.eliciting import claims as stated
 from notebooks.prefix_tuning.eliciting import figures, results
-from notebooks.prefix_tuning.eliciting import plan as elicit
+from notebooks.prefix_tuning.eliciting import plan as eliciting
 from notebooks.prefix_tuning.eliciting.plan import ARMS, N_HEAD, NORMS, PUBLISHED_ARM, SWEPT
 from notebooks.prefix_tuning.eliciting.start import Start
 from promptlib import claims
@@ -41,7 +41,7 @@ Accuracy = Callable[[str, str, float, str], float]
 def tiny() -> tuple[Plan, TrainedInMemory, Trials]:
     """Return the real experiment, too short to work."""
     torch.set_num_threads(1)
-    plan = elicit.plan(**TINY)
+    plan = eliciting.plan(**TINY)
     runs = TrainedInMemory()
     return plan, runs, read(plan, runs.get)
 
@@ -245,8 +245,8 @@ def test_steps_until_the_loss_stays_low() -> None:
 
 
 def test_narrow_models_learn_at_higher_rates() -> None:
-    assert elicit.pretrain_rate(elicit.PUBLISHED_WIDTH) == elicit.PRETRAIN_LEARNING_RATE
-    assert elicit.pretrain_rate(64) == pytest.approx(8e-3)
+    assert eliciting.pretrain_rate(eliciting.PUBLISHED_WIDTH) == eliciting.PRETRAIN_LEARNING_RATE
+    assert eliciting.pretrain_rate(64) == pytest.approx(8e-3)
 
 
 # Figures.

@@ -17,8 +17,7 @@ from notebooks.prefix_tuning.expressivity_or_optimisation.claims import CHAPTER,
 from notebooks.prefix_tuning.expressivity_or_optimisation.plan import DRAWN, Question
 from notebooks.prefix_tuning.expressivity_or_optimisation.results import MOVES, Distance
 from promptlib import claims
-from promptlib.prefix_tuning import adapting as experiment_training
-from promptlib.prefix_tuning import planning as experiment_runs
+from promptlib.prefix_tuning import adapting, planning
 from promptlib.prefix_tuning.adapting import new_prefix
 from promptlib.prefix_tuning.evaluation import greedy_decode
 from promptlib.prefix_tuning.gpt import GPT, GPTConfig
@@ -271,8 +270,8 @@ def test_numbers_without_a_budget_are_refused() -> None:
 
 
 def tuned() -> tuple[Run, TrainedInMemory]:
-    base = experiment_runs.pretrain(
-        experiment_runs.model_of(2, 2, 8),
+    base = planning.pretrain(
+        planning.model_of(2, 2, 8),
         "mixture",
         seed=3,
         steps=10,
@@ -280,13 +279,13 @@ def tuned() -> tuple[Run, TrainedInMemory]:
         evaluate=["add_one"],
         test_sequences=5,
     )
-    run = experiment_runs.tune_prefixes(
+    run = planning.tune_prefixes(
         base,
         "add_one",
         steps=12,
         length=3,
         parametrisation="free",
-        sweep=experiment_runs.cells([0.3], [0.1, 2.0]),
+        sweep=planning.cells([0.3], [0.1, 2.0]),
     )
     return run, TrainedInMemory()
 
@@ -342,7 +341,7 @@ def planted_config(**changes: Any) -> dict[str, Any]:
         "warmup": 2,
         "batch_size": 8,
         "test_sequences": 20,
-        "model": experiment_runs.model_of(2, 2, 8),
+        "model": planning.model_of(2, 2, 8),
         "length": 3,
         "layer_norm": False,
         "separate_values": True,
@@ -372,9 +371,7 @@ def test_agreement_is_that_of_whole_decoded_answers() -> None:
     config = planted_config()
     model = GPT(GPTConfig(**config["model"]), torch.Generator().manual_seed(3))
     prefixes = [new_prefix(config, 50.0, torch.Generator().manual_seed(seed)) for seed in (0, 1)]
-    inputs = sample_digits(
-        config["test_sequences"], "test", experiment_training.generator_for(config, "test")
-    )
+    inputs = sample_digits(config["test_sequences"], "test", adapting.generator_for(config, "test"))
     answers = [greedy_decode(model, inputs, prefix) for prefix in prefixes]
     alike = float((answers[0] == answers[1]).all(dim=-1).double().mean())
     (found,) = planted.measure(model, config, prefixes[0], prefixes[1:])

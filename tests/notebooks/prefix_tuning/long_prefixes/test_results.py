@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from notebooks.prefix_tuning.beyond_one_layer.plan import plan as depth_plan
+from notebooks.prefix_tuning.beyond_one_layer.plan import plan as beyond_one_layer
 from notebooks.prefix_tuning.long_prefixes import claims as stated
 from notebooks.prefix_tuning.long_prefixes import plan as long
 from notebooks.prefix_tuning.long_prefixes import results, spread
@@ -94,7 +94,7 @@ def test_both_chapters_start_from_the_same_models() -> None:
         return make(**{one: defaults[one] for one in names if one != "return"})
 
     bases = planned("long_prefixes", long.plan).where(method="pretraining")
-    deep = list(planned("beyond_one_layer", depth_plan))
+    deep = list(planned("beyond_one_layer", beyond_one_layer))
     assert bases.runs
     assert all(run in deep for run in bases)
     tasks = {

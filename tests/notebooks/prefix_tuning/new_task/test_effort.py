@@ -14,8 +14,7 @@ from notebooks.prefix_tuning.new_task import figures, figures_stream, results, s
 from notebooks.prefix_tuning.new_task import plan as new_task
 from notebooks.prefix_tuning.new_task.claims import CHAPTER, PROBES, ROWS
 from promptlib import claims
-from promptlib.prefix_tuning import adapting as experiment_training
-from promptlib.prefix_tuning import blind
+from promptlib.prefix_tuning import adapting, blind
 from promptlib.prefix_tuning.gpt import GPT, GPTConfig
 from promptlib.prefix_tuning.prefix import Prefix
 from promptlib.prefix_tuning.trials import Plan, Trials, rebuild
@@ -191,7 +190,7 @@ def test_one_vector_that_sorts_refutes_that_one_vector_fails(tried: Tried) -> No
             },
         )
         config = {**run.config, "cells": [{"learning_rate": 1e-3, "init_std": 0.01}]}
-        trained = experiment_training.tune_prefixes(config, [runs.get(sorter)], silent)
+        trained = adapting.tune_prefixes(config, [runs.get(sorter)], silent)
         sweeps.append(trained.metrics["cells"])
     assert verdicts(shared=sweeps)[name] == "contradicted"
 

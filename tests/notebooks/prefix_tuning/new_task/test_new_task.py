@@ -19,8 +19,7 @@ from notebooks.prefix_tuning.new_task import plan as new_task
 from notebooks.prefix_tuning.new_task.claims import CHAPTER, GRADIENT, ROWS
 from promptlib import claims
 from promptlib.prefix_tuning import adapting as experiment_training
-from promptlib.prefix_tuning import blind, evaluation, published
-from promptlib.prefix_tuning import drawing as experiment_figures
+from promptlib.prefix_tuning import blind, drawing, evaluation, published
 from promptlib.prefix_tuning import gpt as gpt_module
 from promptlib.prefix_tuning.gpt import GPT, GPTConfig
 from promptlib.prefix_tuning.prefix import Prefix
@@ -405,7 +404,7 @@ def test_the_figures_say_what_they_show(learned: Learned) -> None:
             {"pretrained": (model, None), "prefixed": (model, prefix)}, inputs
         ),
         "100 steps": figures.learning_curves(trials, 100, 0.9),
-        "highest accuracy": experiment_figures.sweep_maps(
+        "highest accuracy": drawing.sweep_maps(
             {"free": [[cell.metrics] for cell in trials.where(way="free")]}, "sort_descending"
         ),
         "91.41 % published": figures.beside_published(trials),
@@ -435,7 +434,7 @@ def test_the_numbers_of_a_sweep_stay_inside_their_cells(
     ]
     plotting.use_theme()
     sweeps = {name: [cells] * seeds for name in ("shared", "free")}
-    figure, _ = experiment_figures.sweep_maps(sweeps, "sort_descending")
+    figure, _ = drawing.sweep_maps(sweeps, "sort_descending")
     figure.canvas.draw()
     texts = [(axes, text) for axes in figure.axes for text in axes.texts]
     assert len(texts) == 2 * n_rates * n_stds
@@ -453,9 +452,9 @@ def test_columns_are_put_in_order_of_size() -> None:
     attention = torch.zeros(1, 10, 20)
     attention[0, :, 0] = 0.5  # the prefix
     attention[0, :, 1 + 4] = 0.5  # the digit 7, the largest
-    ordered = experiment_figures.inputs_by_size(attention, inputs)
+    ordered = drawing.inputs_by_size(attention, inputs)
     assert ordered[0, 0].nonzero().flatten().tolist() == [0, 1 + 9]
-    assert experiment_figures.peak_rank(ordered[0]) == 10
+    assert drawing.peak_rank(ordered[0]) == 10
 
 
 def test_the_published_figures_are_those_of_the_paper() -> None:

@@ -17,8 +17,7 @@ from notebooks.prefix_tuning.new_task.claims import BUILT, CHAPTER, THEORY
 from notebooks.prefix_tuning.new_task.results_tables import DIGITS, OUTPUTS, Built
 from notebooks.prefix_tuning.new_task.tables import Table, Tabled
 from promptlib import claims
-from promptlib.prefix_tuning import adapting as experiment_training
-from promptlib.prefix_tuning import planning as experiment_runs
+from promptlib.prefix_tuning import adapting, planning
 from promptlib.prefix_tuning.gpt import GPT, GPTConfig
 from promptlib.prefix_tuning.prefix import Prefix
 from promptlib.prefix_tuning.tasks import SORT_DESCENDING, read_and_answer
@@ -214,8 +213,8 @@ WIDTH = 20
 
 
 def table_run(task: str = "sort_descending", steps: int = 12, **config: Any) -> Run:
-    base = experiment_runs.pretrain(
-        experiment_runs.model_of(1, 1, WIDTH),
+    base = planning.pretrain(
+        planning.model_of(1, 1, WIDTH),
         "sort_ascending",
         seed=1,
         steps=12,
@@ -232,7 +231,7 @@ def test_tables_learn_from_the_batches_of_the_prefixes() -> None:
     config = table_run().config
     ours = list(training._training_batches(config))
     model = GPT(GPTConfig(**config["model"]))
-    theirs = list(experiment_training._training_batches(model, config))
+    theirs = list(adapting._training_batches(model, config))
     assert len(ours) == len(theirs) == 12
     for one, other in zip(ours, theirs, strict=True):
         assert all(torch.equal(a, b) for a, b in zip(one, other, strict=True))
@@ -242,10 +241,10 @@ def test_a_run_gives_the_same_numbers_again_and_is_rebuilt() -> None:
     run, runs = table_run(), TrainedInMemory()
     first, second = runs.get(run), TrainedInMemory().get(run)
     assert first.metrics == second.metrics
-    model = experiment_training.load_model(run.config, runs.get(run.needs[0]))
+    model = adapting.load_model(run.config, runs.get(run.needs[0]))
     for index, found in ((0, first.metrics["cells"][0]), (None, first.metrics["combined"])):
         table = training.load_table(first, index)
-        again = experiment_training.measure(Tabled(model, [table]), run.config)
+        again = adapting.measure(Tabled(model, [table]), run.config)
         assert again["loss"] == pytest.approx(found["loss"])
     cell = first.metrics["cells"][1]
     assert len(cell["curve"]) == 12
@@ -255,7 +254,7 @@ def test_a_run_gives_the_same_numbers_again_and_is_rebuilt() -> None:
 
 def test_combining_takes_the_better_entry_of_each_pair() -> None:
     run, runs = table_run(), TrainedInMemory()
-    model = experiment_training.load_model(run.config, runs.get(run.needs[0]))
+    model = adapting.load_model(run.config, runs.get(run.needs[0]))
     result = runs.get(run)
     tables = [training.load_table(result, index) for index in (0, 1)]
     combined = training.combine(model, tables, "sort_descending", 1)
@@ -263,7 +262,7 @@ def test_combining_takes_the_better_entry_of_each_pair() -> None:
     from_first = (combined.vectors == tables[0].vectors).all(dim=-1)
     assert (from_first | from_second).all()
     inputs, targets = SORT_DESCENDING.sample(
-        training.COMPARED, "train", experiment_training.generator_for(1, "compare")
+        training.COMPARED, "train", adapting.generator_for(1, "compare")
     )
     tokens = read_and_answer(inputs, targets)
 
@@ -278,8 +277,8 @@ def test_combining_takes_the_better_entry_of_each_pair() -> None:
 @pytest.mark.claim("prefix-tuning/new-task-best-table")
 @pytest.mark.claim("prefix-tuning/new-task-built-descending")
 def test_a_model_that_sorts_by_itself_and_one_that_nothing_helps_refute_the_claims() -> None:
-    sorter = experiment_runs.pretrain(
-        experiment_runs.model_of(1, 1, 96),
+    sorter = planning.pretrain(
+        planning.model_of(1, 1, 96),
         "sort_descending",
         seed=0,
         steps=300,
@@ -304,7 +303,7 @@ def test_a_model_that_sorts_by_itself_and_one_that_nothing_helps_refute_the_clai
         torch.full_like(built.table.logits, 30.0), torch.zeros_like(built.table.vectors)
     )
     prefix = tables_theory.prefix_of(built.model, silenced, OUTPUTS, DIGITS)
-    lost = experiment_training.measure(built.model, run.config, prefix)
+    lost = adapting.measure(built.model, run.config, prefix)
     low_loss = {**lost, "loss": {"sort_descending": 0.1}}  # so that the control is met
     assert verdicts(best_table=[low_loss] * 2)["best-table"] == "supported"
     assert verdict(dataclasses.replace(built.trial, metrics=lost)) == "contradicted"

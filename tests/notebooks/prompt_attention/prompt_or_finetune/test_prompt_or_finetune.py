@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from notebooks.prompt_attention.prompt_or_finetune import plan as few_samples
+from notebooks.prompt_attention.prompt_or_finetune import plan as prompt_or_finetune
 from notebooks.prompt_attention.prompt_or_finetune import results
 from notebooks.prompt_attention.prompt_or_finetune import training as few_samples_training
 from notebooks.prompt_attention.prompt_or_finetune.attention_layer import (
@@ -98,10 +98,10 @@ class TestPlan:
         assert subprocess.run([sys.executable, "-c", script], check=False).returncode == 0
 
     def test_all_learners_get_the_same_data_and_the_same_effort(self):
-        plan = few_samples.plan(seeds=2, first_seed=5)
+        plan = prompt_or_finetune.plan(seeds=2, first_seed=5)
         assert len(list(plan)) == 6
         for seed in (5, 6):
-            configs = [config_of(plan, name, seed) for name in few_samples.LEARNERS]
+            configs = [config_of(plan, name, seed) for name in prompt_or_finetune.LEARNERS]
             for key in ("mixture", "sizes", "seed", "steps", "batch", "check_every", "test_bags"):
                 assert all(config[key] == configs[0][key] for config in configs)
             for key in ("learning_rates", "weight_decays"):
@@ -120,15 +120,17 @@ class TestPlan:
     )
     def test_refusals(self, changed, message):
         with pytest.raises(ValueError, match=message):
-            few_samples.plan(**changed)
+            prompt_or_finetune.plan(**changed)
 
 
 TINY = {"dim": 4, "tokens": 10, "sparsity": 0.2, "sizes": (16, 600), "seeds": 1, "test_bags": 1000}
 
 
-@pytest.mark.parametrize("learner", few_samples.LEARNERS)
+@pytest.mark.parametrize("learner", prompt_or_finetune.LEARNERS)
 def test_every_learner_learns_an_easy_task(learner):
-    plan = few_samples.plan(**TINY, context_norm=3.0, noise_std=0.5, steps=60, check_every=20)
+    plan = prompt_or_finetune.plan(
+        **TINY, context_norm=3.0, noise_std=0.5, steps=60, check_every=20
+    )
     config = config_of(plan, learner, 0)
     small, large = train_few_samples(config, [], silent).metrics["chosen"]
     assert large["test_error"] < 0.05
@@ -140,19 +142,21 @@ def test_every_learner_learns_an_easy_task(learner):
 
 
 def test_an_unknown_learner_is_refused():
-    config = {**config_of(few_samples.plan(**TINY), "prompt", 0), "learner": "lora"}
+    config = {**config_of(prompt_or_finetune.plan(**TINY), "prompt", 0), "learner": "lora"}
     with pytest.raises(ValueError, match="unknown learner 'lora'"):
         train_few_samples(config, [], silent)
 
 
 def test_results_come_from_the_store(tmp_path):
-    plan = few_samples.plan(**TINY, steps=20)
+    plan = prompt_or_finetune.plan(**TINY, steps=20)
     store = RunStore(tmp_path)
     table = trials.read(plan.where(learner="prompt"), store.get)
     errors = results.errors(table, "prompt")
     assert errors.shape == (1, 2)
     assert table[0].metrics["chosen"][1]["test_error"] == errors[0, 1]
-    decays = [results.errors(table, "prompt", one) for one in few_samples.WEIGHT_DECAYS["prompt"]]
+    decays = [
+        results.errors(table, "prompt", one) for one in prompt_or_finetune.WEIGHT_DECAYS["prompt"]
+    ]
     assert any(errors[0, 0] == one[0, 0] for one in decays)
 
 
@@ -183,7 +187,7 @@ def trained_gap(monkeypatch, broken=None):
 
         monkeypatch.setattr(few_samples_training, broken, mean_pooling)
     options = {**TINY, "sizes": (600,), "context_norm": 3.0, "signal_norm": 0.5}
-    plan = few_samples.plan(**options, noise_std=0.5, steps=60)
+    plan = prompt_or_finetune.plan(**options, noise_std=0.5, steps=60)
     prompt, layer = (
         train_few_samples(config_of(plan, name, 0), [], silent).metrics["chosen"][0]["test_error"]
         for name in ("prompt", "layer")
