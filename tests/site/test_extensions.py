@@ -356,3 +356,71 @@ def test_tables_mark_what_was_measured():
 
 def test_a_build_without_runs_says_so():
     assert "trained no model" in book_site.TABLES["runs"](lambda path: path, {"runs": []})
+
+
+ARCHIVED = {
+    "anchor": "claim-wing-one",
+    "sentence_html": "It learns.",
+    "published": 91.5,
+    "mean": 94.0,
+    "interval": [92.5, 95.5],
+    "seeds": 5,
+    "unit": "% of sequences",
+    "verdict": "supported",
+    "replication": "reproduced",
+}
+TURNED = {
+    **ARCHIVED,
+    "anchor": "claim-wing-two",
+    "sentence_html": "It fails.",
+    "published": None,
+    "verdict": "contradicted",
+    "replication": None,
+}
+
+
+def relative(path):
+    return f"../{path}"
+
+
+def test_a_chapter_opens_with_what_its_archived_runs_gave():
+    record = {"published_size": [ARCHIVED], "turned": [TURNED]}
+    text = book_site.published_size(relative, record, "quick")
+    assert "over 5 seeds" in text
+    assert "of the quick profile, are a rehearsal of it" in text
+    assert '<a href="#claim-wing-one">It learns.</a>' in text
+    assert "<td>91.5</td>" in text
+    assert '94.00 <span class="nowrap">(92.50 to 95.50)</span>' in text
+    assert "supported; reproduced" in text
+    assert "Otherwise than in this build" in text
+    assert "<b>contradicted</b>" in text
+
+
+def test_one_seed_has_no_interval_and_nothing_turned_needs_no_table():
+    record = {"published_size": [{**ARCHIVED, "interval": None, "seeds": 1}], "turned": []}
+    text = book_site.published_size(relative, record, "quick")
+    assert "over 1 seed and" in text
+    assert "94.00 (one seed)" in text
+    assert "Otherwise" not in text
+
+
+def test_a_chapter_lists_its_code_with_what_each_file_answers():
+    code = [{"path": "notebooks/wing/chapter/plan.py", "asks": "Which runs & why?"}]
+    text = book_site.chapter_code(relative, "wing/chapter", code)
+    assert 'href="../source/notebooks/wing/chapter/plan.html"' in text
+    assert "<code>plan.py</code></a> Which runs &amp; why?" in text
+    assert "<code>notebooks/wing/chapter</code>" in text
+
+
+def test_a_link_to_a_claim_says_where_the_archive_judges_otherwise():
+    claim = {
+        "anchor": "claim-wing-two",
+        "id": "wing/two",
+        "verdict": "supported",
+        "replication": None,
+        "archived_verdict": "contradicted",
+        "archived_replication": None,
+    }
+    assert "at the published size: contradicted" in claims_ledger.claim_link(relative, claim)
+    same = {**claim, "archived_verdict": "supported"}
+    assert "published size" not in claims_ledger.claim_link(relative, same)
