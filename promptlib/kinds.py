@@ -111,22 +111,27 @@ def same_kind(name: str, tensor: Any, other_name: str, other: Any) -> None:
 
 
 def is_scalar_tensor(value: Any) -> bool:
+    """Whether it is a floating tensor without dimensions."""
     return hasattr(value, "requires_grad") and value.ndim == 0 and "float" in dtype_of(value)
 
 
 def has_dimensions(value: Any) -> bool:
+    """Whether it is an array or a tensor of more than one number."""
     return bool(getattr(value, "ndim", 0))
 
 
 def dtype_of(value: Any) -> str:
+    """Its dtype as text; empty if it has none."""
     return str(getattr(value, "dtype", ""))
 
 
 def with_article(noun: str) -> str:
+    """A noun with "a" or "an"."""
     return f"{'an' if noun[0] in 'AEIOaeio' else 'a'} {noun}"
 
 
 def wrong_kind(name: str, value: Any, wanted: str) -> WrongKind:
+    """The error that names an argument, what it must be, and what it is."""
     shape = getattr(value, "shape", None)
     shown = repr(value) if shape is None else f"shape {tuple(shape)}"
     if len(shown) > 60 or "\n" in shown:

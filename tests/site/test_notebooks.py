@@ -121,7 +121,7 @@ def test_a_parameters_cell_holds_literals_only(source):
 def test_a_claim_shows_the_published_and_the_archived_figure(book):
     archived = a_claim(values=[89.0, 90.0, 90.5, 91.0, 92.0])
     prepared = prepare(book.notebook(), NAME, "quick", {archived.id: archived})
-    data = prepared.notebook["cells"][-2]["outputs"][0]["data"]
+    data = prepared.notebook["cells"][-3]["outputs"][0]["data"]
     assert "<dt>published</dt><dd>91.00 % of sequences; the same within" in data["text/html"]
     assert "<dt>this build</dt><dd>asked: above 50 % of sequences; mean 91.00" in data["text/html"]
     assert "<dd>supported; published figure: reproduced; asked: above" in data["text/html"]
@@ -140,7 +140,7 @@ def test_the_box_shows_what_the_chapter_decided_and_what_is_recorded(book):
     prepared = prepare(
         book.notebook(), NAME, "quick", None, {decided.id: decided}, {decided.id: "supported"}
     )
-    page = prepared.notebook["cells"][-2]["outputs"][0]["data"]["text/html"]
+    page = prepared.notebook["cells"][-3]["outputs"][0]["data"]["text/html"]
     assert page == claims.box(decided, recorded="supported")
     assert "claim-undecided" in page
 
