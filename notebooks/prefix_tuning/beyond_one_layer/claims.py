@@ -1,4 +1,4 @@
-"""What does the chapter "Beyond one layer" state? Its claims as rows.
+"""What would refute that a prefix re-aims layers above it, and that weights learn more by it?
 
 THEORY
     Judged each by its own measurement, of `measuring` and `promptlib.prefix_tuning.movement`.

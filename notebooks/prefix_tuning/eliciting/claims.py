@@ -1,4 +1,4 @@
-"""What does the chapter "Eliciting a learned task" claim?
+"""What is claimed of prefixes that call for a known task, trained and untrained?
 
 ACCURACIES
     Judged by all trials, from an archive of metrics, too.

@@ -1,4 +1,4 @@
-"""What does the chapter "Long prefixes" claim?
+"""What is claimed of prefixes of many vectors, in theory and as they were trained?
 
 THEORY
     Judged each by its own measurement of `theory`: errors, or values with their limits.
