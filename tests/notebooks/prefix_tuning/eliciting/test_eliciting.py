@@ -229,13 +229,6 @@ def test_the_best_cell_counts_for_each_scale() -> None:
     assert results.every_task(FINE)[..., 0].diagonal() == pytest.approx(expected)
 
 
-def test_the_ends_of_a_sweep_are_told() -> None:
-    inside = FINE.where(arm=PUBLISHED_ARM, task="add_one")
-    assert results.rates_chosen(inside, [0.03, 0.1, 0.3]) == "0.03: 0, 0.1: 4, 0.3: 0"
-    told = results.rates_chosen(inside, [0.03, 0.1])
-    assert told == "0.03: 0, 0.1: 4 (the sweep ends at 0.1: beyond may be better)"
-
-
 def test_steps_until_the_loss_stays_low() -> None:
     trial = FINE.where(arm=PUBLISHED_ARM, task="add_one")[0]
     assert results.steps_until(trial) == 300
