@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import builtins
 import re
 import tokenize
 from functools import cache
@@ -212,3 +213,34 @@ def test_names_and_paths_in_prose_and_docstrings_lead_somewhere():
             if not (ROOT / name).is_file():
                 lost.append(f"{where}: {name}")
     assert lost == []
+
+
+@pytest.mark.parametrize("chapter", sources.names())
+def test_code_that_a_page_shows_but_does_not_run_uses_what_is_there(chapter):
+    """Solutions of exercises: every name is known on the page, everything of a module is in it."""
+    source = Source(chapter)
+    text = source.path.read_text(encoding="utf-8")
+    shown = re.findall(r"^```python\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
+    tree = ast.parse("\n".join([*source.code_cells, *shown]))
+    known, ours = set(dir(builtins)), {}
+    for node in ast.walk(tree):
+        match node:
+            case ast.alias(name=name, asname=other):
+                known.add(other or name.partition(".")[0])
+            case ast.Name(id=name, ctx=ast.Store()) | ast.arg(arg=name):
+                known.add(name)
+            case ast.FunctionDef(name=name) | ast.ClassDef(name=name):
+                known.add(name)
+        if isinstance(node, ast.ImportFrom) and node.module:
+            for name in node.names:
+                module = f"{node.module}.{name.name}"
+                if module in modules():
+                    ours[name.asname or name.name] = module
+                elif node.module in modules():
+                    assert name.name in defined(node.module), module
+    for node in ast.walk(tree):
+        match node:
+            case ast.Name(id=name, ctx=ast.Load()):
+                assert name in known, name
+            case ast.Attribute(value=ast.Name(id=name), attr=part) if name in ours:
+                assert part in defined(ours[name]), f"{ours[name]}.{part}"

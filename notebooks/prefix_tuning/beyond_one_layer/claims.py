@@ -24,7 +24,7 @@ from promptlib.prefix_tuning import adapting, movement
 from promptlib.prefix_tuning.reach import log_normalisers
 from promptlib.prefix_tuning.trials import UNIT, Trials
 
-ID = "prefix-tuning/depth"
+CHAPTER = "prefix-tuning/depth"
 TOLERANCE = 1e-10
 PAPER = "Petrov et al. 2024, prefixes beyond one layer"
 

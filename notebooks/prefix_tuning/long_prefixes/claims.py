@@ -22,7 +22,7 @@ from promptlib.claims import HERE
 from promptlib.prefix_tuning import adapting
 from promptlib.prefix_tuning.trials import UNIT, Trials
 
-PREFIX = "prefix-tuning/long"
+CHAPTER = "prefix-tuning/long"
 TOLERANCE = 1e-10
 
 THEORY = (

@@ -59,7 +59,7 @@ PAIRS = [
 
 
 def verdict(name: str, measured: Any) -> str:
-    return claims.check_each(stated.PREFIX, stated.INSIDE, {name: measured})[name].verdict
+    return claims.check_each(stated.CHAPTER, stated.INSIDE, {name: measured})[name].verdict
 
 
 def verdicts_of_identities(pairs: Sequence[Pair], **wrong: Any) -> dict[str, str]:
@@ -204,7 +204,7 @@ def test_a_limit_that_forgets_the_length_of_the_key_is_exceeded_almost_everywher
     def judged(trials: Trials) -> claims.Claim:
         measured = {"limit-not-needed": [box.share_above_limit(*pair, TOKENS)] * 2}
         control = {"free-elicits": claim("free-elicits", trials)}
-        found = claims.check_each(stated.PREFIX, stated.INSIDE, measured, control)
+        found = claims.check_each(stated.CHAPTER, stated.INSIDE, measured, control)
         return found["limit-not-needed"]
 
     assert (judged(FINE).value, judged(FINE).verdict) == (0.0, "supported")

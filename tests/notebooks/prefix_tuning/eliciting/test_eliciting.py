@@ -101,7 +101,7 @@ def claim(name: str, trials: Trials) -> claims.Claim:
     """Judge one claim and what it requires, by the end of its name."""
     rows = {row.name: row for row in stated.ACCURACIES}
     wanted = (rows[name], *(rows[str(control)] for control in rows[name].requires))
-    return claims.check(stated.PREFIX, wanted, trials)[name]
+    return claims.check(stated.CHAPTER, wanted, trials)[name]
 
 
 def verdict(name: str, trials: Trials) -> str:
@@ -109,7 +109,7 @@ def verdict(name: str, trials: Trials) -> str:
 
 
 def judged(trials: Trials) -> dict[str, claims.Claim]:
-    return claims.check(stated.PREFIX, stated.ACCURACIES, trials)
+    return claims.check(stated.CHAPTER, stated.ACCURACIES, trials)
 
 
 # Claims on accuracies.
