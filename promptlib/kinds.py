@@ -111,22 +111,27 @@ def same_kind(name: str, tensor: Any, other_name: str, other: Any) -> None:
 
 
 def is_scalar_tensor(value: Any) -> bool:
+    """True for a floating tensor without dimensions; torch need not be loaded to ask."""
     return hasattr(value, "requires_grad") and value.ndim == 0 and "float" in dtype_of(value)
 
 
 def has_dimensions(value: Any) -> bool:
+    """True for an array or tensor of one dimension or more."""
     return bool(getattr(value, "ndim", 0))
 
 
 def dtype_of(value: Any) -> str:
+    """The dtype's name; empty if there is none."""
     return str(getattr(value, "dtype", ""))
 
 
 def with_article(noun: str) -> str:
+    """The noun after "a" or "an"."""
     return f"{'an' if noun[0] in 'AEIOaeio' else 'a'} {noun}"
 
 
 def wrong_kind(name: str, value: Any, wanted: str) -> WrongKind:
+    """The refusal of an argument: its name, what it has to be, and what was given."""
     shape = getattr(value, "shape", None)
     shown = repr(value) if shape is None else f"shape {tuple(shape)}"
     if len(shown) > 60 or "\n" in shown:
