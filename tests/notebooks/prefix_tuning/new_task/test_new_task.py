@@ -119,7 +119,7 @@ def test_the_plan_needs_no_torch() -> None:
 
 
 def test_both_chapters_mean_the_same_runs() -> None:
-    """The chapter before looks into the models trained here; both plan them by themselves."""
+    """Chapters that come before look into the models trained here; each plans them by itself."""
     here = Source("prefix_tuning/new_task").defaults
     there = Source("prefix_tuning/cannot_re_aim").defaults
     names = inspect.signature(new_task.first_sweep).parameters
