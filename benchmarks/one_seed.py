@@ -82,7 +82,7 @@ def new_task_rows(seed: int) -> Iterator[Row]:
         yield Row("B3", what, run, task, published.NEW_TASK[name])
 
 
-def elicit_rows(seed: int) -> Iterator[Row]:
+def eliciting_rows(seed: int) -> Iterator[Row]:
     """Experiment B4."""
     base = pretrain(
         model_of(1, 4, WIDTH, first_layer_norm=False),
@@ -109,7 +109,7 @@ def elicit_rows(seed: int) -> Iterator[Row]:
         yield Row("B4", "prefix", run, task, published.ELICIT["prefix"][task])
 
 
-def combine_rows(seed: int) -> Iterator[Row]:
+def combining_rows(seed: int) -> Iterator[Row]:
     """Experiments B5 and B6, which share a model."""
     base = combining.base_model(seed, 4, WIDTH, "bfloat16", 4500, TEST_SEQUENCES)
     for task in MIXED:
@@ -158,7 +158,7 @@ def combine_rows(seed: int) -> Iterator[Row]:
 
 def rows(seed: int) -> list[Row]:
     """Return what is trained, every run after the one it needs."""
-    return [*new_task_rows(seed), *elicit_rows(seed), *combine_rows(seed)]
+    return [*new_task_rows(seed), *eliciting_rows(seed), *combining_rows(seed)]
 
 
 def measure(seed: int, store: RunStore) -> Iterator[dict[str, Any]]:

@@ -368,7 +368,6 @@ CHAPTERS = {
     "price_of_the_head.head_limits": (
         "hard_attention_error",
         "informed_error",
-        "mean_pooling_error",
     ),
     "prompt_or_finetune.attention_layer": ("containing_layer", "layer_scores"),
     "softmax_separates.constructions": (

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import ast
+import builtins
 import re
+import tokenize
 from functools import cache
 from pathlib import Path
 
@@ -70,6 +72,14 @@ def test_a_chapter_imports_the_plan_of_another_and_nothing_else():
         for name in imports(module):
             if room(module) and room(name) not in ("", room(module)):
                 assert name.rpartition(".")[2] == "plan", f"{module} imports {name}"
+
+
+@pytest.mark.parametrize("chapter", sources.names())
+def test_a_page_imports_of_other_chapters_nothing_but_a_plan(chapter):
+    code = "\n".join(Source(chapter).code_cells)
+    for name in imported_modules(code):
+        if name in modules() and room(name) not in ("", chapter):
+            assert name.rpartition(".")[2] == "plan", f"{chapter} imports {name}"
 
 
 def test_the_library_holds_what_is_public_or_used_by_two_chapters():
@@ -142,3 +152,95 @@ def test_every_module_says_in_its_first_sentence_what_it_answers():
         text = ast.get_docstring(ast.parse(path.read_text(encoding="utf-8")))
         assert text, module
         assert text.endswith((".", "?", "\n")) or re.search(r"[.?]", text), module
+
+
+def test_modules_of_a_wing_refuse_arguments_of_another_kind():
+    for module, path in modules().items():
+        if re.match(r"promptlib\.\w+_\w+\.", module) and path.name != "__init__.py":
+            last = path.read_text(encoding="utf-8").rstrip().rpartition("\n")[2]
+            assert last == "check_public(__name__)", module
+
+
+@cache
+def defined(module: str) -> set[str]:
+    """Names of a module, of its functions, classes, methods, constants and imports."""
+    names = set()
+    for node in ast.walk(ast.parse(modules()[module].read_text(encoding="utf-8"))):
+        match node:
+            case ast.FunctionDef(name=name) | ast.ClassDef(name=name) | ast.alias(name=name):
+                names.add(name)
+            case ast.Name(id=name, ctx=ast.Store()):
+                names.add(name)
+    return names
+
+
+def exists(dotted: str) -> bool:
+    """Whether a dotted name leads to a folder, a module, or something that a module defines."""
+    parts = re.split(r"[.:]", dotted)
+    for end in range(len(parts), 0, -1):
+        module = ".".join(parts[:end])
+        if module in modules():
+            return set(parts[end:]) <= defined(module)
+        if ROOT.joinpath(*parts[:end]).is_dir():
+            return end == len(parts)
+    return False
+
+
+def said(path: Path) -> str:
+    """Strings, docstrings and comments of a module; all of another text."""
+    if path.suffix != ".py":
+        return path.read_text(encoding="utf-8")
+    with tokenize.open(path) as file:
+        tokens = list(tokenize.generate_tokens(file.readline))
+    return "\n".join(
+        token.string for token in tokens if token.type in (tokenize.STRING, tokenize.COMMENT)
+    )
+
+
+def test_names_and_paths_in_prose_and_docstrings_lead_somewhere():
+    texts = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "config").glob("*.yml")]
+    for folder in ("promptlib", "notebooks", "workflow", "book", "benchmarks"):
+        texts += [*(ROOT / folder).glob("**/[!_]*.md"), *(ROOT / folder).glob("**/*.py")]
+    texts.remove(ROOT / "book" / "_ext" / "source_pages.py")  # its examples are made up
+    folders = "promptlib|notebooks|workflow|tests|config|book|benchmarks"
+    lost = []
+    for path in texts:
+        text, where = said(path), path.relative_to(ROOT)
+        for name in re.findall(r"(?<![\w./])(?:promptlib|notebooks)(?:\.\w+)+(?::\w+)?", text):
+            if not exists(name):
+                lost.append(f"{where}: {name}")
+        for name in re.findall(rf"(?<![\w./])(?:{folders})/[\w./-]+\.(?:py|md|yml|json)\b", text):
+            if not (ROOT / name).is_file():
+                lost.append(f"{where}: {name}")
+    assert lost == []
+
+
+@pytest.mark.parametrize("chapter", sources.names())
+def test_code_that_a_page_shows_but_does_not_run_uses_what_is_there(chapter):
+    """Solutions of exercises: every name is known on the page, everything of a module is in it."""
+    source = Source(chapter)
+    text = source.path.read_text(encoding="utf-8")
+    shown = re.findall(r"^```python\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
+    tree = ast.parse("\n".join([*source.code_cells, *shown]))
+    known, ours = set(dir(builtins)), {}
+    for node in ast.walk(tree):
+        match node:
+            case ast.alias(name=name, asname=other):
+                known.add(other or name.partition(".")[0])
+            case ast.Name(id=name, ctx=ast.Store()) | ast.arg(arg=name):
+                known.add(name)
+            case ast.FunctionDef(name=name) | ast.ClassDef(name=name):
+                known.add(name)
+        if isinstance(node, ast.ImportFrom) and node.module:
+            for name in node.names:
+                module = f"{node.module}.{name.name}"
+                if module in modules():
+                    ours[name.asname or name.name] = module
+                elif node.module in modules():
+                    assert name.name in defined(node.module), module
+    for node in ast.walk(tree):
+        match node:
+            case ast.Name(id=name, ctx=ast.Load()):
+                assert name in known, name
+            case ast.Attribute(value=ast.Name(id=name), attr=part) if name in ours:
+                assert part in defined(ours[name]), f"{ours[name]}.{part}"

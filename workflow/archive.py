@@ -265,7 +265,7 @@ def laid_out(data: Any, indent: int = 0) -> str:
 
 
 def _sources_digest(plan: NotebookPlan) -> str:
-    """Digest of the code of the notebook and of the library that it reaches, as they are now."""
+    """Digest of the code of the notebook and of the modules that it reaches, as they are now."""
     source = Source(plan.source.name)  # read again
     parts = [source.code_key(plan.parameters), *map(code_digest, source.modules)]
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()

@@ -136,7 +136,7 @@ def _older(path: Path, others: Iterable[Path]) -> bool:
 
 
 def recomputing_code() -> list[Path]:
-    """Library files that make claims of archived runs: the site changes with them."""
+    """Modules that make claims of archived runs: the site changes with them."""
     profile = archive_profile()
     plans = profile.notebooks if profile else ()
     modules = {plan.archived.partition(":")[0] for plan in plans if plan.archived}

@@ -53,7 +53,7 @@ class NotebookPlan:
 
     @property
     def key(self) -> dict[str, Any]:
-        """What decides the notebook's outputs, apart from the library files it reaches."""
+        """What decides the notebook's outputs, apart from the modules it reaches."""
         key = self.source.code_key(self.parameters)
         return {**key, "extras": extras.state(self.needs)} if self.needs else key
 

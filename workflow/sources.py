@@ -123,13 +123,13 @@ class Source:
             return import_closure(*imported_modules(code))
         except SyntaxError as error:
             raise BuildError(
-                f"{self.path}, or a library file that it reaches, is not Python: "
+                f"{self.path}, or a module that it reaches, is not Python: "
                 f"{(error.text or '').strip()}"
             ) from None
 
     @property
     def dependencies(self) -> list[Path]:
-        """Library files whose change makes the results stale."""
+        """Files of modules whose change makes the results stale."""
         return [source_path(module) for module in self.modules]
 
     def code_key(self, parameters: Mapping[str, Any]) -> dict[str, Any]:

@@ -63,7 +63,7 @@ class ClaimsLedger(SphinxDirective):
         for claim in claims:
             if found.find(claim["checks"]) is None:
                 logger.warning(
-                    "claim %s checks %s, which is not defined in the library",
+                    "claim %s checks %s, which no module defines",
                     claim["id"],
                     claim["checks"],
                 )

@@ -141,7 +141,7 @@ class LibRole(SphinxRole):
         place = staged_sources(self.env.app).find(self.text)
         if place is None:
             message = self.inliner.reporter.warning(
-                f"{{lib}}`{self.text}` is not defined in the library", line=self.lineno
+                f"{{lib}}`{self.text}` is defined in no module", line=self.lineno
             )
             return [nodes.literal(text=self.text)], [message]
         metadata = self.env.metadata[self.env.docname]

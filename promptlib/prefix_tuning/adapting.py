@@ -1,4 +1,4 @@
-"""How is each run of the experiments B3 to B6 trained and measured?
+"""How is a model pretrained, fine-tuned, or adapted by prefixes and LoRA, and then measured?
 
 Four functions for the run store. All call the same loop; they differ in the parameters that they
 hand to it. What a run's config holds stands in `promptlib.prefix_tuning.planning`.

@@ -1,6 +1,6 @@
-"""How do the chapters on the experiments B3 to B6 draw sweeps and comparisons?
+"""How are sweeps, comparisons with published figures, and attention by size drawn?
 
-Each function returns a figure and its alt text.
+Functions that draw return a figure and its alt text.
 """
 
 from __future__ import annotations

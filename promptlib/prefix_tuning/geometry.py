@@ -1,9 +1,9 @@
 r"""Where can a prefix send the output of an attention layer?
 
 With one prefix vector of value :math:`\bar v`, to the segment from :math:`t` to :math:`\bar v`;
-with several, to the simplex spanned by :math:`t` and their values. Here are the data of the
-chapter's drawings: a plane on which to look (a linear projection, under which segments stay
-segments), and the outputs as a prefix grows.
+with several, to the simplex spanned by :math:`t` and their values. Here is a
+plane on which to draw both (a linear projection, under which segments stay segments), and how far
+a point is from a segment.
 """
 
 from __future__ import annotations
@@ -13,11 +13,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from promptlib.attention import attend
 from promptlib.checks import check_public
-from promptlib.prefix_tuning.cases import AttentionCase
 
-__all__ = ["Plane", "distance_to_segment", "outputs_along", "principal_plane"]
+__all__ = ["Plane", "distance_to_segment", "principal_plane"]
 
 
 @dataclass(frozen=True)
@@ -64,30 +62,6 @@ def principal_plane(points: Tensor) -> Plane:
     axes = axes * axes[largest, torch.arange(2)].sign()
     energy = lengths.square()
     return Plane(origin, axes, float(energy[:2].sum() / energy.sum()))
-
-
-def outputs_along(case: AttentionCase, key_scales: Tensor) -> Tensor:
-    """Outputs as the prefix keys are multiplied by each of several factors, values held fixed.
-
-    Parameters
-    ----------
-    case : AttentionCase
-    key_scales : Tensor, shape (s,)
-
-    Returns
-    -------
-    Tensor, shape (s, H, n, d_k)
-    """
-    prefix_keys = key_scales[:, None, None, None] * case.prefix_keys  # (s, H, p, d_k)
-    outputs, _ = attend(
-        case.queries.expand(len(key_scales), -1, -1, -1),
-        case.keys,
-        case.values,
-        prefix_keys,
-        case.prefix_values,
-        causal=case.causal,
-    )
-    return outputs
 
 
 def distance_to_segment(points: Tensor, start: Tensor, end: Tensor) -> Tensor:

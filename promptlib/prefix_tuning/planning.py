@@ -1,6 +1,6 @@
-"""What does a training run of the experiments B3 to B6 consist of?
+"""Which numbers make a run: of pretraining, fine-tuning, prefixes, LoRA?
 
-The plans of four chapters say which runs there are; this module says what one run is: a training
+The chapters' plans say which runs there are; this module says what one run is: a training
 function and a config with every number. Plain data, no torch, so that the workflow can read it.
 
 The functions themselves are in `promptlib.prefix_tuning.adapting`.

@@ -38,7 +38,6 @@ __all__ = [
     "log_normalisers",
     "logit",
     "normalise",
-    "share_taken",
     "unreachable_errors",
 ]
 
@@ -77,22 +76,6 @@ def logit(share: Tensor) -> Tensor:
             f"shares must lie strictly between 0 and 1, got {share.min():g} to {share.max():g}"
         )
     return share.log() - (-share).log1p()
-
-
-def share_taken(log_normaliser: Tensor, prefix_logits: Tensor) -> Tensor:
-    r""":math:`\alpha_i = \sigma(\log \bar Z_i - \log Z_i)`.
-
-    Parameters
-    ----------
-    log_normaliser : Tensor, shape (..., n)
-        :math:`\log Z_i` of the content.
-    prefix_logits : Tensor, shape (..., n, p)
-
-    Returns
-    -------
-    Tensor, shape (..., n)
-    """
-    return torch.sigmoid(prefix_logits.logsumexp(-1) - log_normaliser)
 
 
 def keys_that_take(queries: Tensor, log_normaliser: Tensor, attention: Tensor) -> Tensor:

@@ -13,6 +13,7 @@ two sweeps gains nothing by its size alone.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, overload
@@ -231,6 +232,17 @@ def read(plan: Plan, get: Get) -> Trials:
         else:
             rows += [Trial(labels, run, index, cell) for index, cell in enumerate(cells)]
     return Trials(tuple(rows))
+
+
+def rates_chosen(chosen: Iterable[Trial], rates: Iterable[float]) -> str:
+    """Say how often each rate of a sweep was chosen, and that a sweep ends where it was."""
+    counts = Counter(one.learning_rate for one in chosen)
+    listed = sorted({*counts, *rates})
+    told = ", ".join(f"{rate:g}: {counts[rate]}" for rate in listed)
+    ended = [f"{rate:g}" for rate in dict.fromkeys([listed[0], listed[-1]]) if counts[rate]]
+    if ended:
+        told += f" (the sweep ends at {' and '.join(ended)}: beyond may be better)"
+    return told
 
 
 def rebuild(trial: Trial, get: Get) -> tuple[GPT, Prefix | None]:

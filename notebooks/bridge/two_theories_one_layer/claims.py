@@ -1,4 +1,4 @@
-"""What would refute the chapter *Two theories, one layer*? Its claims, and what judges them."""
+"""What would refute that both theories speak of one layer? The claims, and what judges them."""
 
 from __future__ import annotations
 

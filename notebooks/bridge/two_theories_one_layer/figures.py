@@ -1,4 +1,4 @@
-"""What does turning one vector around a frozen layer look like? The chapter's figure."""
+"""What does turning one vector around a frozen layer look like? A figure and its alt text."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What does the chapter "Beyond one layer" state? Its claims as rows.
+"""What would refute that a prefix re-aims layers above it, and that weights learn more by it?
 
 THEORY
     Judged each by its own measurement, of `measuring` and `promptlib.prefix_tuning.movement`.
@@ -24,7 +24,7 @@ from promptlib.prefix_tuning import adapting, movement
 from promptlib.prefix_tuning.reach import log_normalisers
 from promptlib.prefix_tuning.trials import UNIT, Trials
 
-ID = "prefix-tuning/depth"
+CHAPTER = "prefix-tuning/depth"
 TOLERANCE = 1e-10
 PAPER = "Petrov et al. 2024, prefixes beyond one layer"
 

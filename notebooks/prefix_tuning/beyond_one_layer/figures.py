@@ -1,4 +1,4 @@
-"""The figures of the chapter "Beyond one layer". Each function returns figure and alt text."""
+"""What does attention above a prefixed layer look like? Each figure with its alt text."""
 
 from __future__ import annotations
 

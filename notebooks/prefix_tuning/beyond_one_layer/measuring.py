@@ -1,4 +1,4 @@
-"""How large is what the theorems of the chapter "Beyond one layer" bound, in random instances?
+"""How large is what the theorems on two layers bound, in random instances?
 
 Attention and formulas are passed in, so that a test can measure wrong ones and see claims fail.
 """

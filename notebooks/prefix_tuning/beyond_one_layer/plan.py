@@ -1,4 +1,4 @@
-"""Which training runs answer the measured part of the chapter "Beyond one layer"?
+"""Which deeper models are trained and adapted, to see whose attention moves and who learns?
 
 A model learns to sort upwards. Then it is to sort downwards: by all its weights, by LoRA on the
 attention, or by a prefix, with as many steps each and sweeps of learning rates of one size. A

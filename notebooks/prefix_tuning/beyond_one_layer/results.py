@@ -1,4 +1,4 @@
-"""How much attention do the models of "Beyond one layer" move, and by which path?"""
+"""How much attention do the trained models move, by which path, and which of a sweep counts?"""
 
 from __future__ import annotations
 

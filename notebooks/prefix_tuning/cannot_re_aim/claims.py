@@ -1,4 +1,4 @@
-"""What does the chapter "A prefix cannot re-aim attention" state?
+"""What would refute that a prefix cannot re-aim attention, and that little else would do it?
 
 Each row is judged by what was measured for it (`claims.check_each`).
 """

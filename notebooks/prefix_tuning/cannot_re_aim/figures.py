@@ -1,4 +1,4 @@
-"""The figures of "A prefix cannot re-aim attention"; each function returns figure and alt text."""
+"""What does attention beside a prefix look like, and the output? Each figure with its alt text."""
 
 from __future__ import annotations
 

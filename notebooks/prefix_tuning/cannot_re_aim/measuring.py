@@ -1,4 +1,4 @@
-"""How far is what the theorems of "A prefix cannot re-aim attention" state from what is computed?
+"""How far is what the theorems on one layer state from what layers compute?
 
 Attention and formulas are passed in, so that a test can measure wrong ones and see claims fail.
 """

@@ -1,4 +1,4 @@
-"""Which deeper model does the chapter "A prefix cannot re-aim attention" look into?
+"""Which deeper sorter is trained, beside those of one layer that another chapter trains?
 
 A sorter with several layers and heads, and prefixes of several vectors in every layer that were
 trained to make it sort downwards. It is small and shortly trained: the theorem does not ask how

@@ -30,7 +30,7 @@ from promptlib.checks import check_public
 from promptlib.prefix_tuning.cases import AttentionCase
 from promptlib.prefix_tuning.identities import AttendFunction, bias_errors, row_errors
 
-__all__ = ["RELATIVE", "Scheme", "absolute", "biased", "moved_attention", "rotate", "shift_errors"]
+__all__ = ["RELATIVE", "Scheme", "biased", "moved_attention", "rotate", "shift_errors"]
 
 Scheme = Callable[[Tensor, Tensor, Tensor, Tensor], tuple[Tensor, Tensor]]
 """``(queries, keys, query positions, key positions)`` to queries and keys of another width."""
@@ -96,20 +96,6 @@ RELATIVE: dict[str, Scheme] = {
     "table of distances": _table,
 }
 """Schemes in which a logit depends on the difference of two positions."""
-
-
-def absolute(generator: torch.Generator, width: int, n_positions: int = 64) -> Scheme:
-    """Position vectors added to the tokens: those that queries get, and those that keys get."""
-    for_queries, for_keys = torch.randn(
-        2, n_positions, width, generator=generator, dtype=torch.float64
-    )
-
-    def scheme(
-        queries: Tensor, keys: Tensor, query_positions: Tensor, key_positions: Tensor
-    ) -> tuple[Tensor, Tensor]:
-        return queries + for_queries[query_positions], keys + for_keys[key_positions]
-
-    return scheme
 
 
 def moved_attention(

@@ -1,4 +1,4 @@
-"""Which trained models does the chapter "A prefix cannot re-aim attention" look into?
+"""Which trained sorters does the chapter look into, and what do they do with a prefix?
 
 Those of the chapter "A new task": for each seed a GPT that sorts upwards, the same fine-tuned to
 sort downwards, and every prefix of the sweep that tried to make the frozen one do it.

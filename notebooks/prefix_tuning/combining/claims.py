@@ -1,4 +1,4 @@
-"""What do the runs of "Combining, not inventing?" say, and what their models carry inside?
+"""What is claimed of prefixes for new tasks, and of what the models carried before?
 
 `TRAINED` is judged by the table of trials, `INSIDE` by what was seen in the models.
 """

@@ -1,4 +1,4 @@
-"""What does "Combining, not inventing?" show? Each function returns a figure and its alt text."""
+"""Which tasks does a prefix reach, and what was there before? Each figure with its alt text."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What happens inside the models of the chapter "Combining, not inventing?"
+"""Where are the answers of a prefix right, what are they else, and which attention moves?
 
 `look` opens the stored models and prefixes: it probes the pretrained models (`probes`), finds out
 at which places the answers of prefixes are right, what they are when they are wrong, and how far

@@ -1,4 +1,4 @@
-"""Which training runs answer the question of the chapter "Combining, not inventing?"
+"""Which prefixes are trained, for known tasks, for chains of them, and for tasks beyond?
 
 Experiment B5: a deeper model learns the mixture of four tasks. Prefixes are then to make it do each
 of the four, compositions of them, and tasks that no chain of the four makes. All get the same sweep

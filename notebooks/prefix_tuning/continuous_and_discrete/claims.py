@@ -1,4 +1,4 @@
-"""What does the chapter "Continuous says more than discrete" state, and how is each part checked?
+"""What is claimed of strings that vectors make a model say, and how is each part checked?
 
 One table for each thing that is measured: the trials, what prompts say, what of it survives
 rounding, where vectors lie, and what learning rates reach. The published shares are of another

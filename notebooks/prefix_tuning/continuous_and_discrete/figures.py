@@ -1,4 +1,4 @@
-"""What does the page show of strings that prompts say? Each figure with its alt text."""
+"""Which strings do vectors make a model say, and how many? Each figure with its alt text."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What does the page show of where vectors lie? Each figure with its alt text."""
+"""Where do learned vectors lie? Each figure with its alt text."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which training runs answer the question of the chapter "Continuous says more than discrete"?
+"""Which vectors are sought, on which models, and for which strings?
 
 A small language model learns real text. Then it is frozen, and vectors are sought that, put in the
 place of a token, make it say given strings. The runs of one `Plan` are labelled by ``method``:

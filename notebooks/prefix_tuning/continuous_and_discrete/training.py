@@ -1,4 +1,4 @@
-"""Which runs seek vectors? A sweep, then strings to force, to tell apart, to count and to settle.
+"""How are vectors sought? A sweep, then strings to force, to tell apart, to count and to settle.
 
 All call `force`; which runs there are, and with which numbers, stands in `plan`.
 """

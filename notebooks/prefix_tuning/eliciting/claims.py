@@ -1,4 +1,4 @@
-"""What does the chapter "Eliciting a learned task" claim?
+"""What is claimed of prefixes that call for a known task, trained and untrained?
 
 ACCURACIES
     Judged by all trials, from an archive of metrics, too.
@@ -21,7 +21,7 @@ from promptlib.prefix_tuning.inside import model_ratio_errors
 from promptlib.prefix_tuning.planning import MIXED
 from promptlib.prefix_tuning.trials import UNIT, Get, Plan, Trials, read
 
-PREFIX = "prefix-tuning/eliciting"
+CHAPTER = "prefix-tuning/eliciting"
 PAPER = "Petrov et al. 2024, eliciting a pretrained task"
 OTHER_TASKS = 0.66
 """Highest published accuracy, in percent, of a prefix on a task that is not its own."""
@@ -138,7 +138,7 @@ ACCURACIES = (
 
 def claims_at_published_size(plan: Plan, get: Get) -> list[claims.Claim]:
     """Judge an archive of metrics, perhaps without weights, as the page judges its own runs."""
-    return list(claims.check(PREFIX, ACCURACIES, read(plan, get)).values())
+    return list(claims.check(CHAPTER, ACCURACIES, read(plan, get)).values())
 
 
 INSIDE = (

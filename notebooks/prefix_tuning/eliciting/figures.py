@@ -1,6 +1,6 @@
-"""The figures of the chapter "Eliciting a learned task" about accuracies and untrained prefixes.
+"""How well is a task called for, and from which start? Each figure with its alt text.
 
-Each function returns a figure and its alt text; pictures of attention are in `figures_attention`.
+Pictures of attention are in `figures_attention`.
 """
 
 from __future__ import annotations

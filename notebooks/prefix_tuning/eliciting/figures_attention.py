@@ -1,7 +1,4 @@
-"""The figures of the chapter "Eliciting a learned task": attention, shares, and moved outputs.
-
-Each function returns a figure and its alt text.
-"""
+"""What does a prefix that calls for a task do to attention? Each figure with its alt text."""
 
 from __future__ import annotations
 

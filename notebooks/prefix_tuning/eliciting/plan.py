@@ -1,4 +1,4 @@
-"""Which training runs answer the question of the chapter "Eliciting a learned task"?
+"""Which prefixes are trained to call for one task of four, and on which models?
 
 Experiment B4: a model of one layer learns a mixture of four tasks that nothing in the input tells
 apart. Then one prefix vector for each task is to make it do that task only.

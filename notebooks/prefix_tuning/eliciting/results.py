@@ -1,4 +1,4 @@
-"""What do the prefixes of the chapter "Eliciting a learned task" do, and which of a sweep counts?
+"""What do prefixes do to known tasks, and which of a sweep counts?
 
 Accuracies are in percent; the last dimension of an array is seeds.
 """
@@ -6,8 +6,7 @@ Accuracies are in percent; the last dimension of an array is seeds.
 from __future__ import annotations
 
 import math
-from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -118,17 +117,6 @@ def steps_until(trial: Trial, loss: float = GUESSING_LOSS / 2) -> int | None:
     first = above[-1] + 1 if above else 0
     steps = trial.run.config["steps"]
     return None if first == len(curve) else round((first + 1) * steps / len(curve))
-
-
-def rates_chosen(chosen: Iterable[Trial], rates: Iterable[float]) -> str:
-    """Say how often each rate of a sweep was chosen, and that a sweep ends where it was."""
-    counts = Counter(one.learning_rate for one in chosen)
-    listed = sorted({*counts, *rates})
-    told = ", ".join(f"{rate:g}: {counts[rate]}" for rate in listed)
-    ended = [f"{rate:g}" for rate in dict.fromkeys([listed[0], listed[-1]]) if counts[rate]]
-    if ended:
-        told += f" (the sweep ends at {' and '.join(ended)}: beyond may be better)"
-    return told
 
 
 class Pair(NamedTuple):

@@ -1,4 +1,4 @@
-"""What does the chapter "Expressivity or optimisation?" claim?
+"""What would refute that a prefix was missing, not overlooked?
 
 `TRAVEL` judges how far trained entries have moved, `ROWS` what `results.measured` returns.
 """

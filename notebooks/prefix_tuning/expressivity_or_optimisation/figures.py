@@ -1,4 +1,4 @@
-"""The figures of the chapter "Expressivity or optimisation?". Each returns figure and alt text."""
+"""Who does which task, and are planted prefixes found? Each figure with its alt text."""
 
 from __future__ import annotations
 

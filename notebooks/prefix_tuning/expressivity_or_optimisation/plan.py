@@ -1,4 +1,4 @@
-"""Which training runs answer "Expressivity or optimisation?"
+"""Which runs of other chapters are read again, and which are new?
 
 All runs of the four chapters before it, read as one table of trials, and a few more: prefixes that
 are trained to answer as a planted one does (`training`), for which a solution is known to exist.

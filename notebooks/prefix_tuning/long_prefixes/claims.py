@@ -1,4 +1,4 @@
-"""What does the chapter "Long prefixes" claim?
+"""What is claimed of prefixes of many vectors, in theory and as they were trained?
 
 THEORY
     Judged each by its own measurement of `theory`: errors, or values with their limits.
@@ -22,7 +22,7 @@ from promptlib.claims import HERE
 from promptlib.prefix_tuning import adapting
 from promptlib.prefix_tuning.trials import UNIT, Trials
 
-PREFIX = "prefix-tuning/long"
+CHAPTER = "prefix-tuning/long"
 TOLERANCE = 1e-10
 
 THEORY = (

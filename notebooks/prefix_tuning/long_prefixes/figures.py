@@ -1,4 +1,4 @@
-"""The figures of the chapter "Long prefixes". Each function returns a figure and its alt text."""
+"""What do more vectors give, and how many are in use? Each figure with its alt text."""
 
 from __future__ import annotations
 

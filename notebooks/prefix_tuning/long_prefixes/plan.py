@@ -1,4 +1,4 @@
-"""Which training runs answer the question of the chapter "Long prefixes"?
+"""Which prefixes of which lengths are trained, for a known task and for a new one?
 
 The base models are those of the chapter "Beyond one layer", at one depth: one that sorts upwards,
 for which sorting downwards is new, and one that has learned both directions. Prefixes of several

@@ -1,4 +1,4 @@
-"""On which random instances does the chapter "Long prefixes" check its theorems?
+"""On which random instances are the theorems on several prefixes checked?
 
 Each function returns errors, or values and their limits. What is checked is an argument, so that a
 test can pass in a wrong one.

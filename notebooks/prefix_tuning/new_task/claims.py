@@ -1,4 +1,4 @@
-"""What does the chapter "A new task" claim?
+"""What would refute that no prefix teaches the sorter to sort descending?
 
 `ROWS` judge what `results.measured` returns and need no weights, so an archive of metrics is judged
 by them too. The other tables judge what their cells of the page compute with models.

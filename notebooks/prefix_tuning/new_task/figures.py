@@ -1,4 +1,4 @@
-"""The figures of the chapter "A new task". Each function returns a figure and its alt text."""
+"""How far does each way to adapt the sorter get? Each figure with its alt text."""
 
 from __future__ import annotations
 

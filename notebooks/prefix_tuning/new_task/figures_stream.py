@@ -1,4 +1,4 @@
-"""How the chapter "A new task" draws the residual stream. Returns figure and alt text."""
+"""What does the residual stream look like where answers are written? A figure and its alt text."""
 
 from __future__ import annotations
 

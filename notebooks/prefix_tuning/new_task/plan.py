@@ -1,4 +1,4 @@
-"""Which training runs answer the question of the chapter "A new task"?
+"""In which ways is the sorter of one direction adapted to the other?
 
 Experiment B3: a model of one layer, one head and width 96 learns to sort ascending. Then it is to
 sort descending: by training all its weights, or by one learned prefix vector, with as many steps

@@ -1,4 +1,4 @@
-"""What does the chapter "One virtual token can say anything" state?
+"""What is claimed of transformers whose weights are written down, and what would refute it?
 
 Each row is judged by what was measured for it (`claims.check_each`); errors of decoding are counts
 of wrong symbols.

@@ -1,4 +1,4 @@
-"""What does "Prefix against LoRA at an equal budget" claim?
+"""What is claimed of prefixes and LoRA of as many parameters, and what would refute it?
 
 `TRAINED` is judged by the table of trials, `MOVED` by the trials that `look_inside` looked into,
 and each row of `EXACT` by a measurement of its own.

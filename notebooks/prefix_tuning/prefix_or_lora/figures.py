@@ -1,4 +1,4 @@
-"""The figures of "Prefix against LoRA at an equal budget", each with its alt text."""
+"""Who reaches what, with how many parameters? Each figure with its alt text."""
 
 from __future__ import annotations
 

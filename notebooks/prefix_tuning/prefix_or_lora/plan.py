@@ -1,4 +1,4 @@
-"""Which training runs answer the question of "Prefix against LoRA at an equal budget"?
+"""Which prefixes and which LoRAs are trained, for one new task and with one effort?
 
 Experiment B6: the model of the chapter "Combining, not inventing" is to learn the double histogram.
 Prefixes of two parametrisations and several lengths and LoRA of several ranks on several sets of

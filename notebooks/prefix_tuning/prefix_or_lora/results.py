@@ -1,4 +1,4 @@
-"""What did the runs of "Prefix against LoRA at an equal budget" measure, and what of their models?
+"""What did each way to adapt the model measure, and what moved inside?
 
 A *way* is a method with its size, such as LoRA of rank 1 on the MLPs. The best of its sweep, or of
 several ways, is chosen on the validation split, seed by seed and for all ways alike: by accuracy

@@ -1,4 +1,4 @@
-r"""What does the chapter on real architectures state, and how is each part checked?
+r"""What is claimed of architectures that others wrote, and how is each part checked?
 
 One table for each thing that is measured; `check` judges it. Where nothing was measured, because
 the extra is not installed, the rows are stated and not judged. This module loads without the extra,

@@ -1,4 +1,4 @@
-"""Is the optional extra `real` installed, and in which versions?
+"""Are the optional packages that the chapter needs installed, and in which versions?
 
 This module imports nothing but the standard library, so the workflow and the notebook can ask
 before they load anything.

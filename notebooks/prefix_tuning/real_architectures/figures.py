@@ -1,4 +1,4 @@
-"""What does the page show of real architectures? Each figure with its alt text, or its absence.
+"""What do prefixes do to architectures that others wrote? Each figure, or its absence.
 
 This module loads without the extra.
 """

@@ -1,4 +1,4 @@
-"""Where do `transformers` and `peft` come in? Here and nowhere else: offline, and quietly.
+"""Where do transformers and peft come in? Here and nowhere else: offline, and quietly.
 
 The environment variables below are set before the libraries are imported, so nothing is fetched.
 What the libraries say about each other while they are imported is no concern of a reader.

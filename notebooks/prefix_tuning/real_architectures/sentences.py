@@ -1,4 +1,4 @@
-"""Which sentences does the chapter on real architectures read? These, written for it."""
+"""Which sentences does the encoder read? These, written for it."""
 
 from __future__ import annotations
 

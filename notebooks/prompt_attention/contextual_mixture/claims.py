@@ -1,4 +1,4 @@
-"""What would refute the chapter *The contextual mixture*? Its claims, and what they are judged by.
+"""What would refute what the book says of its data? The claims, and what they are judged by.
 
 Every measurement takes the implementation under test, so that a test can hand over a wrong one.
 """

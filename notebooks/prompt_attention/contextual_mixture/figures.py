@@ -1,7 +1,4 @@
-"""What do bags look like, and what do readers see of them? The chapter's figures.
-
-Each function returns the figure and its alternative text.
-"""
+"""What do bags look like, and what do readers see of them? Each figure with its alt text."""
 
 from __future__ import annotations
 

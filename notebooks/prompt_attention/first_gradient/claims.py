@@ -1,4 +1,4 @@
-"""What would refute *The first gradient finds the prompt*? Its claims, and what judges them."""
+"""What would refute the laws of the first steps? The claims, and what judges them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Are three steps worth anything beside full training? Its claims, of the errors of all rounds."""
+"""Are three steps worth anything beside full training? The claims, of the errors of all rounds."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What would refute the chapter *The exact price of learning the head*? Its claims.
+"""What would refute the formulas for what a learned head costs?
 
 Each is judged by what a function of `results` or of `head_simulation` measured.
 """

@@ -11,9 +11,6 @@ r"""How good can it get, and how bad? What bounds the price of the head from bot
         E\,\Phi\!\left(-\frac x\tau \frac{r}{\sqrt{r^2+1/\alpha}}\right),
         \qquad r^2 = E[x^2/\tau^2].
 
-``mean_pooling_error``
-    No prompt, :math:`\kappa = 0`: every bag has :math:`x = \zeta W` and
-    :math:`\tau^2 = \sigma^2(1-\zeta)/T`, so the closed forms are exact at every ``T``.
 ``hard_attention_error``
     An endlessly long prompt, :math:`\kappa\to\infty`: attention falls on the relevant tokens if all
     irrelevant ones have a smaller product with :math:`q_\star`, and on a single irrelevant one
@@ -26,16 +23,12 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from notebooks.prompt_attention.price_of_the_head.concentrated_head import (
-    concentrated_averaging_error,
-    signal_to_noise,
-)
 from promptlib.checks import check_public
 from promptlib.prompt_attention.averaging_head import aligned_error
 from promptlib.prompt_attention.core_model import as_parameters, relevant_counts
 from promptlib.prompt_attention.feature_law import FeatureLaw
 
-__all__ = ["hard_attention_error", "informed_error", "mean_pooling_error"]
+__all__ = ["hard_attention_error", "informed_error"]
 
 
 def informed_error(law: FeatureLaw, samples_per_dim: float | Tensor) -> Tensor:
@@ -46,26 +39,6 @@ def informed_error(law: FeatureLaw, samples_per_dim: float | Tensor) -> Tensor:
     (alpha,) = as_parameters(samples_per_dim=samples_per_dim)
     squared = (law.signal / law.noise).square().mean(-1)  # r²
     return aligned_error(law, (squared / (squared + alpha.reciprocal())).sqrt())
-
-
-def mean_pooling_error(
-    tokens: int,
-    *,
-    sparsity: float | Tensor,
-    signal_norm: float | Tensor,
-    noise_std: float | Tensor,
-    samples_per_dim: float | Tensor,
-) -> Tensor:
-    r"""Error of the averaging head without a prompt: exact at every number of tokens."""
-    ratio = signal_to_noise(
-        tokens,
-        sparsity=sparsity,
-        context_norm=0.0,
-        signal_norm=signal_norm,
-        noise_std=noise_std,
-        scale=0.0,
-    )
-    return concentrated_averaging_error(ratio, samples_per_dim)
 
 
 def hard_attention_error(

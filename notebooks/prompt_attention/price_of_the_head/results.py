@@ -1,4 +1,4 @@
-"""How are the formulas of result A3 confronted with what they speak of?
+"""How far are the formulas for a head's price from what bags, features and limits give?
 
 Every claim of the chapter "The exact price of learning the head" is decided on numbers that a
 function of this module makes. Each takes the formula under test as an argument, so that a test can

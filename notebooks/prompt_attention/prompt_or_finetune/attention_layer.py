@@ -1,4 +1,4 @@
-r"""A whole self-attention layer that can do what a prompt can, and more.
+r"""Which self-attention layer contains a prompt, and can do more?
 
 The layer has every weight that a layer of a transformer has, a bias on the queries among them:
 

@@ -1,4 +1,4 @@
-"""What would refute the chapter *When does a prompt beat fine-tuning?* Its claims."""
+"""What would refute that a prompt needs fewer bags than a layer?"""
 
 from __future__ import annotations
 

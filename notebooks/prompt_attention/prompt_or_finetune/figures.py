@@ -1,4 +1,4 @@
-"""How do three learners fare with few bags, and what did validation choose? The chapter's figures.
+"""How do three learners fare with few bags, and what did validation choose?
 
 Each function returns the figure and its alternative text.
 """

@@ -1,4 +1,4 @@
-"""When does a prompt beat fine-tuning? The experiment of that chapter, as data.
+"""Which learners get the same few bags and the same effort? The experiment, as data.
 
 Three learners get the same labelled bags and the same effort of tuning:
 

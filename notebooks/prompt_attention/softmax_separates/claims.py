@@ -1,4 +1,4 @@
-"""What would refute the chapter *Softmax separates*? Its claims, and what they are judged by."""
+"""What would refute what each model can and cannot separate? The claims, and what judges them."""
 
 from __future__ import annotations
 

@@ -1,7 +1,4 @@
-"""Where does each model succeed and fail? The chapter's figures.
-
-Each function returns the figure and its alternative text.
-"""
+"""Where does each model succeed and fail? Each figure with its alt text."""
 
 from __future__ import annotations
 

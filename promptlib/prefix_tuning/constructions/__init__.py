@@ -6,9 +6,5 @@
 ``unconditional``  one virtual token, any sequence;
 ``conditional``    virtual tokens, any map from prompts to answers;
 ``bounds``         how cold attention has to be, and how large a vocabulary may be;
-``symbols``        which texts and maps may be asked for;
-``measuring``      exhaustive and sampled decoding;
-``worst_case``     searches for the largest errors and the smallest inverse temperatures;
-``decoding_claims``, ``temperature_claims``, ``precision_claims``
-                   the claims of the chapter "One virtual token can say anything".
+``symbols``        which texts and maps may be asked for.
 """

@@ -10,11 +10,10 @@ from typing import Any
 import pytest
 import torch
 
-from notebooks.prefix_tuning.combining import plan as combine
-from notebooks.prefix_tuning.eliciting import plan as elicit
+from notebooks.prefix_tuning.combining import plan as combining
+from notebooks.prefix_tuning.eliciting import plan as eliciting
 from notebooks.prefix_tuning.prefix_or_lora import plan as prefix_or_lora
-from promptlib.prefix_tuning import adapting as training
-from promptlib.prefix_tuning import planning
+from promptlib.prefix_tuning import adapting, planning
 from promptlib.prefix_tuning.evaluation import sequence_accuracy
 from promptlib.prefix_tuning.gpt import GPT, GPTConfig
 from promptlib.prefix_tuning.lora import add_lora
@@ -65,14 +64,14 @@ BUDGET: dict[str, Any] = {
     "checkpoints": 1,
 }
 PLANS: list[tuple[Any, dict[str, Any]]] = [
-    (elicit, ELICIT),
-    (combine, COMBINE),
+    (eliciting, ELICIT),
+    (combining, COMBINE),
     (prefix_or_lora, BUDGET),
 ]
 
 
 def train(run: Run, *needs: Result) -> Result:
-    return getattr(training, run.train.partition(":")[2])(run.config, needs, silent)
+    return getattr(adapting, run.train.partition(":")[2])(run.config, needs, silent)
 
 
 def base(**changes: Any) -> Run:
@@ -101,22 +100,22 @@ def test_every_run_is_planned_once_and_after_what_it_needs(
 
 
 def test_the_plans_hold_what_the_chapters_compare() -> None:
-    eliciting = elicit.plan(**ELICIT)
-    assert len(eliciting.runs) == 2 * 2 + 3 * 4 * 2
-    published = eliciting.where(norm="without").runs[0].config["model"]
+    elicited = eliciting.plan(**ELICIT)
+    assert len(elicited.runs) == 2 * 2 + 3 * 4 * 2
+    published = elicited.where(norm="without").runs[0].config["model"]
     assert published["first_layer_norm"] is False
-    for free in eliciting.where(arm="with LayerNorm, free"):
+    for free in elicited.where(arm="with LayerNorm, free"):
         assert len(free.config["cells"]) == 2  # further scales in the published arm only
         assert free.config["separate_values"] is True
 
-    combining = combine.plan(**COMBINE)
-    published = combining.where(method="published prefix")
-    ours = combining.where(method="free prefix")
-    tuned = combining.where(method="fine-tuned")
+    combined = combining.plan(**COMBINE)
+    published = combined.where(method="published prefix")
+    ours = combined.where(method="free prefix")
+    tuned = combined.where(method="fine-tuned")
     for arm, tasks in (
-        (published, combine.PUBLISHED),
-        (ours, (*combine.COMPOSITIONS, *combine.INVENTIONS)),
-        (tuned, combine.CONTROLLED),
+        (published, combining.PUBLISHED),
+        (ours, (*combining.COMPOSITIONS, *combining.INVENTIONS)),
+        (tuned, combining.CONTROLLED),
     ):
         assert {labels["task"] for _, labels in arm.entries} == set(tasks)
         for task in tasks:
@@ -129,10 +128,10 @@ def test_the_plans_hold_what_the_chapters_compare() -> None:
 
     budget = prefix_or_lora.plan(**BUDGET)
     pretrained = {"method": "pretrained"}
-    assert budget.where(**pretrained).runs == combining.where(**pretrained).runs
-    adapting = [run for run in budget if run.needs]
-    assert {run.config["steps"] for run in adapting} == {12}
-    assert len(adapting) == 2 * (3 + 3 * 1 + 2)  # a prefix run holds its whole sweep
+    assert budget.where(**pretrained).runs == combined.where(**pretrained).runs
+    adapted = [run for run in budget if run.needs]
+    assert {run.config["steps"] for run in adapted} == {12}
+    assert len(adapted) == 2 * (3 + 3 * 1 + 2)  # a prefix run holds its whole sweep
 
 
 def test_the_published_budgets_are_equal() -> None:
@@ -157,16 +156,16 @@ def test_counted_parameters_are_those_that_learn(modules: str) -> None:
 @pytest.mark.parametrize(
     ("module", "name", "value", "message"),
     [
-        (elicit, "seeds", 0, r"seeds must be a whole number of at least 1, got 0"),
-        (elicit, "width", 30, r"width must be a multiple of the 4 heads, got 30"),
-        (elicit, "precision", "half", r"precision must be .*, got 'half'"),
-        (elicit, "init_stds", [0.1, -1.0], r"init_stds .* got \[0.1, -1.0\]"),
-        (elicit, "first_seed", -1, r"first_seed must be .* at least 0, got -1"),
+        (eliciting, "seeds", 0, r"seeds must be a whole number of at least 1, got 0"),
+        (eliciting, "width", 30, r"width must be a multiple of the 4 heads, got 30"),
+        (eliciting, "precision", "half", r"precision must be .*, got 'half'"),
+        (eliciting, "init_stds", [0.1, -1.0], r"init_stds .* got \[0.1, -1.0\]"),
+        (eliciting, "first_seed", -1, r"first_seed must be .* at least 0, got -1"),
         (prefix_or_lora, "checkpoints", -1, r"checkpoints must be .* at least 0, got -1"),
-        (combine, "n_layer", 1.5, r"n_layer .* got 1.5"),
-        (combine, "learning_rates", [], r"learning_rates must be one or more .* got \[\]"),
-        (combine, "first_seed", -1, r"first_seed must be .* at least 0, got -1"),
-        (combine, "weight_rates", [0.0], r"weight_rates .* got \[0.0\]"),
+        (combining, "n_layer", 1.5, r"n_layer .* got 1.5"),
+        (combining, "learning_rates", [], r"learning_rates must be one or more .* got \[\]"),
+        (combining, "first_seed", -1, r"first_seed must be .* at least 0, got -1"),
+        (combining, "weight_rates", [0.0], r"weight_rates .* got \[0.0\]"),
         (prefix_or_lora, "adapt_steps", 9, r"adapt_steps .* at least 10, got 9"),
         (prefix_or_lora, "lengths", {"both": [1]}, r"lengths has 'both'; there are shared, free"),
         (prefix_or_lora, "ranks", {"head": [1]}, r"ranks has 'head'; there are MLP and proj"),
@@ -184,11 +183,11 @@ def test_parameters_out_of_range_are_named(
 
 def test_the_plans_need_no_torch() -> None:
     code = (
-        "import sys; from notebooks.prefix_tuning.combining import plan as combine;"
-        "from notebooks.prefix_tuning.eliciting import plan as elicit;"
-        "from notebooks.prefix_tuning.prefix_or_lora import plan as lora_budget;"
-        f"list(elicit.plan(**{ELICIT!r})); list(combine.plan(**{COMBINE!r}));"
-        f"list(lora_budget.plan(**{BUDGET!r})); assert 'torch' not in sys.modules"
+        "import sys; from notebooks.prefix_tuning.combining import plan as combining;"
+        "from notebooks.prefix_tuning.eliciting import plan as eliciting;"
+        "from notebooks.prefix_tuning.prefix_or_lora import plan as prefix_or_lora;"
+        f"list(eliciting.plan(**{ELICIT!r})); list(combining.plan(**{COMBINE!r}));"
+        f"list(prefix_or_lora.plan(**{BUDGET!r})); assert 'torch' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
 
@@ -214,11 +213,11 @@ def test_lora_learns_its_task_and_comes_back_from_the_store() -> None:
     assert fast["checkpoints"]["step"] == [13, 26, 40]
     assert len(fast["checkpoints"]["accuracy"]) == 3
     for cell, measured in enumerate((fast, slow)):
-        rebuilt = training.load_lora(run.config, model, result, cell)
-        again = training.measure(rebuilt, run.config)
+        rebuilt = adapting.load_lora(run.config, model, result, cell)
+        again = adapting.measure(rebuilt, run.config)
         assert again == {name: measured[name] for name in again}
     with pytest.raises(ValueError, match="no cell 2; it has 2"):
-        training.load_lora(run.config, model, result, 2)
+        adapting.load_lora(run.config, model, result, 2)
     assert not any(name.endswith("base.weight") for name in result.tensors)
 
 
@@ -255,8 +254,8 @@ def test_precision_is_that_of_training_only() -> None:
     assert rounded.tensors[name].dtype == torch.float32
     difference = (exact.tensors[name] - rounded.tensors[name]).abs().max()
     assert 0 < difference < 0.05
-    model = training.load_model(base().config, rounded)
+    model = adapting.load_model(base().config, rounded)
     accuracy = sequence_accuracy(
-        model, task_named("reverse"), 70, generator=training.generator_for(3, "test")
+        model, task_named("reverse"), 70, generator=adapting.generator_for(3, "test")
     )
     assert rounded.metrics["accuracy"]["reverse"] == accuracy

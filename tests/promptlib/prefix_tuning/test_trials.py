@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from promptlib.prefix_tuning import planning
-from promptlib.prefix_tuning.trials import Plan, labelled, read, rebuild
+from promptlib.prefix_tuning.trials import Plan, labelled, rates_chosen, read, rebuild
 from promptlib.runs import Result
 from tests.trained_in_memory import TrainedInMemory
 
@@ -100,6 +100,13 @@ def test_what_has_no_best_is_refused():
     other = labelled(prefixes(BASES[0], "add_two"), method="prefix")
     with pytest.raises(ValueError, match="several tasks have no best one: add_one, add_two"):
         read(PLAN.where(method="prefix") + other, get).best()
+
+
+def test_the_ends_of_a_sweep_are_told():
+    best = read(PLAN, get).where(method="prefix").best()
+    assert rates_chosen(best, [0.1, 1.0, 10.0]) == "0.1: 0, 1: 2, 10: 0"
+    told = rates_chosen(best, [0.1, 1.0])
+    assert told == "0.1: 0, 1: 2 (the sweep ends at 1: beyond may be better)"
 
 
 def test_models_are_rebuilt_as_they_were_trained():

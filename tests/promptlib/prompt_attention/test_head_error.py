@@ -17,7 +17,6 @@ from notebooks.prompt_attention.price_of_the_head.concentrated_head import (
 from notebooks.prompt_attention.price_of_the_head.head_limits import (
     hard_attention_error,
     informed_error,
-    mean_pooling_error,
 )
 from notebooks.prompt_attention.price_of_the_head.results import random_laws
 from promptlib.prompt_attention.averaging_head import averaging_error, known_head_error
@@ -301,9 +300,9 @@ class TestLimitsAndClosedForms:
     def test_mean_pooling_is_exact_at_every_number_of_tokens(self):
         for tokens in (5, 50):
             exact = head_error(mixture(tokens=tokens), 0.0, 2.0, math.inf)
-            closed = mean_pooling_error(
-                tokens, sparsity=0.2, signal_norm=0.5, noise_std=1.0, samples_per_dim=2.0
-            )
+            numbers = {"sparsity": 0.2, "context_norm": 0.0, "signal_norm": 0.5, "noise_std": 1.0}
+            ratio = signal_to_noise(tokens, scale=0.0, **numbers)
+            closed = concentrated_averaging_error(ratio, 2.0)
             assert exact == pytest.approx(float(closed), abs=1e-12)
 
     def test_scales_and_gain(self):

@@ -20,7 +20,7 @@ from notebooks.prefix_tuning.beyond_one_layer import (
     switch,
     two_layers,
 )
-from notebooks.prefix_tuning.beyond_one_layer.claims import ID, THEORY
+from notebooks.prefix_tuning.beyond_one_layer.claims import CHAPTER, THEORY
 from notebooks.prefix_tuning.beyond_one_layer.two_layers import (
     TwoLayers,
     random_layers,
@@ -38,7 +38,7 @@ def generator(seed: int = 0) -> torch.Generator:
 
 
 def verdict(name: str, measured: Any) -> str:
-    return claims.check_each(ID, THEORY, {name: measured})[name].verdict
+    return claims.check_each(CHAPTER, THEORY, {name: measured})[name].verdict
 
 
 @pytest.fixture(scope="module")

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from notebooks.prefix_tuning.beyond_one_layer import figures, plan, results
-from notebooks.prefix_tuning.beyond_one_layer.claims import ID, PATHS, THEORY, TRAINED
+from notebooks.prefix_tuning.beyond_one_layer.claims import CHAPTER, PATHS, THEORY, TRAINED
 from promptlib import claims
 from promptlib.attention import attend
 from promptlib.prefix_tuning import adapting, movement
@@ -179,7 +179,7 @@ def leaking(*arguments: Any, **options: Any) -> tuple[Tensor, Tensor]:
 
 
 def theory(name: str, errors: Tensor) -> str:
-    return claims.check_each(ID, THEORY, {name: errors})[name].verdict
+    return claims.check_each(CHAPTER, THEORY, {name: errors})[name].verdict
 
 
 @pytest.mark.claim("prefix-tuning/depth-own-layer")
@@ -233,18 +233,18 @@ def judged(name: str, **accuracies: float) -> str:
     best = Trials(())
     for method, percent in changed.items():
         best += trials_of(method, percent=percent, moved=0.4)
-    return claims.check(ID, TRAINED, best)[name].verdict
+    return claims.check(CHAPTER, TRAINED, best)[name].verdict
 
 
 @pytest.mark.claim("prefix-tuning/depth-prefix-moves-deeper")
 def test_moving_deeper_layers() -> None:
     for moved, verdict in ((0.4, "supported"), (0.01, "contradicted")):
         best = trials_of("prefix", moved=moved)
-        assert claims.check(ID, TRAINED[:1], best)["prefix-moves-deeper"].verdict == verdict
+        assert claims.check(CHAPTER, TRAINED[:1], best)["prefix-moves-deeper"].verdict == verdict
     # A movement that is measured in the first layer alone is no deeper movement.
     rows = torch.tensor([[0.9, 0.9], [0.0, 0.0]])
     above = [replace(one, metrics={"moved": rows}) for one in trials_of("prefix")]
-    found = claims.check(ID, TRAINED[:1], Trials(tuple(above)))
+    found = claims.check(CHAPTER, TRAINED[:1], Trials(tuple(above)))
     assert found["prefix-moves-deeper"].verdict == "contradicted"
 
 
@@ -286,10 +286,10 @@ def test_the_bias_path(pair: tuple[GPT, Prefix], tokens: Tensor) -> None:
     quiet = copy.deepcopy(model)
     for block in quiet.blocks:
         block.attention.value.bias.zero_()
-    known = claims.check(ID, TRAINED[:1], trials_of("prefix", moved=0.4))
+    known = claims.check(CHAPTER, TRAINED[:1], trials_of("prefix", moved=0.4))
     for used, expected in ((loud, "supported"), (silent_values, "contradicted")):
         left = [results.way_left(quiet, used, tokens)] * 2
-        assert claims.check(ID, PATHS, left, known)["bias-path"].verdict == expected
+        assert claims.check(CHAPTER, PATHS, left, known)["bias-path"].verdict == expected
 
 
 def test_figures_tell_what_they_show(

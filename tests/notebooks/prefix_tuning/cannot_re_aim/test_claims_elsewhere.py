@@ -177,7 +177,11 @@ def test_relative_positions_fails_for_wrong_schemes(wrong):
 @pytest.mark.claim("prefix-tuning/relative-positions")
 def test_relative_positions_fails_for_absolute_positions():
     case = random_case(seeded(), n_tokens=7, head_width=6, prefix_length=2)
-    scheme = positions.absolute(seeded(1), 6)
+    for_queries, for_keys = torch.randn(2, 64, 6, generator=seeded(1), dtype=torch.float64)
+
+    def scheme(queries, keys, query_positions, key_positions):
+        return queries + for_queries[query_positions], keys + for_keys[key_positions]
+
     assert float(positions.shift_errors(case, scheme, 0).max()) > 0.01
 
 

@@ -1,4 +1,4 @@
-"""The chapter looks into the models of the next chapter, and into no others."""
+"""The chapter looks into the models of "A new task", a deeper sorter, and into no others."""
 
 from __future__ import annotations
 

@@ -17,7 +17,7 @@ from notebooks.prefix_tuning.eliciting.plan import ARMS, PUBLISHED_ARM
 from notebooks.prefix_tuning.eliciting.results import Pair
 from promptlib import claims
 from promptlib.prefix_tuning import gpt as gpt_module
-from promptlib.prefix_tuning import inside as trained_attention
+from promptlib.prefix_tuning import inside
 from promptlib.prefix_tuning.evaluation import sequence_loss
 from promptlib.prefix_tuning.gpt import GPT, GPTConfig
 from promptlib.prefix_tuning.planning import MIXED, PARAMETRISATIONS
@@ -59,16 +59,14 @@ PAIRS = [
 
 
 def verdict(name: str, measured: Any) -> str:
-    return claims.check_each(stated.PREFIX, stated.INSIDE, {name: measured})[name].verdict
+    return claims.check_each(stated.CHAPTER, stated.INSIDE, {name: measured})[name].verdict
 
 
 def verdicts_of_identities(pairs: Sequence[Pair], **wrong: Any) -> dict[str, str]:
     """For a wrong implementation of the gradient's parts if one is given."""
     moved = [box.block_outputs(*pair, TOKENS) for pair in pairs]
     measured = {
-        "relative-attention": [
-            trained_attention.model_ratio_errors(*pair, TOKENS) for pair in pairs
-        ],
+        "relative-attention": [inside.model_ratio_errors(*pair, TOKENS) for pair in pairs],
         "box": [part(one) for one in moved for part in (box.box_errors, box.corner_errors)],
         "gradient-parts": [
             start.gradient_errors(*pair, TOKENS, TARGETS, **wrong) for pair in pairs
@@ -206,7 +204,7 @@ def test_a_limit_that_forgets_the_length_of_the_key_is_exceeded_almost_everywher
     def judged(trials: Trials) -> claims.Claim:
         measured = {"limit-not-needed": [box.share_above_limit(*pair, TOKENS)] * 2}
         control = {"free-elicits": claim("free-elicits", trials)}
-        found = claims.check_each(stated.PREFIX, stated.INSIDE, measured, control)
+        found = claims.check_each(stated.CHAPTER, stated.INSIDE, measured, control)
         return found["limit-not-needed"]
 
     assert (judged(FINE).value, judged(FINE).verdict) == (0.0, "supported")
@@ -258,7 +256,7 @@ def test_a_gradient_without_the_factor_that_vanishes_is_refuted() -> None:
 
     def forgets(model: GPT, prefix: Prefix, *batch: Tensor) -> tuple[Tensor, Tensor]:
         key_part, value_part = start.gradient_parts(model, prefix, *batch)
-        taken = trained_attention.shares_taken(model, prefix, batch[0])
+        taken = inside.shares_taken(model, prefix, batch[0])
         return key_part / float((1 - taken).mean()), value_part
 
     assert verdicts_of_identities(PAIRS, parts=forgets)["gradient-parts"] == "fails"

@@ -101,7 +101,7 @@ def claim(name: str, trials: Trials) -> claims.Claim:
     """Judge one claim and what it requires, by the end of its name."""
     rows = {row.name: row for row in stated.ACCURACIES}
     wanted = (rows[name], *(rows[str(control)] for control in rows[name].requires))
-    return claims.check(stated.PREFIX, wanted, trials)[name]
+    return claims.check(stated.CHAPTER, wanted, trials)[name]
 
 
 def verdict(name: str, trials: Trials) -> str:
@@ -109,7 +109,7 @@ def verdict(name: str, trials: Trials) -> str:
 
 
 def judged(trials: Trials) -> dict[str, claims.Claim]:
-    return claims.check(stated.PREFIX, stated.ACCURACIES, trials)
+    return claims.check(stated.CHAPTER, stated.ACCURACIES, trials)
 
 
 # Claims on accuracies.
@@ -227,13 +227,6 @@ def test_the_best_cell_counts_for_each_scale() -> None:
     assert results.init_stds(FINE) == [0.1, 3.0]
     expected = [published.ELICIT["prefix"][task] for task in MIXED]
     assert results.every_task(FINE)[..., 0].diagonal() == pytest.approx(expected)
-
-
-def test_the_ends_of_a_sweep_are_told() -> None:
-    inside = FINE.where(arm=PUBLISHED_ARM, task="add_one")
-    assert results.rates_chosen(inside, [0.03, 0.1, 0.3]) == "0.03: 0, 0.1: 4, 0.3: 0"
-    told = results.rates_chosen(inside, [0.03, 0.1])
-    assert told == "0.03: 0, 0.1: 4 (the sweep ends at 0.1: beyond may be better)"
 
 
 def test_steps_until_the_loss_stays_low() -> None:

@@ -187,7 +187,7 @@ def test_an_untrained_prefix_is_attended_to_evenly_if_it_starts_small(
 
 
 def verdict(name: str, measured: Trained) -> str:
-    return claims.check(stated.PREFIX, stated.TRAINED, measured)[name].verdict
+    return claims.check(stated.CHAPTER, stated.TRAINED, measured)[name].verdict
 
 
 def changed(measured: Trained, metrics: dict[str, Any], **labels: Any) -> Trained:

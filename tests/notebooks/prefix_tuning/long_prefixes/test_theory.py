@@ -31,7 +31,7 @@ def cases() -> list[AttentionCase]:
 
 def verdict(name: str, measured: Any) -> str:
     """Judge one claim of a theorem by what was measured for it."""
-    return claims.check_each(stated.PREFIX, stated.THEORY, {name: measured})[name].verdict
+    return claims.check_each(stated.CHAPTER, stated.THEORY, {name: measured})[name].verdict
 
 
 def leaking(*arguments: Any, **options: Any) -> tuple[Tensor, Tensor]:

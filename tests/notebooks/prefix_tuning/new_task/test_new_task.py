@@ -18,8 +18,7 @@ from notebooks.prefix_tuning.new_task import figures, results
 from notebooks.prefix_tuning.new_task import plan as new_task
 from notebooks.prefix_tuning.new_task.claims import CHAPTER, GRADIENT, ROWS
 from promptlib import claims
-from promptlib.prefix_tuning import adapting as experiment_training
-from promptlib.prefix_tuning import blind, drawing, evaluation, published
+from promptlib.prefix_tuning import adapting, blind, drawing, evaluation, published
 from promptlib.prefix_tuning import gpt as gpt_module
 from promptlib.prefix_tuning.gpt import GPT, GPTConfig
 from promptlib.prefix_tuning.prefix import Prefix
@@ -32,9 +31,8 @@ from promptlib.prefix_tuning.tasks import (
 )
 from promptlib.prefix_tuning.trials import Plan, Trials, read, rebuild
 from promptlib.runs import Result, Run
-from promptlib.training import Learner, Recipe
 from tests.notebooks.prefix_tuning.new_task.fakes import fake, judged, metrics, verdicts
-from tests.trained_in_memory import TrainedInMemory, silent
+from tests.trained_in_memory import TrainedInMemory, silent, train_nothing
 from workflow.profile_config import load_profile
 from workflow.sources import Source
 
@@ -69,8 +67,8 @@ def test_the_plan_is_what_the_chapter_says() -> None:
     assert len({run.key for run in runs}) == len(runs)
     bases = plan.where(method="pretrained").runs
     assert [run.config["seed"] for run in bases] == [0, 1]
-    adapting = [run for run in runs if run.needs]
-    assert {run.config["steps"] for run in adapting} == {SMALL["adapt_steps"]}
+    adapted = [run for run in runs if run.needs]
+    assert {run.config["steps"] for run in adapted} == {SMALL["adapt_steps"]}
     for of_kind in (
         plan.where(method="besides attention"),
         plan.where(method="prefix", parametrisation="shared", way="shared", length=1),
@@ -121,7 +119,7 @@ def test_the_plan_needs_no_torch() -> None:
 
 
 def test_both_chapters_mean_the_same_runs() -> None:
-    """The chapter before looks into the models trained here; both plan them by themselves."""
+    """Chapters that come before look into the models trained here; each plans them by itself."""
     here = Source("prefix_tuning/new_task").defaults
     there = Source("prefix_tuning/cannot_re_aim").defaults
     names = inspect.signature(new_task.first_sweep).parameters
@@ -155,7 +153,7 @@ def test_stored_models_and_prefixes_are_rebuilt() -> None:
     model, prefix = rebuild(read(plan, runs.get).where(way="free")[4], runs.get)
     assert prefix is not None
     assert not prefix.layer_norm
-    again = experiment_training.measure(model, run.config, prefix)
+    again = adapting.measure(model, run.config, prefix)
     cell = runs.get(run).metrics["cells"][4]
     assert again["accuracy"] == cell["accuracy"]
     assert again["loss"] == pytest.approx(cell["loss"])
@@ -259,18 +257,11 @@ def test_a_model_that_sorts_beats_the_blind_loss_and_one_that_guesses_does_not(
 # Claims: what holds for the real experiment fails for a wrong one.
 
 
-def train_nothing(
-    learners: Sequence[Learner], loss: object, batches: object, recipe: Recipe, **options: object
-) -> Tensor:
-    """Stand in for the training loop; forgets to train."""
-    return torch.zeros(recipe.steps, len(learners))
-
-
 def retrained(
     run: Run, runs: TrainedInMemory, needs: Sequence[Result] | None = None
 ) -> Mapping[str, Any]:
     """Train a run again, under whatever the test has broken."""
-    function = getattr(experiment_training, run.train.partition(":")[2])
+    function = getattr(adapting, run.train.partition(":")[2])
     needs = [runs.get(needed) for needed in run.needs] if needs is None else needs
     return function(run.config, needs, silent).metrics
 
@@ -284,7 +275,7 @@ def test_a_model_that_was_not_trained_refutes_that_it_learns(
     assert verdicts(pretrained=real)["pretrained-ascending"] == "supported"
     half = [metrics(0.49, 0), metrics(0.51, 0)]
     assert verdicts(pretrained=half)["pretrained-ascending"] == "undecided"
-    monkeypatch.setattr(experiment_training, "train", train_nothing)
+    monkeypatch.setattr(adapting, "train", train_nothing)
     wrong = [retrained(run, runs) for run in plan.where(method="pretrained")]
     claim = judged({"pretrained": wrong})["pretrained-ascending"]
     assert (claim.verdict, claim.replication) == ("contradicted", "weaker")
@@ -302,10 +293,8 @@ def test_an_accuracy_that_ignores_the_task_refutes_that_the_task_is_new(
     def of_one_task_only(model: GPT, task: Task, *rest: Any) -> tuple[float, float]:
         return evaluation.score(model, SORT_ASCENDING, *rest)
 
-    monkeypatch.setattr(experiment_training, "score", of_one_task_only)
-    wrong = [
-        experiment_training.measure(rebuild(one, runs.get)[0], one.run.config) for one in pretrained
-    ]
+    monkeypatch.setattr(adapting, "score", of_one_task_only)
+    wrong = [adapting.measure(rebuild(one, runs.get)[0], one.run.config) for one in pretrained]
     assert verdicts(pretrained=wrong)["pretrained-descending"] == "contradicted"
 
 
@@ -325,7 +314,7 @@ def test_fine_tuning_that_changes_nothing_refutes_what_it_does(
     assert [found[name] for name in names] == ["supported"] * 3
     near = [metrics(0.0, 0.597), metrics(0.0, 0.594)]
     assert verdicts(**reached, longer=near)["frozen-attention"] == "undecided"
-    monkeypatch.setattr(experiment_training, "train", train_nothing)
+    monkeypatch.setattr(adapting, "train", train_nothing)
     finetuned, besides = (
         [retrained(run, runs) for run in plan.where(method=method)]
         for method in ("finetuned", "besides attention")
@@ -354,7 +343,7 @@ def test_prefixes_that_do_not_learn_and_prefixes_that_do_refute_what_they_do(
     assert verdicts(shared=broken, finetuned=failed)["prefix-descending"] == "uninformative"
     sorts = [metrics(0.0, 0.3), metrics(0.0, 0.31)]
     assert verdicts(shared=sorts)["prefix-descending"] == "contradicted"
-    monkeypatch.setattr(experiment_training, "train", train_nothing)
+    monkeypatch.setattr(adapting, "train", train_nothing)
     # With a starting scale of nothing, so that the untrained prefix leaves the old task alone.
     cells = [{"learning_rate": 0.1, "init_std": 1e-6}]
     untrained = [

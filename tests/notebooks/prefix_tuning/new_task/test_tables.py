@@ -24,7 +24,7 @@ from promptlib.prefix_tuning.tasks import SORT_DESCENDING, read_and_answer
 from promptlib.prefix_tuning.trials import Trial
 from promptlib.runs import Result, Run
 from tests.notebooks.prefix_tuning.new_task.fakes import CONFIG, metrics, verdicts
-from tests.trained_in_memory import TrainedInMemory, silent
+from tests.trained_in_memory import TrainedInMemory, silent, train_nothing
 
 
 @pytest.fixture
@@ -316,9 +316,6 @@ def test_tables_that_do_not_learn_refute_that_they_are_the_best(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     assert verdicts()["table-gap"] == "supported"
-
-    def train_nothing(learners: Any, loss: Any, batches: Any, recipe: Any, **_: Any) -> Tensor:
-        return torch.zeros(recipe.steps, len(learners))
 
     monkeypatch.setattr(training, "minimise", train_nothing)
     run, runs = table_run(evaluate=["sort_descending"]), TrainedInMemory()

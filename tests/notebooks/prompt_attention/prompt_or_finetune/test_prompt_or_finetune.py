@@ -22,14 +22,11 @@ from promptlib import claims
 from promptlib.prefix_tuning import trials
 from promptlib.prompt_attention.models import prompt_attention, self_attention
 from promptlib.runs import RunStore
+from tests.trained_in_memory import silent
 
 
 def generator(seed=0):
     return torch.Generator().manual_seed(seed)
-
-
-def silent(items, *_, **__):
-    return items
 
 
 @pytest.mark.claim("prompt-attention/layer-contains-prompt")
