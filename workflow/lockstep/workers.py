@@ -42,11 +42,6 @@ class Workers:
         tokens, targets = future.result()
         return torch.from_numpy(tokens), torch.from_numpy(targets)
 
-    def forget(self, wanted: Sequence[Stream | Examples]) -> None:
-        """Free what nobody will ask for again."""
-        for one in wanted:
-            self.drawn.pop(one, None)
-
     def close(self) -> None:
         """End the processes, whatever they do."""
         processes = list((self.pool._processes or {}).values())
