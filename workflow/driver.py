@@ -23,6 +23,7 @@ from promptlib.digests import import_closure, source_path
 from promptlib.runs import RunStore
 from workflow.archived import archive_profile
 from workflow.batches import batches
+from workflow.cost import announce
 from workflow.environment import clean
 from workflow.freshness import record_build
 from workflow.processes import clear_abandoned, started
@@ -62,6 +63,7 @@ def update(profile_name: str, cores: int, record: Path, gate: str = "refuse") ->
             record.unlink(missing_ok=True)
             clear_abandoned(build)
             progress = prepare(profile, cores)
+            announce(profile, progress, cores)
             if not run_workflow(profile, cores, progress, gate):
                 site = build / "html"
                 kept = f"; {os.path.relpath(site, ROOT)} is still the last good site"

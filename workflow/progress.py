@@ -124,6 +124,8 @@ class Progress:
         spent = (self.now() - self.started) * self.cores
         pace = (TRUST_SECONDS + spent) / (TRUST_SECONDS + finished) if finished else 1.0
         seconds = pace * (ahead / self.cores + SITE_SECONDS)
+        if seconds >= 7200:
+            return f"about {seconds / 3600:.1f} h"
         return f"about {round(seconds)} s" if seconds < 90 else f"about {round(seconds / 60)} min"
 
     def _say(self, text: str) -> None:

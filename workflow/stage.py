@@ -38,6 +38,7 @@ from promptlib.runs import RunStore
 from promptlib.runs import machine as runs_machine
 from workflow import archived as archives
 from workflow import extras
+from workflow.archived_tables import archived_tables, read_json
 from workflow.command import Parser, command
 from workflow.profile_config import Profile, load_profile
 from workflow.site_notebooks import Prepared, prepare
@@ -90,7 +91,7 @@ def stage(
     BuildError
         If an input is missing or would make a bad page; ``to`` is then left as it was.
     """
-    record = _read_json(claims_file, "claims")
+    record = read_json(claims_file, "claims")
     decided = {item["id"]: claims.Claim.from_json(item) for item in record["claims"]}
     recorded = {item["id"]: item["recorded"] for item in record["claims"] if "recorded" in item}
     archive_says = archives.read_archive(archive, decided, archive_profile)
@@ -135,22 +136,15 @@ def stage(
             "versions": _versions(root / "pyproject.toml"),
             "machine": machine(),
             "runs": list(runs),
-            "one_seed": _archived_table(archive, "one_seed.json", "rows"),
-            "robust": _archived_table(archive, "robust.json", "cases"),
+            **archived_tables(archive),
         },
     )
     if gate_file is not None and gate_file.is_file():
-        _write_json(book / "_data" / "gate.json", _read_json(gate_file, "problems"))
+        _write_json(book / "_data" / "gate.json", read_json(gate_file, "problems"))
     _check_pages(book)
     shutil.rmtree(to, ignore_errors=True)
     os.replace(partial, to)
     return remarks
-
-
-def _archived_table(folder: Path | None, name: str, key: str) -> dict[str, Any] | None:
-    """A table of the archive that a page shows as it is, if it is there."""
-    path = None if folder is None else folder / name
-    return _read_json(path, key) if path is not None and path.is_file() else None
 
 
 def machine() -> dict[str, str]:
@@ -176,18 +170,6 @@ def _chapters(toc: Path) -> dict[str, str]:
         for chapter in part["chapters"]
         if "/" in chapter["file"]
     }
-
-
-def _read_json(path: Path, key: str) -> dict[str, Any]:
-    if not path.is_file():
-        raise BuildError(f"{path} is missing; collect the {key} of the executed notebooks first")
-    try:
-        data = json.loads(path.read_text(encoding="utf-8"))
-    except json.JSONDecodeError as error:
-        raise BuildError(f"{path} is no JSON: {error}") from None
-    if not isinstance(data, dict) or not isinstance(data.get(key), list):
-        raise BuildError(f"{path} must hold an object with a list '{key}'")
-    return data
 
 
 def _write_json(path: Path, data: Any) -> None:

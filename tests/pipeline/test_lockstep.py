@@ -16,6 +16,8 @@ from promptlib.training import TrainingDiverged
 from tests.trained_in_memory import TrainedInMemory
 from workflow.lockstep import groups as lockstep
 from workflow.lockstep import kernels as lockstep_kernels
+from workflow.lockstep.results import train_together
+from workflow.lockstep.training import Lockstep
 
 MODEL = planning.model_of(n_layer=2, n_head=2, n_embd=12)
 STEPS = 12
@@ -74,7 +76,7 @@ def fine_tune(of: Run, task: str, rate: float, learned: Sequence[str] = ("",)) -
 
 def together(runs: Sequence[Run], alone: TrainedInMemory) -> list[Result | TrainingDiverged]:
     needs = [[alone.get(needed) for needed in run.needs] for run in runs]
-    return lockstep.train_together(runs, needs, torch.device("cpu"))
+    return train_together(runs, needs, torch.device("cpu"))
 
 
 def assert_same(found: Any, wanted: Any) -> None:
@@ -197,13 +199,11 @@ def test_groups() -> None:
 
 def test_runs_of_two_groups_are_refused() -> None:
     with pytest.raises(ValueError, match="2 groups"):
-        lockstep.train_together(
-            [base(0), base(0, rate=1e-2, model={**MODEL, "n_layer": 1})], [[], []]
-        )
+        train_together([base(0), base(0, rate=1e-2, model={**MODEL, "n_layer": 1})], [[], []])
 
 
 def test_the_timing_of_steps_undoes_them() -> None:
-    group = lockstep.Lockstep([base(0)], [[]], torch.device("cpu"))
+    group = Lockstep([base(0)], [[]], torch.device("cpu"))
     before = [tensor.detach().clone() for tensor in group._state]
     assert group.seconds_a_step(4) > 0
     for tensor, value in zip(group._state, before, strict=True):

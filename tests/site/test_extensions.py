@@ -337,7 +337,7 @@ def test_tables_mark_what_was_measured():
             ]
         },
     }
-    build["robust"] = None
+    build["robust"] = build["published_cost"] = None
     pages = {kind: make(lambda path: path, build) for kind, make in book_site.TABLES.items()}
     assert pages["notebooks"].count('class="measured"') == 2
     assert pages["machine"].count('class="measured"') == 1
@@ -352,6 +352,31 @@ def test_tables_mark_what_was_measured():
     assert "<code>pretrain-seed1-abc</code>" in pages["runs"]
     assert "measured" not in pages["versions"] + pages["parameters"]
     assert html.escape("A < B") in pages["notebooks"]
+
+
+def test_what_published_sizes_cost_is_listed_in_the_order_of_the_book():
+    def cost(name, **changes):
+        known = {"runs": 10, "alone": 0, "card": "Card <1>", "card_seconds": 65.0}
+        return {"name": name, **known, "alone_seconds": 0, "core_hours": 12.3, **changes}
+
+    found = [
+        cost("w/b", alone=2, alone_seconds=30.0, core_hours=0.26),
+        cost("w/a", core_hours=None),
+        cost("w/gone"),
+        cost(None, runs=20),
+    ]
+    notebooks = [{"name": "w/a", "title": "A < B"}, {"name": "w/b", "title": "B"}]
+    build = {"published_cost": found, "notebooks": notebooks}
+    page = book_site.TABLES["published-cost"](lambda path: path, build)
+    assert [page.index(part) for part in ("A &lt; B", ">B<", "All together")] == sorted(
+        page.index(part) for part in ("A &lt; B", ">B<", "All together")
+    )
+    assert page.count("1 min 05 s, Card &lt;1&gt;") == 3
+    assert "<td>2: 30.0 s</td><td>0.3</td>" in page
+    assert "<td></td><td>12</td>" in page
+    assert "w/gone" not in page
+    none = book_site.TABLES["published-cost"](lambda path: path, {"published_cost": None})
+    assert "that a GPU trained" in none
 
 
 def test_a_build_without_runs_says_so():

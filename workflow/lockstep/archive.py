@@ -86,9 +86,8 @@ def worths(profile: Profile) -> Iterator[Planned]:
     """
     plans = {name: profile.notebook(f"{WING}/{name}") for name in CHAPTERS}
     combining = plans["combining"].planned
-    for runs in combining.published.values():
-        for run in runs:
-            yield Planned(run, "combining", 0)
+    for run in combining.where(method="published prefix"):
+        yield Planned(run, "combining", 0)
     for run in plans["prefix_or_lora"].planned:
         yield Planned(run, "prefix_or_lora", 1)
     for run in plans["eliciting"].planned:

@@ -25,8 +25,11 @@ from workflow.lockstep import groups as lockstep
 from workflow.lockstep import kernels as lockstep_kernels
 from workflow.lockstep.data import read_by
 from workflow.lockstep.model import Stack
-from workflow.lockstep.session import Workers, describe, merged
+from workflow.lockstep.results import train_together
+from workflow.lockstep.session import describe, merged
 from workflow.lockstep.store import Planned
+from workflow.lockstep.training import PRODUCTS, Lockstep
+from workflow.lockstep.workers import Workers
 
 STEPS = 40
 """Of the training of a group."""
@@ -53,8 +56,7 @@ def check(
     largest = max(models.values(), key=lambda run: run.config["model"]["n_layer"])
     model = largest.config["model"]
     compared = {
-        precision: workers.pool.submit(trained_alone, model, precision)
-        for precision in lockstep.PRODUCTS
+        precision: workers.pool.submit(trained_alone, model, precision) for precision in PRODUCTS
     }
     started, wanted = time.monotonic(), 0
     for one in planned:
@@ -123,7 +125,7 @@ def time_group(group: Sequence[Run], workers: Workers, device: torch.device, pla
         torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats()
     needs = [[untrained(json.dumps(one.config["model"]), one.config["seed"])] for one in group]
-    training = lockstep.Lockstep(short, needs, device, workers.draw)
+    training = Lockstep(short, needs, device, workers.draw)
     made = time.monotonic() - started
     training.capture()
     step, measuring = training.seconds_a_step(STEPS), training.seconds_to_measure()
@@ -158,14 +160,14 @@ def with_usual_operations(
     """Print how long a step takes without the fused kernels."""
     Stack.fusing = False
     try:
-        training = lockstep.Lockstep(runs, needs, device, workers.draw)
+        training = Lockstep(runs, needs, device, workers.draw)
         training.capture()
         print(f"      {1e3 * training.seconds_a_step(STEPS):.3f} ms with the usual operations")
     finally:
         Stack.fusing = True
 
 
-def profile(training: lockstep.Lockstep) -> None:
+def profile(training: Lockstep) -> None:
     """Print the operations that take most of a step."""
     from torch.profiler import ProfilerActivity
 
@@ -248,7 +250,7 @@ def compare(found: Mapping[str, Any], precision: str, device: torch.device) -> i
     failures = 0
     for group in lockstep.groups(runs):
         needs = [[base] for _ in group]
-        for run, result in zip(group, lockstep.train_together(group, needs, device), strict=True):
+        for run, result in zip(group, train_together(group, needs, device), strict=True):
             if not isinstance(result, Result):
                 raise result
             pairs = zip(

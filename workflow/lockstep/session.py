@@ -14,16 +14,14 @@ take, and some short runs are compared with runs that the usual functions train 
 from __future__ import annotations
 
 import argparse
-import importlib
 import json
-import multiprocessing
 import os
 import signal
 import sys
 import time
 import traceback
 from collections.abc import Sequence
-from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
 
@@ -31,8 +29,11 @@ import torch
 
 from promptlib.runs import Result, Run, machine
 from workflow.lockstep import groups as lockstep
-from workflow.lockstep.data import Drawn, Examples, Stream, draw, read_by
+from workflow.lockstep.data import read_by
+from workflow.lockstep.results import results
 from workflow.lockstep.store import Planned, Shards, read_plan
+from workflow.lockstep.training import Lockstep
+from workflow.lockstep.workers import Workers, train_alone
 
 RESERVE = 12.0
 """Seconds kept free at the end, for what no estimate knew."""
@@ -46,59 +47,6 @@ ALONE = ("notebooks.prefix_tuning.new_task.tables:train",)
 
 class OutOfTime(Exception):
     """The limit is reached, or a signal asked for the end."""
-
-
-class Workers:
-    """Processes that draw random numbers and train small runs, while the card works."""
-
-    def __init__(self, cores: int) -> None:
-        # Forked from a process that has loaded torch and done nothing else: a copy of this one
-        # could wait for ever for threads that it has not.
-        context = multiprocessing.get_context("forkserver")
-        context.set_forkserver_preload([__spec__.name if __spec__ else __name__])
-        self.pool = ProcessPoolExecutor(cores, context, _one_thread)
-        self.drawn: dict[Stream | Examples, Future[Any]] = {}
-
-    def draw_soon(self, wanted: Sequence[Stream | Examples]) -> None:
-        """Begin to draw what will be asked for."""
-        for one in dict.fromkeys(wanted):
-            if one not in self.drawn:
-                self.drawn[one] = self.pool.submit(_drawn, one)
-
-    def draw(self, wanted: Stream | Examples) -> Drawn:
-        """What was drawn, or is drawn now."""
-        future = self.drawn.get(wanted)
-        if future is None:
-            return draw(wanted)
-        tokens, targets = future.result()
-        return torch.from_numpy(tokens), torch.from_numpy(targets)
-
-    def close(self) -> None:
-        """End the processes, whatever they do."""
-        processes = list((self.pool._processes or {}).values())
-        self.pool.shutdown(wait=False, cancel_futures=True)
-        for process in processes:
-            process.terminate()
-
-
-def _one_thread() -> None:
-    torch.set_num_threads(1)
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    os.environ["CUDA_VISIBLE_DEVICES"] = ""  # runs of the processor stay there
-
-
-def _drawn(wanted: Stream | Examples) -> tuple[Any, Any]:
-    tokens, targets = draw(wanted)
-    return tokens.numpy(), targets.numpy()
-
-
-def _train_alone(run: Run, needs: Sequence[Result]) -> tuple[Any, float]:
-    module, _, name = run.train.partition(":")
-    started = time.perf_counter()
-    result = getattr(importlib.import_module(module), name)(
-        run.config, needs, lambda items, label, total=None: items
-    )
-    return result.metrics, time.perf_counter() - started
 
 
 class Session:
@@ -197,7 +145,7 @@ class Session:
                 torch.cuda.reset_peak_memory_stats()
             runs = [one.run for one in ready]
             needs = [[self.weights[needed.key] for needed in run.needs] for run in runs]
-            training = lockstep.Lockstep(runs, needs, self.device, self.workers.draw)
+            training = Lockstep(runs, needs, self.device, self.workers.draw)
             training.capture()
             step, measuring = training.seconds_a_step(), training.seconds_to_measure()
             steps = training.recipe.steps
@@ -220,7 +168,7 @@ class Session:
 
     def _train(
         self,
-        training: lockstep.Lockstep,
+        training: Lockstep,
         group: Sequence[Planned],
         started: float,
         label: str,
@@ -236,11 +184,11 @@ class Session:
 
         training.train(watch)
         trained = time.monotonic() - begun
-        results = training.results(lambda run: run.key in self.needed)
+        trained_runs = results(training, lambda run: run.key in self.needed)
         seconds = time.monotonic() - started
         rows = [len(one.run.config.get("cells", [0])) for one in group]
         kept = []
-        for one, result, share in zip(group, results, rows, strict=True):
+        for one, result, share in zip(group, trained_runs, rows, strict=True):
             if not isinstance(result, Result):
                 self.failed[one.run.key] = str(result)
                 print(f"error: {one.run.name} failed: {result}", flush=True)
@@ -281,7 +229,7 @@ class Session:
                 continue
             if all(needed.key in self.weights for needed in run.needs):
                 needs = [self.weights[needed.key] for needed in run.needs]
-                self.alone.append((one, self.workers.pool.submit(_train_alone, run, needs)))
+                self.alone.append((one, self.workers.pool.submit(train_alone, run, needs)))
 
     def _collect_alone(self, wait: bool = False) -> None:
         for one, future in self.alone:
