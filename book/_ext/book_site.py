@@ -24,7 +24,8 @@ from __future__ import annotations
 
 import html
 import json
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Iterable
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -162,15 +163,31 @@ def published_size(relative: Relative, record: dict[str, Any], profile: str) -> 
             for row in rows
         ]
         head = ["Sentence", "Published", f"Here{unit(rows)}", "True? The same?"]
-        text += table("At the published size", head, body)
+        text += fold(
+            f"Published figures: {counted(row['replication'] for row in rows)}",
+            table("Published figures", head, body),
+        )
     if turned:
         body = [
             [sentence(row), figure(row), f"<b>{html.escape(row['verdict'])}</b>"] for row in turned
         ]
         head = ["Sentence", f"At the published size{unit(turned)}", "There"]
-        text += "<p>Otherwise than in this build's small runs:</p>"
-        text += table("Otherwise than in the small runs", head, body)
+        text += fold(
+            "Otherwise than in this build's small runs: "
+            f"{counted(row['verdict'] for row in turned)}",
+            table("Otherwise than in the small runs", head, body),
+        )
     return f'<aside class="published-size" aria-label="At the published size">{text}</aside>'
+
+
+def counted(words: Iterable[str]) -> str:
+    """How often which word, such as "7 reproduced, 1 weaker"."""
+    return ", ".join(f"{many} {word}" for word, many in Counter(words).most_common())
+
+
+def fold(summary: str, inside: str) -> str:
+    """What is shown when a reader opens it; in print it is open."""
+    return f'<details class="build-details"><summary>{html.escape(summary)}</summary>{inside}</details>'
 
 
 class ChapterCode(SphinxDirective):

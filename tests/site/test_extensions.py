@@ -417,7 +417,8 @@ def test_a_chapter_opens_with_what_its_archived_runs_gave():
     assert "<td>91.5</td>" in text
     assert '94.00 <span class="nowrap">(92.50 to 95.50)</span>' in text
     assert "supported; reproduced" in text
-    assert "Otherwise than in this build" in text
+    assert "<summary>Published figures: 1 reproduced</summary>" in text
+    assert "Otherwise than in this build&#x27;s small runs: 1 contradicted</summary>" in text
     assert "<b>contradicted</b>" in text
 
 
