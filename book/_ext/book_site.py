@@ -187,7 +187,8 @@ def counted(words: Iterable[str]) -> str:
 
 def fold(summary: str, inside: str) -> str:
     """What is shown when a reader opens it; in print it is open."""
-    return f'<details class="build-details"><summary>{html.escape(summary)}</summary>{inside}</details>'
+    title = f"<summary>{html.escape(summary)}</summary>"
+    return f'<details class="build-details">{title}{inside}</details>'
 
 
 class ChapterCode(SphinxDirective):
