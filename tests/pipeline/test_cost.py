@@ -83,7 +83,7 @@ def test_a_calibration_gives_the_expected_seconds():
 
 def test_every_run_of_the_published_sizes_is_estimated_or_known_to_tell_no_model(paper):
     unknown = {run.train.partition(":")[2] for run in paper.runs.values() if not works(run)}
-    assert unknown == {"train_few_samples", "steer"}
+    assert {"train_few_samples"} <= unknown <= {"train_few_samples", "steer"}  # of an extra
     for run in paper.runs.values():
         for work in works(run):
             assert work.passes > 0

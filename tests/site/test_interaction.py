@@ -91,7 +91,7 @@ def test_every_claim_leads_to_its_box_its_code_and_its_tests(page, address, clai
         links = page.locator(f"#ledger-claim-{claim['id'].replace('/', '-')} .where a")
         targets = links.evaluate_all("links => links.map(link => link.getAttribute('href'))")
         assert targets[0].endswith("#claim-" + claim["id"].replace("/", "-"))
-        assert targets[1].startswith("source/promptlib/")
+        assert targets[1].startswith(("source/promptlib/", "source/notebooks/"))
         assert claim["tests"], f"claim {claim['id']} names no test"
         assert len(targets) == 2 + len(claim["tests"])
         assert all(target.startswith("source/tests/") for target in targets[2:])
