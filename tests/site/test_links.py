@@ -152,7 +152,7 @@ def test_the_site_stays_small(site):
     # Fonts and scripts; then each chapter, with its figures and the pages of its code.
     assert sum(sizes.values()) < 4e6 + 2.3e6 * chapters
     pages = {path: size for path, size in sizes.items() if path.suffix == ".html"}
-    assert max(pages.values()) < 400e3
+    assert max(pages.values()) < 450e3  # the ledger, with what the archive says
 
 
 def test_the_site_says_nothing_of_the_machine_that_built_it(site):
