@@ -106,7 +106,7 @@ def tune_prefixes(config: Mapping[str, Any], needs: Sequence[Result], progress: 
             **cell,
             **measure(model, config, prefix),
             "parameters": sum(parameter.numel() for parameter in prefix.parameters()),
-            "curve": _thin(curve[:, index]),
+            "curve": thinned(curve[:, index]),
             **checkpoints.of(index),
         }
         for index, (cell, prefix) in enumerate(zip(config["cells"], prefixes, strict=True))
@@ -237,7 +237,7 @@ def _train_learner(
         label=label,
         progress=progress,
     )
-    return {**measure(model, config), "curve": _thin(curve[:, 0]), **checkpoints.of(0)}
+    return {**measure(model, config), "curve": thinned(curve[:, 0]), **checkpoints.of(0)}
 
 
 class _Checkpoints:
@@ -333,7 +333,8 @@ def generator_for(config: Mapping[str, Any] | int, purpose: str) -> torch.Genera
     return torch.Generator().manual_seed(STREAMS * seed + PURPOSES.index(purpose))
 
 
-def _thin(curve: Tensor) -> list[float]:
+def thinned(curve: Tensor) -> list[float]:
+    """Return the `CURVE_POINTS` points of a stored curve: means of the steps since the last."""
     pieces = min(CURVE_POINTS, len(curve))
     return [float(piece.mean()) for piece in curve.tensor_split(pieces)]
 

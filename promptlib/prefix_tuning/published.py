@@ -7,10 +7,12 @@ Work?", ICLR 2024, arXiv 2310.19698. Facts only; none of their code is used.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import Any, Literal
 
 from promptlib.checks import check_public
+from promptlib.claims import Published
+from promptlib.prefix_tuning.trials import Trials
 
 NEW_TASK: dict[str, float] = {
     "pretrained_ascending": 91.41,
@@ -94,6 +96,25 @@ def differs(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> tuple[str, ..
     if ours["first_layer_norm"] != theirs["first_layer_norm"]:
         found.append(f"with{'' if ours['first_layer_norm'] else 'out'} the first LayerNorm")
     return tuple(found)
+
+
+def reported(
+    value: float, favours: Literal["higher", "lower"], model: Mapping[str, Any]
+) -> Callable[[Trials], Published]:
+    """Return a published accuracy as a row of claims takes it.
+
+    Parameters
+    ----------
+    value : float
+        In percent of sequences.
+    favours : {"higher", "lower"}
+        As of `promptlib.claims.Published`.
+    model : mapping
+        Config of the published model; how ours differs, the first trial tells.
+    """
+    return lambda trials: Published(
+        value, favours, differs=differs(trials[0].run.config["model"], model)
+    )
 
 
 check_public(__name__)

@@ -245,6 +245,17 @@ def rates_chosen(chosen: Iterable[Trial], rates: Iterable[float]) -> str:
     return told
 
 
+def sequences_tested(trials: Iterable[Trial]) -> int:
+    """Return how many test sequences are behind each accuracy; the fewest if trials differ.
+
+    Raises
+    ------
+    ValueError
+        If there is no trial.
+    """
+    return min(int(trial.run.config["test_sequences"]) for trial in trials)
+
+
 def rebuild(trial: Trial, get: Get) -> tuple[GPT, Prefix | None]:
     """Return the model that a trial ended with, and the prefix that goes with it, if any.
 

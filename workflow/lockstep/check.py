@@ -26,7 +26,7 @@ from workflow.lockstep import kernels as lockstep_kernels
 from workflow.lockstep.data import read_by
 from workflow.lockstep.model import Stack
 from workflow.lockstep.results import train_together
-from workflow.lockstep.session import describe, merged
+from workflow.lockstep.session import describe, grouped
 from workflow.lockstep.store import Planned
 from workflow.lockstep.training import PRODUCTS, Lockstep
 from workflow.lockstep.workers import Workers
@@ -68,22 +68,19 @@ def check(
     for future in draws:
         future.add_done_callback(lambda _: ended.append(time.monotonic()))
     failures = 0
-    timed: dict[Any, float] = {}
-    by_worth, together = groups_of(planned), groups_of(merged(planned))
-    for place, group in enumerate([*by_worth, *(one for one in together if one not in by_worth)]):
+    timed: list[float] = []
+    groups = [[one.run for one in group] for group in grouped(planned)]
+    for place, group in enumerate(groups):
         if deadline - time.monotonic() < 15:
             print("no time for the other groups", flush=True)
             break
         try:
-            timed[tuple(run.key for run in group)] = time_group(group, workers, device, place)
+            timed.append(time_group(group, workers, device, place))
         except Exception:
             failures += 1
             print(f"error: {describe(group)}")
             traceback.print_exc()
-    for title, groups in (("by worth", by_worth), ("fewer groups", together)):
-        seconds = [timed.get(tuple(run.key for run in group)) for group in groups]
-        known = sum(one for one in seconds if one is not None)
-        print(f"{title}: {known:.0f} s in all, {seconds.count(None)} groups not timed", flush=True)
+    print(f"{sum(timed):.0f} s in all, {len(groups) - len(timed)} groups not timed", flush=True)
     print(f"{len(ended)} of {len(draws)} draws after {max(ended, default=0) - started:.1f} s")
     for precision, future in compared.items():
         try:
@@ -102,15 +99,6 @@ def tell_machine(device: torch.device) -> None:
         free, total = torch.cuda.mem_get_info()
         print(f"{torch.cuda.get_device_name()}, {free / 2**30:.0f} of {total / 2**30:.0f} GiB free")
     print(f"fused kernels: {lockstep_kernels.available(device)}", flush=True)
-
-
-def groups_of(planned: Sequence[Planned]) -> list[list[Run]]:
-    """The groups of a plan, as a session forms them."""
-    found: dict[Any, list[Run]] = {}
-    for one in planned:
-        if lockstep.fits(one.run):
-            found.setdefault((one.worth, lockstep.group_of(one.run)), []).append(one.run)
-    return list(found.values())
 
 
 def time_group(group: Sequence[Run], workers: Workers, device: torch.device, place: int) -> float:

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from promptlib.checks import check_public
-from promptlib.prefix_tuning.adapting import CURVE_POINTS
+from promptlib.prefix_tuning.adapting import thinned
 from promptlib.runs import Result, Run
 from promptlib.training import TrainingDiverged
 from workflow.lockstep.data import tested, validated
@@ -129,12 +129,6 @@ def _divergence(group: Lockstep, row: int, step: int, loss: float) -> TrainingDi
         f"the loss of cell {group.learners.members[row].cell} is {loss} at step {step} of "
         f"{group.recipe.steps}, with learning rate {rate:g}; lower the learning rate"
     )
-
-
-def thinned(curve: Tensor) -> list[float]:
-    """The means of a learning curve between points of a stored one."""
-    pieces = min(CURVE_POINTS, len(curve))
-    return [float(piece.mean()) for piece in curve.tensor_split(pieces)]
 
 
 check_public(__name__)

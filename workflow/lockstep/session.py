@@ -20,7 +20,7 @@ import signal
 import sys
 import time
 import traceback
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
@@ -91,24 +91,20 @@ class Session:
         """End at the next step that looks at the clock."""
         self.stopped = True
 
-    def todo(self) -> list[list[Planned]]:
+    def pending(self) -> list[list[Planned]]:
         """The groups that are to be trained, in order: those of one worth together.
 
         A run that is kept already is trained again only where another needs its weights.
         """
-        missing = [one for one in self.planned if self.shards.find(one.run) is None]
-        wanted = {needed.key for one in missing for needed in one.run.needs}
-        found: dict[Any, list[Planned]] = {}
-        for one in self.planned:
-            lacking = one in missing or one.run.key in wanted
-            if lacking and lockstep.fits(one.run):
-                key = (one.worth, lockstep.group_of(one.run))
-                found.setdefault(key, []).append(one)
-        return list(found.values())
+        missing = [one.run for one in self.planned if self.shards.find(one.run) is None]
+        wanted = {run.key for run in missing} | {
+            needed.key for run in missing for needed in run.needs
+        }
+        return grouped(one for one in self.planned if one.run.key in wanted)
 
     def run(self) -> None:
         """Train what there is time for."""
-        groups = self.todo()
+        groups = self.pending()
         for group in groups:
             for one in group:
                 self.workers.draw_soon(read_by(one.run.config))
@@ -274,6 +270,15 @@ class Session:
             print("nothing is missing")
 
 
+def grouped(planned: Iterable[Planned]) -> list[list[Planned]]:
+    """What can be trained in lockstep, by group and worth, in order."""
+    found: dict[Any, list[Planned]] = {}
+    for one in planned:
+        if lockstep.fits(one.run):
+            found.setdefault((one.worth, lockstep.group_of(one.run)), []).append(one)
+    return list(found.values())
+
+
 def describe(runs: Sequence[Run]) -> str:
     """A group in a few words."""
     config = runs[0].config
@@ -286,12 +291,7 @@ def describe(runs: Sequence[Run]) -> str:
 
 def card(device: torch.device) -> str:
     """The name of what trains."""
-    return torch.cuda.get_device_name() if device.type == "cuda" else machine_processor()
-
-
-def machine_processor() -> str:
-    """The processor, as `promptlib.runs.machine` calls it."""
-    return machine()["processor"]
+    return torch.cuda.get_device_name() if device.type == "cuda" else machine()["processor"]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -305,12 +305,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--minutes", type=float, required=True)
     parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
     parser.add_argument("--cores", type=int, default=max(1, (os.cpu_count() or 2) - 1))
-    parser.add_argument("--merge-worths", action="store_true", help="fewer and larger groups")
     parser.add_argument("--check", action="store_true", help="time all groups, keep nothing")
     options = parser.parse_args(arguments)
     planned, about = read_plan(options.plan)
-    if options.merge_worths:
-        planned = merged(planned)
     workers = Workers(options.cores)
     try:
         name = options.device
@@ -342,21 +339,6 @@ def set_precision() -> None:
     """Let products of float32 be products of float32, and sum those of bfloat16 in float32."""
     torch.backends.cuda.matmul.allow_tf32 = False
     torch.backends.cuda.matmul.allow_bf16_reduced_precision_reduction = False
-
-
-def merged(planned: Sequence[Planned]) -> list[Planned]:
-    """The same runs; those that fit into one group have the worth of the worthiest of them."""
-    best: dict[Any, int] = {}
-    for one in planned:
-        if lockstep.fits(one.run):
-            key = lockstep.group_of(one.run)
-            best[key] = min(best.get(key, one.worth), one.worth)
-    return [
-        Planned(one.run, one.chapter, best[lockstep.group_of(one.run)])
-        if lockstep.fits(one.run)
-        else one
-        for one in planned
-    ]
 
 
 if __name__ == "__main__":

@@ -7,7 +7,8 @@ from typing import Any
 
 from notebooks.bridge.two_theories_one_layer import heads, measured, readings, streams
 from promptlib import claims
-from promptlib.prompt_attention.instances import BOOK, SPARSITIES, TOLERANCE
+from promptlib.claims import HERE
+from promptlib.prompt_attention.instances import SPARSITIES, TOLERANCE
 
 ROWS = (
     claims.Identity(
@@ -16,7 +17,7 @@ ROWS = (
         "$t'(y=+1) - t'(y=-1) = 2(1-\\alpha)[A - (1-A)\\delta_w]\\, W_V^\\top w^\\star$, whatever "
         "its values.",
         tolerance=TOLERANCE,
-        source=BOOK,
+        source=HERE,
         checks=readings.difference_in_front,
     ),
     claims.Bound(
@@ -27,7 +28,7 @@ ROWS = (
         values=itemgetter(0),
         limits=itemgetter(1),
         tolerance=1e-9,
-        source=BOOK,
+        source=HERE,
         checks=readings.search_in_front,
         search=lambda met: (
             f"Adam from {met.restarts} random starts for each of {len(met.values)} settings, "
@@ -41,7 +42,7 @@ ROWS = (
         "through $\\log Z$.",
         values=itemgetter(0),
         limits=itemgetter(1),
-        source=BOOK,
+        source=HERE,
         checks=readings.leaking_prefix,
         search=lambda sides: (
             f"{len(sides[0]) // 2} random mixtures and readers; without the prefix 2,000 random "
@@ -54,7 +55,7 @@ ROWS = (
         "$(1-\\gamma)\\,W_V^\\top X^\\top\\phi(Xq) + \\gamma\\,W_V^\\top p$ with "
         "$q = W_K W_Q^\\top p$, and no content row changes.",
         tolerance=TOLERANCE,
-        source=BOOK,
+        source=HERE,
         checks=readings.own_row,
     ),
     claims.Identity(
@@ -63,7 +64,7 @@ ROWS = (
         "layer, and the content's rows are those with the prompt's keys and values of another "
         "input as a fixed prefix.",
         tolerance=TOLERANCE,
-        source=BOOK,
+        source=HERE,
         checks=streams.forward,
     ),
     claims.Identity(
@@ -72,7 +73,7 @@ ROWS = (
         "4 or 6 of 6 cases, as the theorems say for where it stands, who is read and what the mask "
         "hides; the relative attention of content never moves.",
         tolerance=TOLERANCE,
-        source=BOOK,
+        source=HERE,
         checks=streams.read,
     ),
     claims.Bound(
@@ -83,7 +84,7 @@ ROWS = (
         values=itemgetter(0),
         limits=itemgetter(1),
         tolerance=1e-9,
-        source=BOOK,
+        source=HERE,
         checks=readings.least_pair_value,
         search=lambda met: (
             f"{met[2]} random frozen heads, sparsities and angles, Δ from Δ* to 5 Δ*, values 0.1 % "
@@ -96,7 +97,7 @@ ROWS = (
         "$\\Delta$ from 1.001 to 10 times $\\Delta^\\star$, where one is right in half; three are "
         "right on three random deviations.",
         limits=-1.0,
-        source=BOOK,
+        source=HERE,
         checks=heads.heads_for,
         search=lambda shares: (
             f"{len(shares)} mixtures of {len(SPARSITIES)} sparsities, every case (y, δ)"
@@ -108,7 +109,7 @@ ROWS = (
         "$\\zeta = \\frac12$ and $\\delta = (1,1)$, where the bag is its own negative, every score "
         "is zero.",
         tolerance=TOLERANCE,
-        source=BOOK,
+        source=HERE,
         checks=heads.heads_score,
     ),
     claims.Identity(
@@ -117,7 +118,7 @@ ROWS = (
         "$(\\Delta,-\\Delta)$ by $1 - \\Delta^2/D$ times the difference at $(0,0)$: with the wrong "
         "sign or not at all from $\\Delta^2 = D$ on.",
         tolerance=TOLERANCE,
-        source=BOOK,
+        source=HERE,
         checks=heads.linear_prompts,
     ),
 )

@@ -22,7 +22,7 @@ from promptlib import claims
 from promptlib.claims import HERE
 from promptlib.prefix_tuning import adapting, movement
 from promptlib.prefix_tuning.reach import log_normalisers
-from promptlib.prefix_tuning.trials import UNIT, Trials
+from promptlib.prefix_tuning.trials import UNIT, Trials, sequences_tested
 
 CHAPTER = "prefix-tuning/depth"
 TOLERANCE = 1e-10
@@ -172,11 +172,6 @@ def percent(best: Trials, method: str) -> list[float]:
     return best.where(method=method).percent(NEW)
 
 
-def test_sequences(best: Trials) -> int:
-    """Behind each accuracy."""
-    return int(best[0].run.config["test_sequences"])
-
-
 TRAINED = (
     claims.Outcome(
         "prefix-moves-deeper",
@@ -197,7 +192,7 @@ TRAINED = (
         unit=UNIT,
         source=HERE,
         checks=adapting.fine_tune,
-        trials=test_sequences,
+        trials=sequences_tested,
     ),
     claims.Outcome(
         "elicits",
@@ -208,7 +203,7 @@ TRAINED = (
         unit=UNIT,
         source=HERE,
         checks=adapting.pretrain,
-        trials=test_sequences,
+        trials=sequences_tested,
     ),
     claims.Outcome(
         "prefix-does-not-learn",
@@ -220,7 +215,7 @@ TRAINED = (
         unit=UNIT,
         source=HERE,
         checks=percent,
-        trials=test_sequences,
+        trials=sequences_tested,
         requires=("weights-learn", "elicits"),
     ),
     claims.Outcome(
@@ -235,7 +230,7 @@ TRAINED = (
         unit=UNIT,
         source=HERE,
         checks=adapting.tune_lora,
-        resolution=lambda best: 100 / test_sequences(best),
+        resolution=lambda best: 100 / sequences_tested(best),
         requires=("elicits",),
     ),
 )

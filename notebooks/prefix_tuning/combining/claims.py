@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from functools import partial
-from typing import Literal
 
 import torch
 
@@ -15,12 +14,12 @@ from notebooks.prefix_tuning.combining.inside import Evidence, moved_by_layer
 from notebooks.prefix_tuning.combining.plan import COMPOSITIONS, INVENTIONS, N_HEAD
 from notebooks.prefix_tuning.combining.probes import known_digits, rank_correlation
 from notebooks.prefix_tuning.combining.results import NAMES, correlations, prefix_gains
-from promptlib.claims import HERE, Claim, Outcome, Published, check
-from promptlib.prefix_tuning import adapting, evaluation, movement
+from promptlib.claims import HERE, Claim, Outcome, check
+from promptlib.prefix_tuning import adapting, evaluation, movement, published
 from promptlib.prefix_tuning.planning import MIXED, model_of
-from promptlib.prefix_tuning.published import COMBINE, differs
+from promptlib.prefix_tuning.published import COMBINE
 from promptlib.prefix_tuning.tasks import SEQUENCE_LENGTH
-from promptlib.prefix_tuning.trials import UNIT, Get, Plan, Trials, read
+from promptlib.prefix_tuning.trials import UNIT, Get, Plan, Trials, read, sequences_tested
 
 CHAPTER = "prefix-tuning/combining"
 PAPER = "Petrov et al. 2024, combining"
@@ -40,19 +39,8 @@ def best(trials: Trials, method: str, task: str) -> list[float]:
     return trials.where(method=method, task=task).best().percent()
 
 
-def sequences(trials: Trials) -> int:
-    """Test sequences behind each accuracy."""
-    return int(trials[0].run.config["test_sequences"])
-
-
-def reported(value: float, favours: Literal["higher", "lower"]) -> Callable[[Trials], Published]:
-    """A published accuracy; whether our model is as large is for the trials to say."""
-
-    def beside(trials: Trials) -> Published:
-        model = trials[0].run.config["model"]
-        return Published(value, favours, differs=differs(model, PUBLISHED_MODEL))
-
-    return beside
+reported = partial(published.reported, model=PUBLISHED_MODEL)
+"""A published accuracy; whether our model is as large is for the trials to say."""
 
 
 TRAINED = (
@@ -67,7 +55,7 @@ TRAINED = (
         unit=UNIT,
         source=PAPER,
         checks=adapting.pretrain,
-        resolution=lambda trials: 100 / sequences(trials),
+        resolution=lambda trials: 100 / sequences_tested(trials),
         published=reported(sum(COMBINE["pretrained"][task] for task in MIXED), "higher"),
     ),
     *(
@@ -80,7 +68,7 @@ TRAINED = (
             unit=UNIT,
             source=PAPER,
             checks=adapting.tune_prefixes,
-            trials=sequences,
+            trials=sequences_tested,
             published=reported(COMBINE["prefix"][task], "higher"),
             requires=("mixture-learned",),
         )
@@ -95,7 +83,7 @@ TRAINED = (
         unit=UNIT,
         source=PAPER,
         checks=evaluation.sequence_accuracy,
-        trials=sequences,
+        trials=sequences_tested,
         published=reported(COMBINE["pretrained"][PUBLISHED_COMPOSITION], "lower"),
         requires=("mixture-learned",),
     ),
@@ -108,7 +96,7 @@ TRAINED = (
         unit=UNIT,
         source=PAPER,
         checks=adapting.tune_prefixes,
-        trials=sequences,
+        trials=sequences_tested,
         published=reported(COMBINE["prefix"][PUBLISHED_COMPOSITION], "higher"),
         requires=("pretrained-composition",),
         note="The limit is the one that the model without a prefix is to stay below. It asks "
@@ -123,7 +111,7 @@ TRAINED = (
         unit=UNIT,
         source=HERE,
         checks=adapting.fine_tune,
-        trials=sequences,
+        trials=sequences_tested,
     ),
     Outcome(
         "double-histogram",
@@ -134,7 +122,7 @@ TRAINED = (
         unit=UNIT,
         source=PAPER,
         checks=adapting.tune_prefixes,
-        trials=sequences,
+        trials=sequences_tested,
         published=reported(COMBINE["prefix"][PUBLISHED_INVENTION], "lower"),
         requires=("fine-tuning-counts",),
     ),
@@ -172,7 +160,7 @@ TRAINED = (
         unit=UNIT,
         source=HERE,
         checks=adapting.fine_tune,
-        trials=sequences,
+        trials=sequences_tested,
     ),
     Outcome(
         "moving-fails",
@@ -183,7 +171,7 @@ TRAINED = (
         unit=UNIT,
         source=HERE,
         checks=adapting.tune_prefixes,
-        trials=sequences,
+        trials=sequences_tested,
         requires=("fine-tuning-moves",),
     ),
     Outcome(

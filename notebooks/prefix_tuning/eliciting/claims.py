@@ -19,7 +19,7 @@ from promptlib.claims import HERE
 from promptlib.prefix_tuning import adapting, evaluation, published
 from promptlib.prefix_tuning.inside import model_ratio_errors
 from promptlib.prefix_tuning.planning import MIXED
-from promptlib.prefix_tuning.trials import UNIT, Get, Plan, Trials, read
+from promptlib.prefix_tuning.trials import UNIT, Get, Plan, Trials, read, sequences_tested
 
 CHAPTER = "prefix-tuning/eliciting"
 PAPER = "Petrov et al. 2024, eliciting a pretrained task"
@@ -48,7 +48,7 @@ def _own_task(task: str) -> claims.Outcome:
         unit=UNIT,
         source=PAPER,
         checks=adapting.tune_prefixes,
-        trials=results.sequences,
+        trials=sequences_tested,
         published=_published(published.ELICIT["prefix"][task], "higher"),
         requires=("mixture-learned",),
         note="The limit was 50 % until results of small models had been seen.",
@@ -65,7 +65,7 @@ ACCURACIES = (
         unit=UNIT,
         source=PAPER,
         checks=adapting.pretrain,
-        resolution=lambda trials: 100 / results.sequences(trials),
+        resolution=lambda trials: 100 / sequences_tested(trials),
         published=_published(sum(published.ELICIT["pretrained"].values()), "higher"),
     ),
     claims.Outcome(
@@ -77,7 +77,7 @@ ACCURACIES = (
         unit=UNIT,
         source=PAPER,
         checks=evaluation.sequence_accuracy,
-        trials=results.sequences,
+        trials=sequences_tested,
         published=_published(max(published.ELICIT["pretrained"].values()), "lower"),
         requires=("mixture-learned",),
     ),
@@ -91,7 +91,7 @@ ACCURACIES = (
         unit=UNIT,
         source=PAPER,
         checks=evaluation.sequence_accuracy,
-        trials=results.sequences,
+        trials=sequences_tested,
         published=_published(OTHER_TASKS, "lower"),
         requires=("mixture-learned",),
         note="The limit was 5 %, then 10 %, until results of small models had been seen.",
@@ -105,7 +105,7 @@ ACCURACIES = (
         unit=UNIT,
         source=HERE,
         checks=adapting.tune_prefixes,
-        trials=results.sequences,
+        trials=sequences_tested,
     ),
     claims.Outcome(
         "free-escapes",
@@ -117,7 +117,7 @@ ACCURACIES = (
         unit=UNIT,
         source=HERE,
         checks=results.differences,
-        resolution=lambda trials: 100 / results.sequences(trials) / len(MIXED),
+        resolution=lambda trials: 100 / sequences_tested(trials) / len(MIXED),
     ),
     claims.Outcome(
         "init-scale",
@@ -129,7 +129,7 @@ ACCURACIES = (
         unit=UNIT,
         source=HERE,
         checks=results.losses_of_scale,
-        resolution=lambda trials: 100 / results.sequences(trials) / len(SWEPT),
+        resolution=lambda trials: 100 / sequences_tested(trials) / len(SWEPT),
         note="The limit was 50 points until a third learning rate, which rescues some large "
         "starts, had been tried.",
     ),

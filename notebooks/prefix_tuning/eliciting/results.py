@@ -44,11 +44,6 @@ def differs(trials: Trials) -> tuple[str, ...]:
     return published_figures.differs(ours, published)
 
 
-def sequences(trials: Trials) -> int:
-    """How many sequences are behind each accuracy."""
-    return int(trials[0].run.config["test_sequences"])
-
-
 def without_prefix(trials: Trials) -> np.ndarray:
     """Accuracies of the pretrained model without first LayerNorm, (tasks, seeds)."""
     return np.array([trials.where(norm="without").percent(task) for task in MIXED])

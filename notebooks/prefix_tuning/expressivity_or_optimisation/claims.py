@@ -12,7 +12,7 @@ from notebooks.prefix_tuning.expressivity_or_optimisation.plan import DRAWN
 from notebooks.prefix_tuning.expressivity_or_optimisation.results import DOES, MOVES
 from promptlib.claims import HERE, Bound, Outcome
 from promptlib.prefix_tuning import adapting
-from promptlib.prefix_tuning.trials import UNIT, Trials
+from promptlib.prefix_tuning.trials import UNIT, Trials, sequences_tested
 
 CHAPTER = "prefix-tuning/expressivity"
 
@@ -44,11 +44,6 @@ TRAVEL = (
         "above those of weights: this describes the best settings found and proves no need",
     ),
 )
-
-
-def tested(trials: Trials) -> int:
-    """Test sequences behind each accuracy."""
-    return min(int(trial.run.config["test_sequences"]) for trial in trials)
 
 
 def best_at_moving(trials: Trials) -> list[float]:
@@ -106,7 +101,7 @@ ROWS = (
         unit=UNIT,
         source=HERE,
         checks=training.measure,
-        trials=tested,
+        trials=sequences_tested,
         note=f"the accuracy from which on a task counts as done ({DOES:g} %)",
     ),
     Outcome(
@@ -119,7 +114,7 @@ ROWS = (
         unit=UNIT,
         source=HERE,
         checks=training.measure,
-        trials=tested,
+        trials=sequences_tested,
         note=f"the accuracy from which on a task counts as done ({DOES:g} %)",
     ),
     Outcome(
@@ -130,7 +125,7 @@ ROWS = (
         unit=UNIT,
         source=HERE,
         checks=adapting.tune_prefixes,
-        trials=tested,
+        trials=sequences_tested,
         requires=("weights-can-move",),
     ),
     Outcome(
@@ -143,6 +138,6 @@ ROWS = (
         unit=UNIT,
         source=HERE,
         checks=adapting.fine_tune,
-        trials=tested,
+        trials=sequences_tested,
     ),
 )

@@ -28,7 +28,13 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from promptlib.checks import check_public
-from promptlib.prefix_tuning.adapting import generator_for, load_model, load_prefix, new_prefix
+from promptlib.prefix_tuning.adapting import (
+    generator_for,
+    load_model,
+    load_prefix,
+    new_prefix,
+    thinned,
+)
 from promptlib.prefix_tuning.evaluation import greedy_decode
 from promptlib.prefix_tuning.gpt import GPT
 from promptlib.prefix_tuning.prefix import Prefix, PrefixBatch
@@ -36,8 +42,6 @@ from promptlib.prefix_tuning.tasks import SEQUENCE_LENGTH, Split, read_and_answe
 from promptlib.runs import Result
 from promptlib.training import Learner, Progress, Recipe, flushed_denormals, freeze, train
 
-CURVE_POINTS = 100
-"""Points of a stored learning curve; each is the mean of the steps since the last."""
 CHUNK = 1024
 """Sequences that a teacher answers at a time."""
 
@@ -116,7 +120,7 @@ def plant(config: Mapping[str, Any], needs: Sequence[Result], progress: Progress
     )
     measured = measure(model, config, teacher, [None, *students])
     cells = [
-        {**cell, **found, "curve": _thin(curve[:, index])}
+        {**cell, **found, "curve": thinned(curve[:, index])}
         for index, (cell, found) in enumerate(zip(config["cells"], measured[1:], strict=True))
     ]
     return Result({"cells": cells, "without": measured[0]}, {"planted": teacher.vectors.detach()})
@@ -170,11 +174,6 @@ def _teacher(config: Mapping[str, Any], trained: Sequence[Result]) -> Prefix:
 def _log_probabilities(model: GPT, tokens: Tensor, prefix: Prefix | PrefixBatch | None) -> Tensor:
     """Of the ten outputs: ``(B, 19) -> ([C,] B, 10, V)``."""
     return F.log_softmax(model(tokens, prefix, last=SEQUENCE_LENGTH), dim=-1)
-
-
-def _thin(curve: Tensor) -> list[float]:
-    pieces = min(CURVE_POINTS, len(curve))
-    return [float(piece.mean()) for piece in curve.tensor_split(pieces)]
 
 
 check_public(__name__)

@@ -20,7 +20,7 @@ from promptlib import claims
 from promptlib.attention import attend
 from promptlib.claims import HERE
 from promptlib.prefix_tuning import adapting
-from promptlib.prefix_tuning.trials import UNIT, Trials
+from promptlib.prefix_tuning.trials import UNIT, Trials, sequences_tested
 
 CHAPTER = "prefix-tuning/long"
 TOLERANCE = 1e-10
@@ -145,8 +145,8 @@ class Trained(NamedTuple):
         return [float(getattr(one, attribute).mean()) for one in ones]
 
 
-def _sequences(measured: Trained) -> int:
-    return int(measured.trials[0].run.config["test_sequences"])
+def _tested(measured: Trained) -> int:
+    return sequences_tested(measured.trials)
 
 
 TRAINED = (
@@ -159,7 +159,7 @@ TRAINED = (
         unit=UNIT,
         source=HERE,
         checks=adapting.tune_prefixes,
-        trials=_sequences,
+        trials=_tested,
     ),
     claims.Outcome(
         "new-task-loss",
@@ -185,7 +185,7 @@ TRAINED = (
         unit=UNIT,
         source=HERE,
         checks=adapting.fine_tune,
-        trials=_sequences,
+        trials=_tested,
     ),
     claims.Outcome(
         "new-task",
@@ -198,7 +198,7 @@ TRAINED = (
         unit=UNIT,
         source=HERE,
         checks=adapting.tune_prefixes,
-        trials=_sequences,
+        trials=_tested,
         requires=("weights-learn",),
     ),
     claims.Outcome(
@@ -241,7 +241,7 @@ TRAINED = (
         unit=UNIT,
         source=HERE,
         checks=results.combine,
-        resolution=lambda measured: 100 / _sequences(measured),
+        resolution=lambda measured: 100 / _tested(measured),
         requires=("known-task",),
     ),
 )

@@ -6,7 +6,6 @@ by them too. The other tables judge what their cells of the page compute with mo
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any, Literal
 
 import numpy as np
@@ -25,19 +24,13 @@ from promptlib.claims import HERE, Bound, Identity, Outcome
 from promptlib.prefix_tuning import adapting, published
 from promptlib.prefix_tuning.blind import blind_sorting_loss
 from promptlib.prefix_tuning.evaluation import score, sequence_loss
-from promptlib.prefix_tuning.published import differs
-from promptlib.prefix_tuning.trials import UNIT, Get, Plan, Trial, Trials
+from promptlib.prefix_tuning.trials import UNIT, Get, Plan, Trials, sequences_tested
 
 CHAPTER = "prefix-tuning/new-task"
 PAPER = "Petrov et al. 2024, new task"
 
 
-def tested(m: Sequence[Trial]) -> int:
-    """Test sequences behind each accuracy."""
-    return int(m[0].run.config["test_sequences"])
-
-
-ACCURACY: dict[str, Any] = {"unit": UNIT, "trials": tested}
+ACCURACY: dict[str, Any] = {"unit": UNIT, "trials": sequences_tested}
 
 
 def paper(name: str, favours: Literal["higher", "lower"]) -> dict[str, Any]:
@@ -45,9 +38,7 @@ def paper(name: str, favours: Literal["higher", "lower"]) -> dict[str, Any]:
     return {
         **ACCURACY,
         "source": PAPER,
-        "published": lambda m: claims.Published(
-            published.NEW_TASK[name], favours, differs=differs(m[0].run.config["model"], MODEL)
-        ),
+        "published": published.reported(published.NEW_TASK[name], favours, MODEL),
     }
 
 
@@ -180,7 +171,7 @@ ROWS = (
         ),
         above=0.0,
         unit=f"points, {UNIT}",
-        resolution=lambda m: 100 / tested(m),
+        resolution=lambda m: 100 / sequences_tested(m),
         source=HERE,
         checks=adapting.fine_tune,
         note="An earlier edition asked for half of all sequences. How many it gets depends on the "
@@ -279,7 +270,7 @@ BUILT = (
         values=lambda sorters: [one.trial.percent(DESCENDING) for one in sorters],
         above=1.0,
         unit=UNIT,
-        trials=lambda sorters: tested([one.trial for one in sorters]),
+        trials=lambda sorters: sequences_tested([one.trial for one in sorters]),
         source=HERE,
         checks=tables_theory.prefix_of,
         note="The limit below which the published prefix stays.",

@@ -34,7 +34,7 @@ from torch import Tensor, nn
 
 from promptlib.attention import attend
 from promptlib.checks import check_public, whole_number
-from promptlib.prefix_tuning.adapting import CURVE_POINTS, generator_for, load_model, measure
+from promptlib.prefix_tuning.adapting import generator_for, load_model, measure, thinned
 from promptlib.prefix_tuning.evaluation import sequence_loss
 from promptlib.prefix_tuning.gpt import GPT
 from promptlib.prefix_tuning.prefix import Prefix, PrefixBatch
@@ -187,7 +187,7 @@ def train(config: Mapping[str, Any], needs: Sequence[Result], progress: Progress
     tables.append(combine(model, tables, config["task"], config["seed"]))
     measured = [measure(Tabled(model, [table]), config) for table in tables]
     cells = [
-        {**cell, **of_cell, "curve": _thin(curve[:, index])}
+        {**cell, **of_cell, "curve": thinned(curve[:, index])}
         for index, (cell, of_cell) in enumerate(zip(config["cells"], measured, strict=False))
     ]
     tensors = {
@@ -244,11 +244,6 @@ def _training_batches(config: Mapping[str, Any]) -> Iterator[tuple[Tensor, Tenso
     check_vocabulary(task, config["model"]["vocab_size"])
     generator = generator_for(config, "data")
     return batches(task, config["steps"], config["batch_size"], generator)
-
-
-def _thin(curve: Tensor) -> list[float]:
-    pieces = min(CURVE_POINTS, len(curve))
-    return [float(piece.mean()) for piece in curve.tensor_split(pieces)]
 
 
 check_public(__name__)

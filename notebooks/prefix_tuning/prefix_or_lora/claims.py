@@ -23,11 +23,10 @@ from notebooks.prefix_tuning.prefix_or_lora.results import (
     published_lora,
     way,
 )
-from promptlib.claims import HERE, Bound, Claim, Identity, Outcome, Published, check
+from promptlib.claims import HERE, Bound, Claim, Identity, Outcome, check
 from promptlib.prefix_tuning import adapting, movement, published
 from promptlib.prefix_tuning.planning import model_of
-from promptlib.prefix_tuning.published import differs
-from promptlib.prefix_tuning.trials import UNIT, Get, Plan, Trials, read
+from promptlib.prefix_tuning.trials import UNIT, Get, Plan, Trials, read, sequences_tested
 
 CHAPTER = "prefix-tuning/prefix-or-lora"
 PAPER = "Petrov et al. 2024, rank-1 LoRA"
@@ -38,16 +37,6 @@ AFTER_LOOKING = (
     "hardly anything counted right"
 )
 """Note of the claims about losses."""
-
-
-def sequences(trials: Trials) -> int:
-    """Test sequences behind each accuracy."""
-    return int(trials[0].run.config["test_sequences"])
-
-
-def differences(trials: Trials) -> tuple[str, ...]:
-    """How the models differ from the published one."""
-    return differs(trials[0].run.config["model"], PUBLISHED_MODEL)
 
 
 def lowest(sweep: Trials) -> np.ndarray:
@@ -70,10 +59,8 @@ TRAINED = (
         unit=UNIT,
         source=PAPER,
         checks=adapting.tune_prefixes,
-        trials=sequences,
-        published=lambda trials: Published(
-            published.LORA_BUDGET["prefix"], "lower", differs=differences(trials)
-        ),
+        trials=sequences_tested,
+        published=published.reported(published.LORA_BUDGET["prefix"], "lower", PUBLISHED_MODEL),
         requires=("ceiling",),
     ),
     Outcome(
@@ -85,10 +72,8 @@ TRAINED = (
         unit=UNIT,
         source=PAPER,
         checks=adapting.tune_lora,
-        trials=sequences,
-        published=lambda trials: Published(
-            published.LORA_BUDGET["lora"], "higher", differs=differences(trials)
-        ),
+        trials=sequences_tested,
+        published=published.reported(published.LORA_BUDGET["lora"], "higher", PUBLISHED_MODEL),
         requires=("ceiling",),
     ),
     Outcome(
@@ -100,7 +85,7 @@ TRAINED = (
         unit=UNIT,
         source=HERE,
         checks=adapting.fine_tune,
-        trials=sequences,
+        trials=sequences_tested,
     ),
     Outcome(
         "attention-below-prefix",

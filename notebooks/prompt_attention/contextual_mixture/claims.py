@@ -15,9 +15,10 @@ from torch import Tensor
 from notebooks.prompt_attention.contextual_mixture import reach
 from promptlib import claims
 from promptlib.attention import attend
+from promptlib.claims import HERE
 from promptlib.prompt_attention import bag_moments
 from promptlib.prompt_attention.deviations import Comparison
-from promptlib.prompt_attention.instances import BOOK, POINTS, normal
+from promptlib.prompt_attention.instances import POINTS, normal
 from promptlib.prompt_attention.mixture import ContextualMixture
 
 ROWS = (
@@ -27,7 +28,7 @@ ROWS = (
         "\\log\\frac1T\\sum_t e^{\\langle q, x_t\\rangle}$: the mean token at $q = 0$, and the "
         "covariance $S_X$ is its slope there.",
         tolerance=1e-12,
-        source=BOOK,
+        source=HERE,
         checks=reach.query_readout,
     ),
     claims.Identity(
@@ -35,7 +36,7 @@ ROWS = (
         "Prompts that are also keys and values disturb the frozen rows: every output becomes "
         "$(1-\\alpha_i)\\,o_i$ plus a mix of the prompt values, with $\\alpha_i > 0$.",
         tolerance=1e-12,
-        source=BOOK,
+        source=HERE,
         checks=attend,
     ),
     claims.Estimate(
@@ -44,7 +45,7 @@ ROWS = (
         "(\\zeta-(1-\\zeta)E\\delta_w)\\,w^\\star$ and in the covariance as a multiple of "
         "$q^\\star w^{\\star\\top} + w^\\star q^{\\star\\top}$: the covariance knows the context.",
         max_deviation=lambda met: met.chance,
-        source=BOOK,
+        source=HERE,
         checks=bag_moments.signed_covariance,
     ),
     claims.Estimate(
@@ -52,7 +53,7 @@ ROWS = (
         "Through a random frozen head of width $k$ a prompt reaches the share $k/d$ of a "
         "context's squared length, on average.",
         max_deviation=lambda met: met.chance,
-        source=BOOK,
+        source=HERE,
         checks=reach.prompt_for_query,
     ),
 )

@@ -20,8 +20,8 @@ from notebooks.prompt_attention.first_gradient.long_steps import (
 from notebooks.prompt_attention.first_gradient.measured_bags import narrower
 from notebooks.prompt_attention.first_gradient.measured_steps import ETAS, FACTORS
 from promptlib import claims
+from promptlib.claims import HERE
 from promptlib.prompt_attention import descent, mass, sampled_descent
-from promptlib.prompt_attention.instances import BOOK
 
 PAPER = "Oymak et al. 2023, contribution (2)"
 chance = attrgetter("chance")
@@ -31,7 +31,7 @@ ROWS = (
         "alignment-law",
         "The first head and the first prompt depend on a bag through three components of each "
         "token: cosines drawn from that law have the means of those from whole bags.",
-        source=BOOK,
+        source=HERE,
         checks=alignment_by_law,
         max_deviation=chance,
     ),
@@ -42,7 +42,7 @@ ROWS = (
             "prompt with the context are functions of $n/d$ alone, given in closed form "
             f"(measured at $d = {met.dim}$)."
         ),
-        source=BOOK,
+        source=HERE,
         checks=alignment.prompt_alignment,
         max_deviation=chance,
         allowance=lambda met: met.allowance,
@@ -56,7 +56,7 @@ ROWS = (
         "none beats the signed average, which is the first gradient with the context removed.",
         values=itemgetter(0),
         limits=itemgetter(1),
-        source=BOOK,
+        source=HERE,
         checks=alignment.best_alignment_from_means,
         search=lambda met: (
             f"{len(alignment.MEAN_ESTIMATORS)} estimators, {met[2]} random signals each; only an "
@@ -67,7 +67,7 @@ ROWS = (
         "signed-average-is-best",
         "The signed average reaches the largest mean cosine that any method can get from bag "
         "means.",
-        source=BOOK,
+        source=HERE,
         checks=alignment.best_alignment_from_means,
         max_deviation=chance,
     ),
@@ -76,7 +76,7 @@ ROWS = (
         "Relevant tokens have no noise of their own and repeat inside a bag, so two bags with "
         "different labels reveal context and signal exactly, in any dimension.",
         tolerance=1e-12,
-        source=BOOK,
+        source=HERE,
         checks=alignment.context_and_signal_from_repeats,
     ),
     claims.Estimate(
@@ -84,7 +84,7 @@ ROWS = (
         "Without an intercept a head step on $n$ bags gets one of the two labels wrong in most "
         "fresh bags with the probability that the mean label exceeds $W^2/Q^2$ in size (prompt "
         "sharp, noise small).",
-        source=BOOK,
+        source=HERE,
         checks=imbalance.imbalance_failure,
         max_deviation=chance,
     ),
@@ -93,7 +93,7 @@ ROWS = (
         "The mean attention on the relevant tokens, and the mean of the squared weights "
         "elsewhere, are integrals of the Laplace transform of a lognormal variable, at every "
         "number of tokens.",
-        source=BOOK,
+        source=HERE,
         checks=mass.attention_moments,
         max_deviation=chance,
     ),
@@ -103,7 +103,7 @@ ROWS = (
         "tokens, and the limit of many tokens is a lower bound at every number.",
         values=itemgetter(0),
         limits=itemgetter(1),
-        source=BOOK,
+        source=HERE,
         checks=mass.limiting_mass,
         search=lambda sides: f"{sides[0].shape[-1]} random mixtures and scales, 4 to 1024 tokens",
         tolerance=1e-9,
@@ -114,7 +114,7 @@ ROWS = (
         "many tokens by at most $(1-A_\\infty)^2\\,(e^{\\kappa^2Q^2\\sigma^2}-1)/N$.",
         values=itemgetter(0),
         limits=itemgetter(1),
-        source=BOOK,
+        source=HERE,
         checks=mass.limiting_mass,
         search=lambda sides: f"{sides[0].shape[-1]} random mixtures and scales, 4 to 16384 tokens",
         tolerance=1e-9,
@@ -161,7 +161,7 @@ ROWS = (
         "The closed form of $k_q$ and $k_w$ is the average over labels and deviations of the "
         "gradient of one bag, on random mixtures with several deviations and any cosine.",
         tolerance=1e-12,
-        source=BOOK,
+        source=HERE,
         checks=descent.first_prompt_coefficients,
     ),
     claims.Bound(
@@ -171,7 +171,7 @@ ROWS = (
         "beyond.",
         values=itemgetter(0),
         limits=0.0,
-        source=BOOK,
+        source=HERE,
         checks=critical_step,
         search=lambda met: (
             f"{met[1]:,} bags at {', '.join(f'{f:g}' for f in FACTORS)} times the step; "
@@ -182,7 +182,7 @@ ROWS = (
         "logistic-first-prompt",
         "Under logistic loss the first prompt is the multiple of the context that the formula "
         "gives, in core models and with deviations, for short and for long steps of the head.",
-        source=BOOK,
+        source=HERE,
         checks=logistic_prompt_coefficient,
         max_deviation=chance,
     ),
@@ -193,7 +193,7 @@ ROWS = (
         "against it.",
         values=itemgetter(0),
         limits=0.0,
-        source=BOOK,
+        source=HERE,
         checks=sampled_descent.gradients,
         search=lambda met: (
             f"{met[1]:,} bags at head steps of {', '.join(f'{eta:g}' for eta in ETAS)}; "
@@ -234,7 +234,7 @@ GROWTH = (
         ),
         values=lambda met: met.exponents,
         above=0.9,
-        source=BOOK,
+        source=HERE,
         checks=alignment.sample_growth,
         unit="(exponent)",
         note="narrow layers need more than their share of bags, which flattens the growth; the "

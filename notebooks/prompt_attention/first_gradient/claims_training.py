@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from notebooks.prompt_attention.first_gradient import full_training
 from promptlib import claims
-from promptlib.prompt_attention.instances import BOOK
+from promptlib.claims import HERE
 
 AFTER = "this book, after Oymak et al. 2023, contribution (2)"
 
@@ -18,7 +18,7 @@ ROWS = (
         values=lambda met: met.prompt,
         below=lambda met: met.pooled,
         trials=lambda met: met.test_bags,
-        source=BOOK,
+        source=HERE,
         checks=full_training.train_model,
         unit="% of test bags",
         note="a control: without it, that three steps come close to training says nothing",
@@ -33,7 +33,7 @@ ROWS = (
         values=lambda met: met.rival,
         below=lambda met: met.pooled,
         trials=lambda met: met.test_bags,
-        source=BOOK,
+        source=HERE,
         checks=full_training.train_model,
         unit="% of test bags",
         note="a control: it is no feat to beat models that did not learn",
@@ -63,7 +63,7 @@ ROWS = (
         values=lambda met: met.ratio,
         above=1.0,
         scale="log",
-        source=BOOK,
+        source=HERE,
         checks=full_training.train_model,
         unit="times",
         note="a ratio, because in some rounds the steps fail altogether: their difference of up to "
@@ -80,7 +80,7 @@ ROWS = (
         above=0.0,
         resolution=lambda met: 100 / met.test_bags,
         requires=["rivals-learn"],
-        source=BOOK,
+        source=HERE,
         checks=full_training.compare,
         unit="percentage points",
     ),

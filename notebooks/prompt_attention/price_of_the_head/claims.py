@@ -18,14 +18,14 @@ from notebooks.prompt_attention.price_of_the_head.head_limits import (
 from notebooks.prompt_attention.price_of_the_head.head_simulation import learned_heads
 from notebooks.prompt_attention.price_of_the_head.results import Priced
 from promptlib import claims
+from promptlib.claims import HERE
 from promptlib.prompt_attention.averaging_head import averaging_error
 from promptlib.prompt_attention.feature_law import feature_laws
 from promptlib.prompt_attention.head_price import head_error
-from promptlib.prompt_attention.instances import BOOK
 from promptlib.prompt_attention.ridge_head import ridge_error
 
 OYMAK = "after Oymak et al. 2023, contribution (3)"
-BOTH = f"{BOOK}, {OYMAK}"
+BOTH = f"{HERE}, {OYMAK}"
 FINITE_WIDTH = (
     "the finite width: 0.2/(d - 1), twice what the claim on finite width bounds, since more than "
     "the width varies here"
@@ -87,7 +87,7 @@ ROWS = (
         "signal and noise.",
         errors=lambda near: torch.cat([error.flatten() for error in near.values()]),
         tolerance=1e-7,
-        source=BOOK,
+        source=HERE,
         checks=ridge_error,
     ),
     claims.Identity(
@@ -106,7 +106,7 @@ ROWS = (
         limits=itemgetter(1),
         tolerance=1e-12,
         search="26 ridges at 11 values of samples per dimension, for 200 random laws",
-        source=BOOK,
+        source=HERE,
         checks=informed_error,
     ),
     claims.Identity(
@@ -114,7 +114,7 @@ ROWS = (
         "When all bags are read alike the averaging head has the error of the informed one: the "
         "bound is reached.",
         tolerance=1e-12,
-        source=BOOK,
+        source=HERE,
         checks=informed_error,
     ),
     claims.Bound(
@@ -143,7 +143,7 @@ ROWS = (
         "An endlessly long prompt leaves the error $\\frac12(1 - \\Phi(Q/\\sigma)^{T-m})$ "
         "(measured at $\\kappa = 10^6$).",
         max_deviation=chance,
-        source=BOOK,
+        source=HERE,
         checks=hard_attention_error,
     ),
     claims.Outcome(
@@ -155,7 +155,7 @@ ROWS = (
         unit="percentage points fewer",
         note="the ridge was chosen by the formula, whose best it nearly is, not on these training "
         "sets",
-        source=BOOK,
+        source=HERE,
         checks=learned_heads,
     ),
     claims.Bound(
@@ -165,7 +165,7 @@ ROWS = (
         values=lambda met: beyond_chance(met)[0],
         limits=lambda met: beyond_chance(met)[1],
         search="least squares, ridge 0.1 and averaging at 8, 16, 32 and 64 dimensions",
-        source=BOOK,
+        source=HERE,
         checks=head_error,
     ),
 )

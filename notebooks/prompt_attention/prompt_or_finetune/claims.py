@@ -5,14 +5,14 @@ from __future__ import annotations
 from notebooks.prompt_attention.prompt_or_finetune.attention_layer import layer_scores
 from notebooks.prompt_attention.prompt_or_finetune.training import train_few_samples
 from promptlib import claims
-from promptlib.prompt_attention.instances import BOOK
+from promptlib.claims import HERE
 
 CONTAINS = claims.Identity(
     "layer-contains-prompt",
     "The attention layer with a query bias equals prompt-attention when its query matrix is zero, "
     "its key and value matrices are the identity, and its bias is the prompt.",
     tolerance=1e-10,
-    source=BOOK,
+    source=HERE,
     checks=layer_scores,
 )
 
@@ -27,7 +27,7 @@ ROWS = (
         below=lambda met: 100 * met.pooled,
         trials=lambda met: met.test_bags,
         unit="% of test bags",
-        source=BOOK,
+        source=HERE,
         checks=train_few_samples,
         note="a control: a comparison with a learner that never learns says nothing",
     ),
@@ -43,7 +43,7 @@ ROWS = (
         resolution=lambda met: 100 / met.test_bags,
         requires=["both-learn-attention"],
         unit="percentage points fewer",
-        source=BOOK,
+        source=HERE,
         checks=train_few_samples,
         note="the window of bags was chosen after the first runs, as the sizes at which the prompt "
         "is being found",
@@ -59,7 +59,7 @@ ROWS = (
         resolution=lambda met: 100 / met.test_bags,
         requires=["both-learn-attention"],
         unit="percentage points more",
-        source=BOOK,
+        source=HERE,
         checks=train_few_samples,
         note="one point is this book's measure of as good",
     ),

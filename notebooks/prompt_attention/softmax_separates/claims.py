@@ -14,8 +14,9 @@ from notebooks.prompt_attention.softmax_separates import (
     search,
 )
 from promptlib import claims
+from promptlib.claims import HERE
 from promptlib.prompt_attention import expressivity, models
-from promptlib.prompt_attention.instances import BOOK, PAPER, SPARSITIES, TOLERANCE
+from promptlib.prompt_attention.instances import PAPER, SPARSITIES, TOLERANCE
 from promptlib.prompt_attention.mixture import ContextualMixture
 
 
@@ -34,7 +35,7 @@ ROWS = (
         "first two moments of the tokens, plain and multiplied by the label, are those of the "
         "model.",
         max_deviation=lambda met: met.chance,
-        source=BOOK,
+        source=HERE,
         checks=ContextualMixture.sample,
     ),
     claims.Identity(
@@ -51,7 +52,7 @@ ROWS = (
         "Without noise, each model's score of a bag depends on $(y, \\delta)$ alone, whatever the "
         "relevant set, and is computed in the plane of $q^\\star$ and $w^\\star$.",
         tolerance=TOLERANCE,
-        source=BOOK,
+        source=HERE,
         checks="promptlib.prompt_attention.population.PLANE_MODELS",
     ),
     claims.Identity(
@@ -89,7 +90,7 @@ ROWS = (
         "deviations wrong, for both labels.",
         limits=-1 / 7,
         tolerance=1e-9,
-        source=BOOK,
+        source=HERE,
         checks=expressivity.prompt_scale_bound,
         search=lambda right: f"{len(right)} random mixtures in which some δw is positive",
     ),
@@ -119,7 +120,7 @@ ROWS = (
         "At 0.1 % below $\\Delta^\\star(\\zeta)$ explicit weights make softmax self-attention "
         "perfect.",
         limits=0.0,
-        source=BOOK,
+        source=HERE,
         checks=expressivity.self_attention_threshold,
         search=f"every case at {len(SPARSITIES)} values of ζ",
     ),
@@ -128,7 +129,7 @@ ROWS = (
         "The threshold from the minimum of the convex function $F_\\Delta$ is the one from its "
         "definition, $\\inf\\{\\Delta : \\sup_c g_\\Delta(c) < 0\\}$ (relative error).",
         tolerance=1e-9,
-        source=BOOK,
+        source=HERE,
         checks=expressivity.self_attention_threshold,
     ),
     claims.Bound(
@@ -139,7 +140,7 @@ ROWS = (
         "two differ by the factor $1/\\max(\\zeta,1-\\zeta) \\le 2$.",
         values=itemgetter(0),
         limits=itemgetter(1),
-        source=BOOK,
+        source=HERE,
         checks=expressivity.self_attention_bracket,
         search=lambda sides: f"{len(sides[0]) // 4} values of ζ, evenly in (0, 1)",
         tolerance=1e-9,
@@ -161,7 +162,7 @@ ROWS = (
         "are relevant, for every $\\Delta$: with $k=1$ that has probability $\\zeta$, with $k=T-1$ "
         "it has $1-\\zeta$.",
         tolerance=TOLERANCE,
-        source=BOOK,
+        source=HERE,
         checks=positional.escaping_heads,
     ),
     claims.Bound(
@@ -182,7 +183,7 @@ ROWS = (
         "right in three cases of four at any distance beyond it.",
         values=itemgetter(0),
         limits=itemgetter(1),
-        source=BOOK,
+        source=HERE,
         checks=constructions.linear_attention_weights,
         search=f"every case at {len(SPARSITIES)} values of ζ and 4 of Δ",
     ),

@@ -18,7 +18,7 @@ from notebooks.prefix_tuning.eliciting.start import Start
 from promptlib import claims
 from promptlib.prefix_tuning import adapting, published
 from promptlib.prefix_tuning.planning import MIXED, model_of
-from promptlib.prefix_tuning.trials import Plan, Trial, Trials, read
+from promptlib.prefix_tuning.trials import Plan, Trial, Trials, read, sequences_tested
 from promptlib.runs import Run
 from tests.trained_in_memory import TrainedInMemory, train_nothing
 
@@ -278,4 +278,4 @@ def test_an_archive_without_weights_is_judged_as_the_page_judges(
     assert all(isinstance(one, claims.Claim) for one in archived)
     assert archived[0].details["seeds"] == 2
     assert results.differs(trials) == ("width 12, not 256",)
-    assert results.sequences(trials) == TINY["test_sequences"]
+    assert sequences_tested(trials) == TINY["test_sequences"]

@@ -61,10 +61,13 @@ def measured(small: TrainedInMemory) -> Trained:
     trials = read(long.plan(**SMALL), small.get)
     uses = results.uses(trials, small.get, sample_tokens(5, 0))
     combined = results.combined(trials, small.get, 20)
+
     # As if on more sequences, so that made-up accuracies are told apart.
-    first = trials[0]
-    many = replace(first.run, config={**first.run.config, "test_sequences": 1000})
-    return Trained(Trials((replace(first, run=many), *trials[1:])), uses, combined)
+    def tested_more(trial: Trial) -> Trial:
+        config = {**trial.run.config, "test_sequences": 1000}
+        return replace(trial, run=replace(trial.run, config=config))
+
+    return Trained(Trials(tuple(map(tested_more, trials))), uses, combined)
 
 
 def prefixes(count: int, length: int = 2) -> list[Prefix]:
