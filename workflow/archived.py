@@ -162,16 +162,21 @@ def from_runs(plan: NotebookPlan, runs: Iterable[Mapping[str, Any]]) -> list[Cla
 
 def getter(runs: Iterable[Mapping[str, Any]]) -> Callable[[Run], Result]:
     """The ``get`` of archived runs: metrics and no weights; Stale for a run that is not there."""
-    by_name = {entry["name"]: entry for entry in runs}
-    by_identity = {identity_of(entry, by_name): entry for entry in by_name.values()}
+    entries = by_identity(runs)
 
     def get(run: Run) -> Result:
-        entry = by_identity.get(identity(run))
+        entry = entries.get(identity(run))
         if entry is None:
             raise Stale(f"the plan asks for a run that is not archived: {run.name}")
         return Result(entry["metrics"])
 
     return get
+
+
+def by_identity(runs: Iterable[Mapping[str, Any]]) -> dict[str, Mapping[str, Any]]:
+    """Archived runs by the `identity` of the runs that they are."""
+    by_name = {entry["name"]: entry for entry in runs}
+    return {identity_of(entry, by_name): entry for entry in by_name.values()}
 
 
 def identity(run: Run) -> str:

@@ -16,13 +16,14 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from promptlib.runs import Run
 from workflow.archive import committed, laid_out
-from workflow.archived import ARCHIVE, ARCHIVE_PROFILE, identity, identity_of
+from workflow.archived import ARCHIVE, ARCHIVE_PROFILE, by_identity, identity
 from workflow.command import BuildError, Parser, command
 from workflow.lockstep.store import (
     ENDING,
@@ -142,11 +143,10 @@ def merged(
     commit
         What the sources are that the runs were trained with.
     """
-    by_name = {entry["name"]: entry for entry in entries}
-    by_identity = {identity_of(entry, by_name): entry for entry in by_name.values()}
+    found = by_identity(entries)
     runs, lacking = [], []
     for run in plan.runs:
-        entry = by_identity.get(identity(run))
+        entry = found.get(identity(run))
         if entry is None:
             lacking.append(run)
         else:
@@ -170,10 +170,9 @@ def merged(
 
 
 def _counted(runs: Sequence[Run]) -> str:
-    counts: dict[str, int] = {}
-    for run in runs:
-        name = f"{run.train.partition(':')[2]} {run.config.get('task', '')}".strip()
-        counts[name] = counts.get(name, 0) + 1
+    counts = Counter(
+        f"{run.train.partition(':')[2]} {run.config.get('task', '')}".strip() for run in runs
+    )
     return ", ".join(f"{count} of {name}" for name, count in counts.items())
 
 

@@ -20,6 +20,7 @@ import signal
 import sys
 import time
 import traceback
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from concurrent.futures import Future
 from pathlib import Path
@@ -243,13 +244,11 @@ class Session:
 
     def report(self) -> dict[str, Any]:
         """What was done, what failed, and what is missing."""
-        missing: dict[str, int] = {}
-        for one in self.planned:
-            if self.shards.find(one.run) is None:
-                name = (
-                    f"{one.chapter}: {lockstep.kind_of(one.run)} {one.run.config.get('task', '')}"
-                )
-                missing[name] = missing.get(name, 0) + 1
+        missing = Counter(
+            f"{one.chapter}: {lockstep.kind_of(one.run)} {one.run.config.get('task', '')}"
+            for one in self.planned
+            if self.shards.find(one.run) is None
+        )
         failed = {self.by_key[key].run.name: reason for key, reason in self.failed.items()}
         return {"groups": self.table, "failed": failed, "missing": missing}
 
