@@ -2,7 +2,8 @@
 
 Pretraining and full fine-tuning hand over all parameters of a model, prefix-tuning the vectors of
 a prefix, LoRA its factors. The rest is common: AdamW, a learning rate that rises linearly and falls
-along half a cosine to zero, gradients clipped by their norm. Nothing stops early.
+along half a cosine to zero, gradients clipped by their norm. Nothing stops early. Pretraining may
+ask for Muon (Jordan et al., 2024) for the matrices inside a model: it needs a third of the steps.
 
 Several learners, such as the prefixes of a sweep over learning rates, can share the passes through
 one frozen model. Each has its own learning rate, its own clipping and its own moments, so it moves
@@ -27,6 +28,10 @@ from promptlib.progress import progress_bar
 Batch = TypeVar("Batch")
 Progress = Callable[..., Iterable[Any]]
 Precision = Literal["float32", "bfloat16"]
+Optimiser = Literal["adamw", "muon"]
+
+ADAMW_BESIDE_MUON = 0.2
+"""Learning rate of what AdamW trains beside Muon, as a share of Muon's."""
 
 
 @dataclass(frozen=True)
@@ -92,12 +97,16 @@ class Learner:
         Those with weight decay and those without.
     learning_rate : float
         The highest of the schedule, above 0.
+    orthogonalised : sequence of parameters
+        Matrices for Muon, with weight decay; the others then learn at `ADAMW_BESIDE_MUON` of the
+        rate.
     """
 
     name: str
     decayed: Sequence[nn.Parameter]
     undecayed: Sequence[nn.Parameter]
     learning_rate: float
+    orthogonalised: Sequence[nn.Parameter] = ()
 
     def __post_init__(self) -> None:
         if not 0 < self.learning_rate < math.inf:
@@ -108,22 +117,37 @@ class Learner:
     @property
     def parameters(self) -> list[nn.Parameter]:
         """All parameters of the learner."""
-        return [*self.decayed, *self.undecayed]
+        return [*self.orthogonalised, *self.decayed, *self.undecayed]
 
 
 class TrainingDiverged(RuntimeError):
     """A loss became infinite or not a number."""
 
 
-def weights_of(model: nn.Module, learning_rate: float) -> Learner:
-    """Hand over the parameters of `model` that are not frozen; matrices of linear layers decay."""
-    matrices = {id(m.weight) for m in model.modules() if isinstance(m, nn.Linear)}
+def weights_of(model: nn.Module, learning_rate: float, optimiser: Optimiser = "adamw") -> Learner:
+    """Hand over the parameters of `model` that are not frozen; matrices of linear layers decay.
+
+    With "muon" it learns these matrices, but for that of the layer called ``head``.
+
+    Raises
+    ------
+    ValueError
+        If the optimiser is neither "adamw" nor "muon".
+    """
+    if optimiser not in ("adamw", "muon"):
+        raise ValueError(f"expected optimiser 'adamw' or 'muon', got {optimiser!r}")
+    linear = {name: m.weight for name, m in model.named_modules() if isinstance(m, nn.Linear)}
+    matrices = {id(weight) for weight in linear.values()}
+    inner = {id(weight) for name, weight in linear.items() if name != "head"}
+    if optimiser == "adamw":
+        inner = set()
     learned = [parameter for parameter in model.parameters() if parameter.requires_grad]
     return Learner(
         "the model",
-        decayed=[parameter for parameter in learned if id(parameter) in matrices],
-        undecayed=[parameter for parameter in learned if id(parameter) not in matrices],
+        decayed=[p for p in learned if id(p) in matrices - inner],
+        undecayed=[p for p in learned if id(p) not in matrices],
         learning_rate=learning_rate,
+        orthogonalised=[p for p in learned if id(p) in inner],
     )
 
 
@@ -209,22 +233,7 @@ def train(
     """
     if not learners:
         raise ValueError("expected at least 1 learner, got none")
-    groups = []
-    for learner in learners:
-        for parameters, decay in (
-            (learner.decayed, recipe.weight_decay),
-            (learner.undecayed, 0.0),
-        ):
-            if parameters:
-                groups.append(
-                    {
-                        "params": list(parameters),
-                        "weight_decay": decay,
-                        "lr": learner.learning_rate,
-                        "peak": learner.learning_rate,
-                    }
-                )
-    optimiser = torch.optim.AdamW(groups, betas=recipe.betas, fused=True)
+    optimisers = _optimisers(learners, recipe)
     curve = torch.empty(recipe.steps, len(learners))
     steps_done = 0
     for step, batch in enumerate(progress(batches, label, total=recipe.steps)):
@@ -234,17 +243,40 @@ def train(
         curve[step] = losses.detach()
         if not curve[step].isfinite().all():
             _report_divergence(learners, curve[step], step, recipe)
-        optimiser.zero_grad(set_to_none=True)
+        for optimiser in optimisers:
+            optimiser.zero_grad(set_to_none=True)
         losses.sum().backward()
         for learner in learners:
             nn.utils.clip_grad_norm_(learner.parameters, recipe.clip_norm, foreach=True)
-        for group in optimiser.param_groups:
-            group["lr"] = group["peak"] * recipe.schedule(step)
-        optimiser.step()
+        for optimiser in optimisers:
+            for group in optimiser.param_groups:
+                group["lr"] = group["peak"] * recipe.schedule(step)
+            optimiser.step()
         steps_done += 1
     if steps_done != recipe.steps:
         raise ValueError(f"expected {recipe.steps} batches, got {steps_done}")
     return curve
+
+
+def _optimisers(learners: Sequence[Learner], recipe: Recipe) -> list[torch.optim.Optimizer]:
+    adamw, muon = [], []
+    for learner in learners:
+        beside = ADAMW_BESIDE_MUON if learner.orthogonalised else 1.0
+        for groups, parameters, decay, share in (
+            (adamw, learner.decayed, recipe.weight_decay, beside),
+            (adamw, learner.undecayed, 0.0, beside),
+            (muon, learner.orthogonalised, recipe.weight_decay, 1.0),
+        ):
+            rate = share * learner.learning_rate
+            group = {"params": list(parameters), "weight_decay": decay, "lr": rate, "peak": rate}
+            if parameters:
+                groups.append(group)
+    optimisers: list[torch.optim.Optimizer] = []
+    if adamw:
+        optimisers.append(torch.optim.AdamW(adamw, betas=recipe.betas, fused=True))
+    if muon:
+        optimisers.append(torch.optim.Muon(muon))
+    return optimisers
 
 
 def _report_divergence(

@@ -50,7 +50,7 @@ Batch = tuple[Tensor, Tensor]
 
 
 def pretrain(config: Mapping[str, Any], needs: Sequence[Result], progress: Progress) -> Result:
-    """Train a model from nothing on ``config["task"]``."""
+    """Train a model from nothing on ``config["task"]``, with AdamW or ``config["optimiser"]``."""
     model = GPT(GPTConfig(**config["model"]), generator_for(config, "weights")).to(_device())
     return _train_weights(model, [""], config, progress, f"pretraining, seed {config['seed']}")
 
@@ -214,7 +214,7 @@ def _train_weights(
 ) -> Result:
     for name, parameter in model.named_parameters():
         parameter.requires_grad_(any(part in name for part in learned))
-    learner = weights_of(model, config["learning_rate"])
+    learner = weights_of(model, config["learning_rate"], config.get("optimiser", "adamw"))
     metrics = _train_learner(model, learner, config, progress, label)
     return Result(metrics, {name: value.cpu() for name, value in model.state_dict().items()})
 

@@ -77,17 +77,18 @@ def pretrain(
     evaluate: Sequence[str],
     test_sequences: int,
     precision: str = "float32",
+    optimiser: str = "adamw",
 ) -> Run:
     """Train all weights of a new model on one task or mixture."""
-    return Run(
-        f"{TRAINING}:pretrain",
-        {
-            **_config(seed, steps, evaluate, test_sequences, precision),
-            "model": dict(model),
-            "task": task,
-            "learning_rate": learning_rate,
-        },
-    )
+    config = {
+        **_config(seed, steps, evaluate, test_sequences, precision),
+        "model": dict(model),
+        "task": task,
+        "learning_rate": learning_rate,
+    }
+    if optimiser != "adamw":  # as published; the names of such runs are as they were
+        config["optimiser"] = optimiser
+    return Run(f"{TRAINING}:pretrain", config)
 
 
 def fine_tune(
@@ -198,6 +199,12 @@ def check_precision(precision: str) -> None:
     """Raise a ValueError unless the matrix products of training can have this precision."""
     if precision not in ("float32", "bfloat16"):
         raise ValueError(f"precision must be 'float32' or 'bfloat16', got {precision!r}")
+
+
+def check_optimiser(optimiser: str) -> None:
+    """Raise a ValueError unless models can be pretrained by this optimiser."""
+    if optimiser not in ("adamw", "muon"):
+        raise ValueError(f"optimiser must be 'adamw' or 'muon', got {optimiser!r}")
 
 
 def check_model(n_layer: int, width: int, n_head: int) -> None:
