@@ -21,7 +21,7 @@ def kind_of(run: Run) -> str:
 
 def fits(run: Run) -> bool:
     """Whether there is a lockstep for this kind of run."""
-    return kind_of(run) in KINDS
+    return kind_of(run) in KINDS and run.config.get("optimiser", "adamw") == "adamw"
 
 
 def group_of(run: Run) -> Hashable:
@@ -48,7 +48,11 @@ def groups(runs: Iterable[Run]) -> list[list[Run]]:
     found: dict[Hashable, list[Run]] = {}
     for run in runs:
         if not fits(run):
-            raise ValueError(f"no lockstep for {run.train}; there is one for {', '.join(KINDS)}")
+            raise ValueError(
+                f"no lockstep for {run.train} with optimiser "
+                f"{run.config.get('optimiser', 'adamw')!r}; there is one for {', '.join(KINDS)} "
+                "with 'adamw'"
+            )
         found.setdefault(group_of(run), []).append(run)
     return list(found.values())
 

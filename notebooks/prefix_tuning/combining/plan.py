@@ -69,6 +69,7 @@ def base_model(
     n_layer: int,
     width: int,
     precision: str,
+    optimiser: str,
     pretrain_steps: int,
     test_sequences: int,
 ) -> Run:
@@ -78,10 +79,11 @@ def base_model(
         "mixture",
         seed=seed,
         steps=pretrain_steps,
-        learning_rate=pretrain_rate(width),
+        learning_rate=pretrain_rate(width, optimiser),
         evaluate=(*MIXED, *TOLD_APART),
         test_sequences=test_sequences,
         precision=precision,
+        optimiser=optimiser,
     )
 
 
@@ -91,6 +93,7 @@ def plan(
     n_layer: int,
     width: int,
     precision: str,
+    optimiser: str,
     pretrain_steps: int,
     known_steps: int,
     new_steps: int,
@@ -112,10 +115,11 @@ def plan(
     )
     planning.check_positive(learning_rates=learning_rates, weight_rates=weight_rates)
     planning.check_precision(precision)
+    planning.check_optimiser(optimiser)
     planning.check_model(n_layer, width, N_HEAD)
 
     bases = [
-        base_model(seed, n_layer, width, precision, pretrain_steps, test_sequences)
+        base_model(seed, n_layer, width, precision, optimiser, pretrain_steps, test_sequences)
         for seed in range(first_seed, first_seed + seeds)
     ]
 

@@ -23,6 +23,9 @@ LENGTH = 1
 PRETRAIN_LEARNING_RATE = 1e-3
 """Highest learning rate of pretraining at the published width; see `pretrain_rate`."""
 
+MUON_LEARNING_RATE = 0.05
+"""The same with Muon, at any width."""
+
 PUBLISHED_WIDTH = 256
 
 NORMS = {"without": False, "with": True}
@@ -48,12 +51,14 @@ SWEPT = ("sort_ascending", "add_one")
 """Tasks on which further initial scales are tried, in the published arm."""
 
 
-def pretrain_rate(width: int) -> float:
+def pretrain_rate(width: int, optimiser: str) -> float:
     """Return the highest learning rate of pretraining.
 
-    Narrow models learn at higher ones, and on few steps they need them: width 64 learns the mixture
-    in 1,500 steps at 8e-3 and only the sorts at 4e-3.
+    With AdamW narrow models learn at higher ones, and on few steps they need them: width 64 learns
+    the mixture in 1,500 steps at 8e-3 and only the sorts at 4e-3.
     """
+    if optimiser == "muon":
+        return MUON_LEARNING_RATE
     return PRETRAIN_LEARNING_RATE * (PUBLISHED_WIDTH / width) ** 1.5
 
 
@@ -62,6 +67,7 @@ def plan(
     first_seed: int,
     width: int,
     precision: str,
+    optimiser: str,
     pretrain_steps: int,
     prefix_steps: int,
     learning_rates: Sequence[float],
@@ -82,6 +88,7 @@ def plan(
     )
     planning.check_positive(learning_rates=learning_rates, init_stds=init_stds)
     planning.check_precision(precision)
+    planning.check_optimiser(optimiser)
     planning.check_model(1, width, N_HEAD)
 
     def pretrain(seed: int, first_layer_norm: bool) -> Run:
@@ -90,10 +97,11 @@ def plan(
             "mixture",
             seed=seed,
             steps=pretrain_steps,
-            learning_rate=pretrain_rate(width),
+            learning_rate=pretrain_rate(width, optimiser),
             evaluate=MIXED,
             test_sequences=test_sequences,
             precision=precision,
+            optimiser=optimiser,
         )
 
     def tune(base: Run, task: str, arm: str) -> Run:

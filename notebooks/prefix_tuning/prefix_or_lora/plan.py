@@ -59,6 +59,7 @@ def plan(
     n_layer: int,
     width: int,
     precision: str,
+    optimiser: str,
     pretrain_steps: int,
     adapt_steps: int,
     lengths: Mapping[str, Sequence[int]],
@@ -99,6 +100,7 @@ def plan(
             "would prove nothing"
         )
     planning.check_precision(precision)
+    planning.check_optimiser(optimiser)
     planning.check_model(n_layer, width, N_HEAD)
     for what, given, known in (
         ("lengths", lengths, PARAMETRISATIONS),
@@ -109,7 +111,9 @@ def plan(
                 raise ValueError(f"{what} has {name!r}; there are {', '.join(known)}")
 
     bases = [
-        combining.base_model(seed, n_layer, width, precision, pretrain_steps, test_sequences)
+        combining.base_model(
+            seed, n_layer, width, precision, optimiser, pretrain_steps, test_sequences
+        )
         for seed in range(first_seed, first_seed + seeds)
     ]
     same: dict[str, Any] = {

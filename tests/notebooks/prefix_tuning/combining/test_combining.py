@@ -47,6 +47,7 @@ SMALL: dict[str, Any] = {
     "n_layer": 2,
     "width": 8,
     "precision": "float32",
+    "optimiser": "adamw",
     "pretrain_steps": 10,
     "known_steps": 10,
     "new_steps": 11,

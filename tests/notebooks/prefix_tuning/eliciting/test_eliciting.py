@@ -27,6 +27,7 @@ TINY: dict[str, Any] = {
     "first_seed": 0,
     "width": 12,
     "precision": "float32",
+    "optimiser": "adamw",
     "pretrain_steps": 12,
     "prefix_steps": 10,
     "learning_rates": [0.1, 0.3],
@@ -238,8 +239,11 @@ def test_steps_until_the_loss_stays_low() -> None:
 
 
 def test_narrow_models_learn_at_higher_rates() -> None:
-    assert eliciting.pretrain_rate(eliciting.PUBLISHED_WIDTH) == eliciting.PRETRAIN_LEARNING_RATE
-    assert eliciting.pretrain_rate(64) == pytest.approx(8e-3)
+    assert (
+        eliciting.pretrain_rate(eliciting.PUBLISHED_WIDTH, "adamw")
+        == eliciting.PRETRAIN_LEARNING_RATE
+    )
+    assert eliciting.pretrain_rate(64, "adamw") == pytest.approx(8e-3)
 
 
 # Figures.

@@ -45,6 +45,7 @@ TINY: dict[str, Any] = {
     "n_layer": 2,
     "width": 12,
     "precision": "float32",
+    "optimiser": "adamw",
     "pretrain_steps": 10,
     "adapt_steps": 16,
     "lengths": {"shared": [12], "free": [6]},
@@ -219,7 +220,15 @@ def test_the_movement_above_the_first_layer_leaves_the_first_out(learned: Learne
 def test_the_models_are_those_of_the_chapter_on_combining() -> None:
     here = Source("prefix_tuning/prefix_or_lora").defaults
     there = Source("prefix_tuning/combining").defaults
-    for name in ("seeds", "n_layer", "width", "precision", "pretrain_steps", "test_sequences"):
+    for name in (
+        "seeds",
+        "n_layer",
+        "width",
+        "precision",
+        "optimiser",
+        "pretrain_steps",
+        "test_sequences",
+    ):
         assert here[name] == there[name], name
 
 
