@@ -47,10 +47,10 @@ Two vectors are twice as many parameters as one.
 
 
 def model_of(
-    n_layer: int, n_head: int, n_embd: int, first_layer_norm: bool = True
+    n_layer: int, n_head: int, n_embd: int, first_layer_norm: bool = True, gelu: str = "tanh"
 ) -> dict[str, Any]:
     """Return the config of a model that reads and answers the tasks."""
-    return {
+    model = {
         "n_layer": n_layer,
         "n_head": n_head,
         "n_embd": n_embd,
@@ -58,6 +58,9 @@ def model_of(
         "block_size": BLOCK_SIZE,
         "first_layer_norm": first_layer_norm,
     }
+    if gelu != "tanh":  # as published; the names of such runs are as they were
+        model["gelu"] = gelu
+    return model
 
 
 def cells(learning_rates: Sequence[float], init_stds: Sequence[float]) -> list[dict[str, float]]:
@@ -201,8 +204,10 @@ def check_precision(precision: str) -> None:
         raise ValueError(f"precision must be 'float32' or 'bfloat16', got {precision!r}")
 
 
-def check_optimiser(optimiser: str) -> None:
-    """Raise a ValueError unless models can be pretrained by this optimiser."""
+def check_pretraining(optimiser: str, gelu: str) -> None:
+    """Raise a ValueError unless there is such an optimiser of models, and such a GELU in them."""
+    if gelu not in ("tanh", "erf"):
+        raise ValueError(f"gelu must be 'tanh' or 'erf', got {gelu!r}")
     if optimiser not in ("adamw", "muon"):
         raise ValueError(f"optimiser must be 'adamw' or 'muon', got {optimiser!r}")
 

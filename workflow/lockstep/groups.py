@@ -20,8 +20,9 @@ def kind_of(run: Run) -> str:
 
 
 def fits(run: Run) -> bool:
-    """Whether there is a lockstep for this kind of run."""
-    return kind_of(run) in KINDS and run.config.get("optimiser", "adamw") == "adamw"
+    """Whether there is a lockstep for this kind of run: what was published, no other variant."""
+    optimiser, gelu = run.config.get("optimiser"), run.config.get("model", {}).get("gelu")
+    return kind_of(run) in KINDS and optimiser in (None, "adamw") and gelu in (None, "tanh")
 
 
 def group_of(run: Run) -> Hashable:
@@ -49,9 +50,8 @@ def groups(runs: Iterable[Run]) -> list[list[Run]]:
     for run in runs:
         if not fits(run):
             raise ValueError(
-                f"no lockstep for {run.train} with optimiser "
-                f"{run.config.get('optimiser', 'adamw')!r}; there is one for {', '.join(KINDS)} "
-                "with 'adamw'"
+                f"no lockstep for {run.name}; there is one for {', '.join(KINDS)}, with optimiser "
+                "'adamw' and gelu 'tanh'"
             )
         found.setdefault(group_of(run), []).append(run)
     return list(found.values())

@@ -58,7 +58,7 @@ def base_runs(
     """
     ascending, either = (
         planning.pretrain(
-            planning.model_of(n_layer, n_head, width),
+            planning.model_of(n_layer, n_head, width, gelu="erf"),
             task,
             seed=seed,
             steps=steps,

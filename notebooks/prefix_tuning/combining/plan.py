@@ -70,12 +70,13 @@ def base_model(
     width: int,
     precision: str,
     optimiser: str,
+    gelu: str,
     pretrain_steps: int,
     test_sequences: int,
 ) -> Run:
     """A model of the mixture, which other chapters start from too."""
     return planning.pretrain(
-        planning.model_of(n_layer, N_HEAD, width),
+        planning.model_of(n_layer, N_HEAD, width, gelu=gelu),
         "mixture",
         seed=seed,
         steps=pretrain_steps,
@@ -94,6 +95,7 @@ def plan(
     width: int,
     precision: str,
     optimiser: str,
+    gelu: str,
     pretrain_steps: int,
     known_steps: int,
     new_steps: int,
@@ -115,11 +117,11 @@ def plan(
     )
     planning.check_positive(learning_rates=learning_rates, weight_rates=weight_rates)
     planning.check_precision(precision)
-    planning.check_optimiser(optimiser)
+    planning.check_pretraining(optimiser, gelu)
     planning.check_model(n_layer, width, N_HEAD)
 
     bases = [
-        base_model(seed, n_layer, width, precision, optimiser, pretrain_steps, test_sequences)
+        base_model(seed, n_layer, width, precision, optimiser, gelu, pretrain_steps, test_sequences)
         for seed in range(first_seed, first_seed + seeds)
     ]
 

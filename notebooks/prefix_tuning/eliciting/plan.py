@@ -68,6 +68,7 @@ def plan(
     width: int,
     precision: str,
     optimiser: str,
+    gelu: str,
     pretrain_steps: int,
     prefix_steps: int,
     learning_rates: Sequence[float],
@@ -88,12 +89,12 @@ def plan(
     )
     planning.check_positive(learning_rates=learning_rates, init_stds=init_stds)
     planning.check_precision(precision)
-    planning.check_optimiser(optimiser)
+    planning.check_pretraining(optimiser, gelu)
     planning.check_model(1, width, N_HEAD)
 
     def pretrain(seed: int, first_layer_norm: bool) -> Run:
         return planning.pretrain(
-            planning.model_of(1, N_HEAD, width, first_layer_norm),
+            planning.model_of(1, N_HEAD, width, first_layer_norm, gelu),
             "mixture",
             seed=seed,
             steps=pretrain_steps,

@@ -60,6 +60,7 @@ def plan(
     width: int,
     precision: str,
     optimiser: str,
+    gelu: str,
     pretrain_steps: int,
     adapt_steps: int,
     lengths: Mapping[str, Sequence[int]],
@@ -100,7 +101,7 @@ def plan(
             "would prove nothing"
         )
     planning.check_precision(precision)
-    planning.check_optimiser(optimiser)
+    planning.check_pretraining(optimiser, gelu)
     planning.check_model(n_layer, width, N_HEAD)
     for what, given, known in (
         ("lengths", lengths, PARAMETRISATIONS),
@@ -112,7 +113,7 @@ def plan(
 
     bases = [
         combining.base_model(
-            seed, n_layer, width, precision, optimiser, pretrain_steps, test_sequences
+            seed, n_layer, width, precision, optimiser, gelu, pretrain_steps, test_sequences
         )
         for seed in range(first_seed, first_seed + seeds)
     ]

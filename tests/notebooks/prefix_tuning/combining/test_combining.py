@@ -48,6 +48,7 @@ SMALL: dict[str, Any] = {
     "width": 8,
     "precision": "float32",
     "optimiser": "adamw",
+    "gelu": "tanh",
     "pretrain_steps": 10,
     "known_steps": 10,
     "new_steps": 11,

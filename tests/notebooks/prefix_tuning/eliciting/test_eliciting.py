@@ -28,6 +28,7 @@ TINY: dict[str, Any] = {
     "width": 12,
     "precision": "float32",
     "optimiser": "adamw",
+    "gelu": "tanh",
     "pretrain_steps": 12,
     "prefix_steps": 10,
     "learning_rates": [0.1, 0.3],

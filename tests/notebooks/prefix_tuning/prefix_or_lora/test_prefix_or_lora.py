@@ -46,6 +46,7 @@ TINY: dict[str, Any] = {
     "width": 12,
     "precision": "float32",
     "optimiser": "adamw",
+    "gelu": "tanh",
     "pretrain_steps": 10,
     "adapt_steps": 16,
     "lengths": {"shared": [12], "free": [6]},
