@@ -5,7 +5,8 @@ become claims, with the functions that judge this build's own runs:
 
 - where the profile names a function under ``archived``, it computes the notebook's claims from the
   metrics of the archived runs. The runs are those that today's plan asks for, found by their
-  training function and config; if one is missing, the entry is stale;
+  training function and config, a sweep of LoRA cell by cell if need be; if one is missing, the
+  entry is stale;
 - any other claim is judged from its archived numbers by the sentence, limit and tolerance that this
   build's claim of the same id has. If this build has no such claim, or its sentence now speaks of
   something else, the entry is stale.
@@ -161,16 +162,32 @@ def from_runs(plan: NotebookPlan, runs: Iterable[Mapping[str, Any]]) -> list[Cla
 
 
 def getter(runs: Iterable[Mapping[str, Any]]) -> Callable[[Run], Result]:
-    """The ``get`` of archived runs: metrics and no weights; Stale for a run that is not there."""
+    """The ``get`` of archived runs: metrics and no weights; Stale for a run that is not there.
+
+    A cell of a LoRA sweep gets what a run of it alone gets, so such a sweep is there, too, if each
+    of its cells is archived as a run of its own.
+    """
     entries = by_identity(runs)
 
     def get(run: Run) -> Result:
         entry = entries.get(identity(run))
-        if entry is None:
+        if entry is not None:
+            return Result(entry["metrics"])
+        alone = [entries.get(identity(one)) for one in _cells_alone(run)]
+        found = [one["metrics"]["cells"][0] for one in alone if one is not None]
+        if not found or len(found) < len(alone):
             raise Stale(f"the plan asks for a run that is not archived: {run.name}")
-        return Result(entry["metrics"])
+        return Result({"cells": found})
 
     return get
+
+
+def _cells_alone(run: Run) -> list[Run]:
+    """A run for each cell of a LoRA sweep; none for other runs, whose cells share a stream."""
+    if not run.train.endswith(":tune_lora"):
+        return []
+    cells = run.config["cells"]
+    return [dataclasses.replace(run, config={**run.config, "cells": [cell]}) for cell in cells]
 
 
 def by_identity(runs: Iterable[Mapping[str, Any]]) -> dict[str, Mapping[str, Any]]:

@@ -74,10 +74,10 @@ class Speed:
 def works(run: Run) -> list[Work]:
     """What a run computes, training and measuring; nothing if its config tells no model.
 
-    Adapting holds for all runs with a batch size. Prefixes of a sweep share their passes, LoRAs
-    train one after another. The other runs seek vectors for strings, at most as often as they may.
+    Adapting holds for all runs with a batch size. The cells of a sweep share their passes. The
+    other runs seek vectors for strings, at most as often as they may.
     """
-    config, kind = run.config, run.train.partition(":")[2]
+    config = run.config
     if "model" not in config:
         return []
     if "batch_size" not in config:
@@ -88,9 +88,8 @@ def works(run: Run) -> list[Work]:
     one = _operations(model, model["block_size"], answered, length)
     passes = FROZEN if "cells" in config else EVERY_GRADIENT
     calls = passes * config["steps"] * model["n_layer"]
-    alone = cells if kind == "tune_lora" else 1
     trained = passes * config["steps"] * batch * cells * one
-    found = [Work(_size(config), calls * alone, trained)]
+    found = [Work(_size(config), calls, trained)]
     if "test_sequences" in config:
         measured = config["test_sequences"] * (len(config.get("evaluate", [0])) + 1)
         measured += config.get("checkpoints", 0) * min(1000, config["test_sequences"])

@@ -19,7 +19,7 @@ from torch import Tensor
 from promptlib.checks import check_public
 from promptlib.prefix_tuning.evaluation import Answering, score, sequence_accuracy, sequence_loss
 from promptlib.prefix_tuning.gpt import GPT, GPTConfig
-from promptlib.prefix_tuning.lora import add_lora, remove_lora
+from promptlib.prefix_tuning.lora import add_lora, share_pass
 from promptlib.prefix_tuning.prefix import Prefix, PrefixBatch
 from promptlib.prefix_tuning.tasks import Split, batches, check_vocabulary, task_named
 from promptlib.runs import Result
@@ -92,7 +92,7 @@ def tune_prefixes(config: Mapping[str, Any], needs: Sequence[Result], progress: 
         with _precision(config):
             return sequence_loss(model, *batch, together)
 
-    checkpoints = _Checkpoints(config, model, prefixes)
+    checkpoints = _Checkpoints(config, [(model, prefix) for prefix in prefixes])
     curve = train(
         learners,
         loss,
@@ -122,27 +122,35 @@ def tune_prefixes(config: Mapping[str, Any], needs: Sequence[Result], progress: 
 def tune_lora(config: Mapping[str, Any], needs: Sequence[Result], progress: Progress) -> Result:
     """Train a LoRA for each of ``config["cells"]``, with the model of ``needs[0]`` frozen.
 
-    One after another, on the same batches. Each cell has its own learning rate, and its own init
-    scale for the factor that does not start at zero.
+    All see the same batches, and share the passes through the frozen layers. Each cell has its own
+    learning rate, and its own init scale for the factor that does not start at zero; the noise that
+    it scales is the same. So a cell gets what a run of it alone would get, but for rounding.
     """
-    generator = generator_for(config, "lora")
-    measured, tensors = [], {}
-    for index, cell in enumerate(config["cells"]):
-        model = load_model(config, needs[0])
+    models, learners = [], []
+    for cell in config["cells"]:
+        model = load_model(config, needs[0]).to(_device())
+        generator = generator_for(config, "lora")
         learned = add_lora(
             model, config["rank"], config["modules"], generator, init_std=cell["init_std"]
         )
-        learner = Learner(
-            "the LoRA", decayed=[], undecayed=learned, learning_rate=cell["learning_rate"]
+        name = f"the LoRA with init scale {cell['init_std']:g}"
+        learners.append(
+            Learner(name, decayed=[], undecayed=learned, learning_rate=cell["learning_rate"])
         )
-        label = f"LoRA of rank {config['rank']}, seed {config['seed']}"
-        result = _train_learner(model.to(_device()), learner, config, progress, label)
-        size = sum(parameter.numel() for parameter in learned)
-        measured.append({**cell, **result, "parameters": size})
-        for name, tensor in model.state_dict().items():
-            if name.endswith((".down", ".up")):
-                tensors[f"{index}.{name}"] = tensor.cpu()
-        remove_lora(model)
+        models.append(model)
+    together = share_pass(models) if len(models) > 1 else models[0]
+    label = f"{len(models)} LoRA of rank {config['rank']}, seed {config['seed']}"
+    trained = _train_learners(together, models, learners, config, progress, label)
+    measured = [
+        {**cell, **of_cell, "parameters": sum(part.numel() for part in learner.parameters)}
+        for cell, of_cell, learner in zip(config["cells"], trained, learners, strict=True)
+    ]
+    tensors = {
+        f"{index}.{name}": tensor.cpu()
+        for index, model in enumerate(models)
+        for name, tensor in model.state_dict().items()
+        if name.endswith((".down", ".up"))
+    }
     return Result({"cells": measured}, tensors)
 
 
@@ -215,44 +223,55 @@ def _train_weights(
     for name, parameter in model.named_parameters():
         parameter.requires_grad_(any(part in name for part in learned))
     learner = weights_of(model, config["learning_rate"], config.get("optimiser", "adamw"))
-    metrics = _train_learner(model, learner, config, progress, label)
+    (metrics,) = _train_learners(model, [model], [learner], config, progress, label)
     return Result(metrics, {name: value.cpu() for name, value in model.state_dict().items()})
 
 
-def _train_learner(
-    model: GPT, learner: Learner, config: Mapping[str, Any], progress: Progress, label: str
-) -> dict[str, Any]:
-    """Train parameters of `model`, in place, and return what was measured."""
+def _train_learners(
+    together: GPT,
+    models: Sequence[GPT],
+    learners: Sequence[Learner],
+    config: Mapping[str, Any],
+    progress: Progress,
+    label: str,
+) -> list[dict[str, Any]]:
+    """Train a learner in each model, in place, and return what was measured of each.
+
+    `together` answers for all models in one pass; a single model can do so itself.
+    """
 
     def loss(batch: Batch) -> Tensor:
         with _precision(config):
-            return sequence_loss(model, *batch)
+            return sequence_loss(together, *batch)
 
-    checkpoints = _Checkpoints(config, model, [None])
+    checkpoints = _Checkpoints(config, [(model, None) for model in models])
     curve = train(
-        [learner],
+        learners,
         loss,
-        checkpoints.between(_training_batches(model, config)),
+        checkpoints.between(_training_batches(together, config)),
         _recipe(config),
         label=label,
         progress=progress,
     )
-    return {**measure(model, config), "curve": thinned(curve[:, 0]), **checkpoints.of(0)}
+    return [
+        {**measure(model, config), "curve": thinned(curve[:, index]), **checkpoints.of(index)}
+        for index, model in enumerate(models)
+    ]
 
 
 class _Checkpoints:
     """Measures the accuracy on the task at evenly spaced steps, ``config["checkpoints"]`` times."""
 
     def __init__(
-        self, config: Mapping[str, Any], model: GPT, prefixes: Sequence[Prefix | None]
+        self, config: Mapping[str, Any], measured: Sequence[tuple[GPT, Prefix | None]]
     ) -> None:
         count, steps = config.get("checkpoints", 0), config["steps"]
         self.steps = [steps * number // count for number in range(1, count + 1)]
         self.task = task_named(config["task"])
         self.n = min(CHECKPOINT_SEQUENCES, config["test_sequences"])
-        self.model, self.prefixes = model, prefixes
+        self.measured = measured
         self.test = lambda: generator_for(config, "test")
-        self.accuracy: list[list[float]] = [[] for _ in prefixes]
+        self.accuracy: list[list[float]] = [[] for _ in measured]
 
     def between(self, items: Iterable[Batch]) -> Iterator[Batch]:
         """Yield the same batches, and measure before the step after each checkpoint."""
@@ -263,8 +282,8 @@ class _Checkpoints:
 
     @torch.no_grad()
     def look(self) -> None:
-        for series, prefix in zip(self.accuracy, self.prefixes, strict=True):
-            series.append(sequence_accuracy(self.model, self.task, self.n, prefix, self.test()))
+        for series, (model, prefix) in zip(self.accuracy, self.measured, strict=True):
+            series.append(sequence_accuracy(model, self.task, self.n, prefix, self.test()))
 
     def of(self, index: int) -> dict[str, Any]:
         """What was seen of one learner, its end included; nothing if nobody asked."""

@@ -5,7 +5,7 @@ from N(0, 0.02²). It reads from top to bottom: attention, MLP, block, GPT.
 
 Shape comments: ``B`` sequences, ``T`` tokens, ``p`` prefix vectors, ``D = n_embd``,
 ``d = n_embd / n_head``, ``V`` symbols; ``…`` is ``B``, or ``C, B`` when the prefix is a
-`PrefixBatch` of ``C`` prefixes.
+`PrefixBatch` of ``C`` prefixes, or behind a layer with ``C`` corrections (`share_pass`).
 
 Three things keep a training step short, and none of them changes a number: logits are computed
 only where a loss asks for them (`last`), so the last block needs queries and its MLP only there;
@@ -15,7 +15,7 @@ once for each such pair and looked up; weights that do not require gradients get
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal, overload
 
@@ -305,8 +305,8 @@ class GPT(nn.Module):
 
         Returns
         -------
-        x, queries : Tensor, ``(B, wanted, D)``
-        keys, values : Tensor, ``(B, T, D)``
+        x, queries : Tensor, ``(…, wanted, D)``
+        keys, values : Tensor, ``(…, T, D)``
         """
         n_sequences, n_tokens = tokens.shape[:2]
         positions = self.position.weight[:n_tokens]
@@ -316,11 +316,9 @@ class GPT(nn.Module):
             return x[:, -wanted:], *self.blocks[0].read(x, wanted)
         every_pair = self.token.weight.unsqueeze(1) + positions  # (V, T, D)
         queries, keys, values = self.blocks[0].read(every_pair, n_tokens)
-        to_update = torch.cat([every_pair, queries], dim=-1).flatten(0, 1)  # (V T, 2 D)
-        to_attend = torch.cat([keys, values], dim=-1).flatten(0, 1)
         pairs = tokens * n_tokens + torch.arange(n_tokens, device=tokens.device)
-        x, queries = F.embedding(pairs[:, -wanted:], to_update).chunk(2, dim=-1)
-        keys, values = F.embedding(pairs, to_attend).chunk(2, dim=-1)
+        x, queries = _look_up(pairs[:, -wanted:], every_pair, queries)
+        keys, values = _look_up(pairs, keys, values)
         return x, queries, keys, values
 
     def read_prefix(
@@ -372,6 +370,14 @@ class GPT(nn.Module):
                 f"{weight.dtype} on {weight.device}; use "
                 f"prefix.to({str(weight.device)!r}, {weight.dtype})"
             )
+
+
+def _look_up(pairs: Tensor, *tables: Tensor) -> Iterator[Tensor]:
+    """Rows of tables ``(V, T, D)`` or ``(C, V, T, D)``: ``(B, n, D)`` or ``(C, B, n, D)`` each."""
+    flat = [table.movedim((-3, -2), (0, 1)).flatten(0, 1).flatten(1) for table in tables]
+    found = F.embedding(pairs, torch.cat(flat, dim=-1))  # one look-up for all: (B, n, …)
+    for table, rows in zip(tables, found.split([one.shape[1] for one in flat], -1), strict=True):
+        yield rows if table.ndim == 3 else rows.unflatten(-1, (len(table), -1)).movedim(-2, 0)
 
 
 check_public(__name__)

@@ -10,6 +10,7 @@ for it.
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -153,6 +154,68 @@ def remove_lora(model: GPT, merge: bool = False) -> None:
             parameter.requires_grad_(before.requires_grad[name])
         for name, part in model.named_modules():
             part.training = before.training[name]
+
+
+class _LoRABatch(nn.Module):
+    """A linear layer with ``C`` corrections, all applied in one pass.
+
+    What comes before all corrections, ``(B, T, n_in)``, is the same for all; what follows one,
+    ``(C, B, T, n_in)``, is not. The result is ``(C, B, T, n_out)`` either way.
+    """
+
+    def __init__(self, corrected: Sequence[LoRALinear]) -> None:
+        super().__init__()
+        self.base = corrected[0].base
+        self.down = nn.ParameterList(one.down for one in corrected)
+        self.up = nn.ParameterList(one.up for one in corrected)
+
+    def forward(self, x: Tensor) -> Tensor:
+        down, up = torch.stack(list(self.down)), torch.stack(list(self.up))  # (C, r, n_in), …
+        rows = x.flatten(-3, -2)  # (B T, n_in) or (C, B T, n_in)
+        if x.ndim == 3:
+            inner = (rows @ down.flatten(0, 1).T).unflatten(-1, (len(down), -1)).movedim(1, 0)
+            answers = self.base(rows).expand(len(down), -1, -1)
+        else:
+            inner, answers = torch.bmm(rows, down.mT), self.base(rows)
+        return torch.baddbmm(answers, inner, up.mT).unflatten(1, x.shape[-3:-1])
+
+
+def share_pass(models: Sequence[GPT]) -> GPT:
+    """Return one model that answers for several that differ in their corrections alone.
+
+    What comes before the first correction is computed once, and the frozen layers meet all cells
+    in one product. Each correction gets the outputs and gradients that it would get alone, but for
+    rounding. What the corrections of `models` learn this way is theirs.
+
+    Parameters
+    ----------
+    models : sequence of GPT
+        ``C`` models with the same weights, corrected by `add_lora` with one rank and modules.
+
+    Returns
+    -------
+    GPT
+        Called without a prefix and `return_attention`, it returns logits ``(C, B, …)``.
+
+    Raises
+    ------
+    ValueError
+        If there is no model, one has no corrections, or their ranks or modules differ.
+    """
+    found = [
+        {name: part for name, part in model.named_modules() if isinstance(part, LoRALinear)}
+        for model in models
+    ]
+    shapes = [{name: part.down.shape for name, part in one.items()} for one in found]
+    if not shapes or not shapes[0] or any(shape != shapes[0] for shape in shapes):
+        raise ValueError(
+            "expected models with corrections of one rank on the same modules; got ranks "
+            + ", ".join(str({name: shape[0] for name, shape in one.items()}) for one in shapes)
+        )
+    together = copy.deepcopy(models[0]).requires_grad_(False)
+    for name in shapes[0]:
+        _replace(together, name, _LoRABatch([one[name] for one in found]))
+    return together
 
 
 class _Before(NamedTuple):

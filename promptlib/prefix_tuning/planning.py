@@ -138,7 +138,7 @@ def tune_lora(
     sweep: Sequence[Mapping[str, float]],
     **options: Any,
 ) -> Run:
-    """Train a LoRA for each cell of `sweep`, one after another, on the frozen `base`."""
+    """Train a LoRA for each cell of `sweep`, all in one pass through the frozen `base`."""
     more = {
         "task": task,
         "rank": rank,

@@ -89,7 +89,8 @@ class PrefixBatch:
     """Several prefixes of one shape, run through a frozen model in one pass.
 
     What the model computes from the content before it meets a prefix is shared. Each prefix gets
-    exactly the outputs and gradients that it would get alone.
+    the outputs and gradients that it would get alone, but for rounding: products of other sizes
+    sum in another order.
 
     Parameters
     ----------

@@ -7,7 +7,15 @@ import pytest
 from promptlib import claims
 from promptlib.claims import Claim, Published
 from promptlib.runs import Run
-from workflow.archived import ARCHIVE, Stale, from_numbers, from_runs, measurement, read_archive
+from workflow.archived import (
+    ARCHIVE,
+    Stale,
+    from_numbers,
+    from_runs,
+    getter,
+    measurement,
+    read_archive,
+)
 from workflow.profile_config import load_profile
 from workflow.sources import BuildError
 
@@ -121,6 +129,27 @@ def test_a_run_that_is_asked_for_and_not_archived_makes_the_entry_stale():
         from_runs(Plan(*runs, other), entries)
     with pytest.raises(Stale):
         from_runs(Plan(*runs), entries[1:])  # the base is part of what a run is
+
+
+def test_a_lora_sweep_is_found_cell_by_cell_and_a_sweep_of_prefixes_is_not():
+    rates = (0.1, 0.3)
+
+    def sweep(function, rates):
+        return Run(f"promptlib.training:{function}", {"cells": [{"rate": rate} for rate in rates]})
+
+    def entries_of(function, rates):
+        return [
+            {**entry_of(sweep(function, [rate]), 0), "metrics": {"cells": [{"accuracy": rate}]}}
+            for rate in rates
+        ]
+
+    entries = entries_of("tune_lora", (0.3, 0.01, 0.1))
+    cells = getter(entries)(sweep("tune_lora", rates)).metrics["cells"]
+    assert cells == [{"accuracy": 0.1}, {"accuracy": 0.3}]
+    with pytest.raises(Stale, match="not archived: tune_lora"):
+        getter(entries)(sweep("tune_lora", (0.1, 0.2)))
+    with pytest.raises(Stale, match="not archived: tune_prefixes"):
+        getter(entries_of("tune_prefixes", rates))(sweep("tune_prefixes", rates))
 
 
 def test_stale_entries_are_named_and_not_shown(tmp_path):

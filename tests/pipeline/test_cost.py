@@ -63,10 +63,9 @@ def test_the_estimate_grows_with_everything_that_is_computed():
     assert seconds(base(precision="bfloat16")) < seconds(base())
 
 
-def test_prefixes_share_their_passes_and_loras_do_not():
-    shared, apart = (seconds(make((0.1, 0.3))) / seconds(make((0.1,))) for make in (prefixes, lora))
-    assert 1 < shared < 1.5
-    assert apart == pytest.approx(2, rel=0.02)
+def test_cells_share_their_passes():
+    for make in (prefixes, lora):
+        assert 1 < seconds(make((0.1, 0.3))) / seconds(make((0.1,))) < 1.6
 
 
 def test_a_calibration_gives_the_expected_seconds():
@@ -101,7 +100,7 @@ def test_the_table_names_each_chapter_and_a_part_to_take(paper):
     assert sum(int(runs) for runs, _ in rows.values()) == len(paper.runs)
     assert f"trains {len(paper.runs)} models: about {len(paper.runs)} core-hours" in text
     assert f"about {len(paper.runs) / 4:.0f} h on 4 cores" in text
-    assert 'make archive NOTEBOOK=prefix_tuning/prefix_or_lora SET="seeds=1"' in text
+    assert 'make archive NOTEBOOK=prefix_tuning/combining SET="seeds=1"' in text
     assert "make archive DEVICE=gpu MINUTES=10" in text
     assert all(len(line) <= 100 for line in text.splitlines())
     assert not {"\x1b", "\r"} & set(text)

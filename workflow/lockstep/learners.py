@@ -347,9 +347,9 @@ def _any_model(config: GPTConfig) -> GPT:
 
 def _corrections(config: Mapping[str, Any]) -> list[Named]:
     model = _any_model(GPTConfig(**config["model"]))
-    generator = generator_for(config, "lora")
     drawn = []
     for cell in config["cells"]:
+        generator = generator_for(config, "lora")  # a cell starts as it would alone
         add_lora(model, config["rank"], config["modules"], generator, init_std=cell["init_std"])
         found = model.state_dict()
         drawn.append(

@@ -142,11 +142,10 @@ def plan(
                 TASK,
                 rank=rank,
                 modules=MODULES[what],
-                sweep=planning.cells([rate], [LORA_INIT_STD]),
+                sweep=planning.cells(lora_rates, [LORA_INIT_STD]),
                 **same,
             )
             for base in bases
-            for rate in lora_rates
         ]
         way = f"LoRA, {what}, rank {rank}"
         return labelled(runs, method="LoRA", what=what, size=rank, way=way)
