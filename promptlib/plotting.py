@@ -50,7 +50,7 @@ WIDTH = 6.8
 """Width of a figure that fills the text column, inches."""
 
 
-SEABORN = {
+SEABORN: dict[Any, Any] = {
     "axes.axisbelow": True,
     "axes.linewidth": 1.25,
     "font.size": 12,
@@ -70,7 +70,7 @@ SEABORN = {
 """What seaborn's style "ticks" changes in its context "notebook". A test compares: to import
 seaborn for these numbers would take every notebook a second and more."""
 
-OURS = {
+OURS: dict[Any, Any] = {
     "figure.figsize": (WIDTH, 3.8),
     "figure.constrained_layout.use": True,
     "figure.facecolor": "none",
@@ -106,8 +106,9 @@ OURS = {
 def use_theme() -> None:
     """Make matplotlib draw in the book's style; call once at the top of a notebook."""
     import matplotlib
+    from matplotlib import rcsetup
 
-    palette = matplotlib.cycler(color=list(PALETTE.values()))
+    palette = rcsetup.cycler(color=list(PALETTE.values()))
     matplotlib.rcParams.update({**SEABORN, "axes.prop_cycle": palette, **OURS})
     matplotlib.rcParams["figure.max_open_warning"] = 4
 
