@@ -71,14 +71,15 @@ def t_half_width(sample: ArrayLike, level: float = LEVEL) -> float | None:
     level
         Coverage, in (0, 1).
     """
-    from scipy.stats import t  # here: it takes a third of a second, and most claims need none
+    # Not scipy.stats, which takes much longer to import; and here, since most claims need none.
+    from scipy.special import stdtrit
 
     values = np.asarray(sample, dtype=np.float64).ravel()
     if not 0 < level < 1:
         raise ValueError(f"level must lie in (0, 1), got {level}")
     if values.size < 2:
         return None
-    quantile = float(t.ppf(0.5 + level / 2, values.size - 1))
+    quantile = float(stdtrit(values.size - 1, 0.5 + level / 2))
     return quantile * float(values.std(ddof=1)) / math.sqrt(values.size)
 
 
@@ -95,7 +96,7 @@ def p_value(
     Two-sided: the larger of the p-values of Student's test, of the exact binomial test, and of the
     resolution (0 or 1).
     """
-    from scipy.stats import binom, t
+    from scipy.special import bdtr, bdtrc, stdtr
 
     sample = np.asarray(values, dtype=np.float64).ravel()
     if sample.size < 2:
@@ -106,13 +107,13 @@ def p_value(
     if error <= 1e-12 * max(1.0, abs(border)):  # equal values, but for rounding
         p = 1.0 if distance <= 1e-12 * max(1.0, abs(border)) else 0.0
     else:
-        p = 2 * float(t.sf(distance / error, moved.size - 1))
+        p = 2 * float(stdtr(moved.size - 1, -distance / error))
     if abs(centre_of(sample, scale) - limit) <= resolution:
         p = 1.0
     if trials is not None:
         right, all_trials = _pooled(sample, trials)
         share = min(max(limit / 100, 0.0), 1.0)
-        tail = min(binom.cdf(right, all_trials, share), binom.sf(right - 1, all_trials, share))
+        tail = min(bdtr(right, all_trials, share), bdtrc(right - 1, all_trials, share))
         p = max(p, min(1.0, 2 * float(tail)))
     return p
 
@@ -140,9 +141,9 @@ def _pooled(sample: np.ndarray, trials: int) -> tuple[int, int]:
 
 def _clopper_pearson(right: int, trials: int, level: float) -> tuple[float, float]:
     """Exact binomial interval, in percent."""
-    from scipy.stats import beta
+    from scipy.special import betaincinv
 
     tail = (1 - level) / 2
-    low = 0.0 if right == 0 else float(beta.ppf(tail, right, trials - right + 1))
-    high = 1.0 if right == trials else float(beta.ppf(1 - tail, right + 1, trials - right))
+    low = 0.0 if right == 0 else float(betaincinv(right, trials - right + 1, tail))
+    high = 1.0 if right == trials else float(betaincinv(right + 1, trials - right, 1 - tail))
     return 100 * low, 100 * high

@@ -26,6 +26,8 @@ Shapes in comments: ``...`` cells of a diagram, ``M`` draws.
 
 from __future__ import annotations
 
+from dataclasses import replace
+from functools import lru_cache
 from typing import NamedTuple
 
 import torch
@@ -37,11 +39,11 @@ from promptlib.prompt_attention.mixture import ContextualMixture
 
 __all__ = ["DRAWS", "FeatureLaw", "feature_law", "feature_laws", "standard_normals"]
 
-DRAWS = 2**15
+DRAWS = 2**14
 """Most draws that stand for the law of one bag's features."""
 
-NUMBERS = 2**23
-"""Most normal numbers behind them (64 MiB): bags of more tokens vary less, and need fewer draws."""
+NUMBERS = 2**21
+"""Most normal numbers behind them (16 MiB): bags of more tokens vary less, and need fewer draws."""
 
 MEMORY_MIB = 128
 """Largest block of logits in memory at once."""
@@ -98,7 +100,7 @@ def feature_law(
     Returns
     -------
     FeatureLaw
-        Tensors of shape (M,).
+        Tensors of shape (M,); without a generator not to be changed in place, since they are kept.
 
     Raises
     ------
@@ -110,8 +112,21 @@ def feature_law(
     if draws is None:
         allowed = max(1, min(DRAWS, NUMBERS // irrelevant))
         draws = 1 << (allowed.bit_length() - 1)  # Sobol sets are balanced at powers of two
+    if generator is None:
+        # The width plays no part.
+        return _fixed_law(replace(mixture, dim=2, dtype=torch.float64), float(scale), draws)
+    return _law(mixture, scale, standard_normals(draws, irrelevant, generator))
+
+
+@lru_cache(maxsize=64)  # a quarter of a megabyte each; a formula asks for one law at many ridges
+def _fixed_law(mixture: ContextualMixture, scale: float, draws: int) -> FeatureLaw:
+    normals = standard_normals(draws, mixture.tokens - mixture.relevant_tokens)
+    return _law(mixture, scale, normals)
+
+
+def _law(mixture: ContextualMixture, scale: float, normals: Tensor) -> FeatureLaw:
     return feature_laws(
-        standard_normals(draws, irrelevant, generator),
+        normals,
         mixture.tokens,
         sparsity=mixture.sparsity,
         context_norm=mixture.context_norm,
@@ -140,6 +155,11 @@ def standard_normals(draws: int, count: int, generator: torch.Generator | None =
             raise ValueError(f"{name} must be an integer of at least 1, got {value!r}")
     if generator is not None:
         return torch.randn(draws, count, generator=generator, dtype=torch.float64)
+    return _sobol_normals(draws, count).clone()
+
+
+@lru_cache(maxsize=1)  # up to 16 MiB
+def _sobol_normals(draws: int, count: int) -> Tensor:
     points = torch.quasirandom.SobolEngine(count, scramble=True, seed=1)
     uniform = points.draw(draws, dtype=torch.float64)
     half_step = 2.0**-31  # points are multiples of 2^-30: keep 0 and 1 out

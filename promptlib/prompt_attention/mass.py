@@ -33,6 +33,9 @@ __all__ = [
     "sharpest_scale",
 ]
 
+CELLS = 8
+"""Integrals worked out together: their integrands take up to 6 MiB, which caches hold."""
+
 
 def attention_mass(mixture: ContextualMixture, scale: Tensor | float) -> Tensor:
     r"""The attention on the relevant tokens for :math:`T\to\infty` and the prompt κ q*.
@@ -259,7 +262,7 @@ def attention_moments(
     shape = cells[0].shape
     parts = [
         _laplace_moments(*part)
-        for part in zip(*(cell.reshape(-1).split(256) for cell in cells), strict=True)
+        for part in zip(*(cell.reshape(-1).split(CELLS) for cell in cells), strict=True)
     ]
     mass, squares = (torch.cat(column).reshape(shape) for column in zip(*parts, strict=True))
     return mass, squares

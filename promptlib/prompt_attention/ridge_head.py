@@ -218,6 +218,8 @@ def ridge_cosine(law: FeatureLaw, samples_per_dim: float | Tensor, ridge: float 
     alpha, lam = as_parameters(samples_per_dim=samples_per_dim, ridge=ridge)
     averaged = averaging_cosine(law, alpha)
     endless, heavy = alpha.isinf(), lam.isinf()
+    if (endless | heavy).all():  # no fixed point to solve
+        return torch.where(endless, 1.0, torch.where(heavy, averaged, 0.0))
     head = ridge_head(law, alpha.masked_fill(endless, 1.0), lam.masked_fill(heavy, 1.0))
     cosine = head.along / (head.along.square() + head.across.square()).sqrt()
     return torch.where(endless, 1.0, torch.where(heavy, averaged, cosine))

@@ -22,6 +22,9 @@ __all__ = ["MEMORY_LIMIT", "Descent", "batches", "gradients", "three_step_descen
 MEMORY_LIMIT = 64 * 2**20
 """Bytes that the tokens of one batch may take; working copies take a few times that."""
 
+CACHED = 2**20
+"""Bytes of tokens that a batch of several bags takes: what a processor keeps at hand."""
+
 
 class Descent(NamedTuple):
     """The three iterates.
@@ -164,7 +167,7 @@ def batches(
             f"one bag of {mixture.tokens} tokens of width {mixture.dim} takes {size} bytes, more "
             f"than memory_limit={memory_limit}"
         )
-    at_once = memory_limit // size
+    at_once = max(1, min(memory_limit, CACHED) // size)
     for start in range(0, n, at_once):
         yield mixture.sample(min(at_once, n - start), generator)
 

@@ -45,8 +45,8 @@ class Found(NamedTuple):
     largest: int = 0  # size that was tried
 
 
-MOST_NUMBERS = 2**22
-"""Numbers in the residual streams that are computed at a time."""
+MOST_NUMBERS = 2**17
+"""Numbers in the residual streams that are computed at a time: what a processor keeps at hand."""
 
 
 def all_sequences(vocab_size: int, length: int) -> Tensor:

@@ -38,6 +38,9 @@ from promptlib.prompt_attention.mass import _number
 from promptlib.prompt_attention.mixture import Bags, ContextualMixture
 from promptlib.prompt_attention.sampled_descent import MEMORY_LIMIT, batches, gradients
 
+CACHED = 2**17
+"""Numbers drawn at a time: what a processor keeps at hand."""
+
 __all__ = [
     "MEAN_ESTIMATORS",
     "Growth",
@@ -258,34 +261,36 @@ def best_alignment_from_means(
 
 
 def _signed_average(means: Tensor, labels: Tensor) -> Tensor:
-    return labels @ means / len(labels)
+    return (labels[..., None] * means).mean(-2)
 
 
 def _signed_median(means: Tensor, labels: Tensor) -> Tensor:
-    return (labels[:, None] * means).median(0).values
+    return (labels[..., None] * means).median(-2).values
 
 
 def _signed_trimmed(means: Tensor, labels: Tensor) -> Tensor:
-    cut = len(labels) // 10
-    return (labels[:, None] * means).sort(0).values[cut : len(labels) - cut].mean(0)
+    count = labels.shape[-1]
+    cut = count // 10
+    return (labels[..., None] * means).sort(-2).values[..., cut : count - cut, :].mean(-2)
 
 
 def _ridge(means: Tensor, labels: Tensor) -> Tensor:
-    gram = means.T @ means
-    level = gram.diagonal().mean()
-    return torch.linalg.solve(
-        gram + level * torch.eye(len(gram), dtype=gram.dtype), means.T @ labels
-    )
+    gram = means.mT @ means
+    level = gram.diagonal(dim1=-2, dim2=-1).mean(-1)[..., None, None]
+    penalty = level * torch.eye(gram.shape[-1], dtype=gram.dtype)
+    return torch.linalg.solve(gram + penalty, means.mT @ labels[..., None])[..., 0]
 
 
 def _principal(means: Tensor, labels: Tensor) -> Tensor:
-    leading = torch.linalg.svd(means, full_matrices=False).Vh[0]
-    return leading * torch.sign(leading @ _signed_average(means, labels))
+    leading = torch.linalg.svd(means, full_matrices=False).Vh[..., 0, :]
+    along = (leading * _signed_average(means, labels)).sum(-1, keepdim=True)
+    return leading * torch.sign(along)
 
 
 def _thresholded(means: Tensor, labels: Tensor) -> Tensor:
     average = _signed_average(means, labels)
-    return torch.where(average.abs() >= average.abs().median(), average, 0.0)
+    middle = average.abs().median(-1, keepdim=True).values
+    return torch.where(average.abs() >= middle, average, 0.0)
 
 
 MEAN_ESTIMATORS: Mapping[str, Callable[[Tensor, Tensor], Tensor]] = {
@@ -296,7 +301,7 @@ MEAN_ESTIMATORS: Mapping[str, Callable[[Tensor, Tensor], Tensor]] = {
     "first principal axis": _principal,
     "average, small half set to zero": _thresholded,
 }
-"""Estimators of the signal's direction from bag means (n, d) and labels (n,)."""
+"""Estimators of the signal's direction from bag means (..., n, d) and labels (..., n)."""
 
 
 def mean_estimator_alignments(
@@ -319,14 +324,18 @@ def mean_estimator_alignments(
     """
     std = noise_std * math.sqrt((1 - sparsity) / tokens)
     cosines = torch.empty(len(estimators), runs, dtype=torch.float64)
-    for run in range(runs):
-        signal = torch.randn(dim - 1, generator=generator, dtype=torch.float64)
-        signal = signal_norm * signal / signal.norm()
-        labels = 2.0 * torch.randint(0, 2, (n,), generator=generator).double() - 1.0
-        noise = torch.randn(n, dim - 1, generator=generator, dtype=torch.float64)
-        means = sparsity * labels[:, None] * signal + std * noise
+    at_once = max(1, CACHED // (n * dim))
+    for begin in range(0, runs, at_once):
+        end = min(begin + at_once, runs)
+        shape = (end - begin, n)
+        signal = torch.randn(end - begin, dim - 1, generator=generator, dtype=torch.float64)
+        signal *= signal_norm / signal.norm(dim=1, keepdim=True)
+        labels = 2.0 * torch.randint(0, 2, shape, generator=generator).double() - 1.0
+        noise = torch.randn(*shape, dim - 1, generator=generator, dtype=torch.float64)
+        means = sparsity * labels[..., None] * signal[:, None] + std * noise
         for row, estimator in enumerate(estimators.values()):
-            cosines[row, run] = torch.cosine_similarity(estimator(means, labels), signal, dim=0)
+            found = estimator(means, labels)
+            cosines[row, begin:end] = torch.cosine_similarity(found, signal, dim=1)
     return cosines
 
 

@@ -267,7 +267,7 @@ def measure(
         "alignment-law": bags.law_beside_bags(seed, law_runs),
         "alignment-formula": bags.formula_beside_law(seed, formula_dim, formula_runs),
         "best-from-bag-means": bags.estimators_beside_limit(seed, estimator_runs),
-        "signed-average-is-best": bags.average_beside_limit(seed, 10 * estimator_runs),
+        "signed-average-is-best": bags.average_beside_limit(seed, 5 * estimator_runs),
         "two-bags-suffice": bags.errors_from_two_bags(seed),
         "labels-out-of-balance": bags.shares_failed(seed, imbalance_runs),
         "head-step-too-long": steps.gradients_around_critical_step(seed, samples // 2),

@@ -1,21 +1,23 @@
 """Are three steps worth anything beside training the models to the end?
 
-All four models of the book, trained on the same bags by the book's one training loop (AdamW on
-squared loss, no weight decay), and the three steps of result A2 on as many bags. What is tuned is
-tuned alike: every method gets the same number of settings (learning rates, or lengths of the prompt
-step), and a validation set of the same size chooses the setting and, for trained models, the moment
-to stop. The test bags serve once, for the chosen one.
+All four models of the book, trained on the same bags as the book's one training loop does it
+(AdamW, squared loss, no weight decay), and the three steps of result A2 on as many bags. What is
+tuned is tuned alike: every method gets the same number of settings (learning rates, or lengths of
+the prompt step), and a validation set of the same size chooses the setting and, for trained models,
+the moment to stop. The test bags serve once, for the chosen one.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from functools import partial
+from typing import NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
+from notebooks.prompt_attention.first_gradient.side_by_side import train_rows
 from promptlib.checks import check_public
 from promptlib.progress import progress_bar
 from promptlib.prompt_attention.descent import population_descent
@@ -27,7 +29,7 @@ from promptlib.prompt_attention.models import (
     self_attention,
 )
 from promptlib.prompt_attention.sampled_descent import gradients
-from promptlib.training import Learner, Recipe, train
+from promptlib.training import Recipe
 
 __all__ = [
     "METHODS",
@@ -121,25 +123,56 @@ class Trained(NamedTuple):
     test_bags: int
 
 
+class Round(NamedTuple):
+    """The bags of one round of tuning."""
+
+    seed: int
+    training: Bags
+    validation: Bags
+    test: Bags
+
+    @classmethod
+    def drawn(cls, mixture: ContextualMixture, budget: Budget, seed: int) -> Round:
+        """The same bags for every method."""
+        generator = torch.Generator().manual_seed(seed)
+        sizes = (budget.training, budget.validation, budget.test)
+        return cls(seed, *(mixture.sample(size, generator) for size in sizes))
+
+
 def compare(
     mixture: ContextualMixture, budget: Budget, seed: int, methods: Sequence[str] = METHODS
 ) -> dict[str, Tuned]:
     """The test error of each method after one round of tuning."""
-    generator = torch.Generator().manual_seed(seed)
-    training = mixture.sample(budget.training, generator)
-    validation = mixture.sample(budget.validation, generator)
-    test = mixture.sample(budget.test, generator)
-    result = {}
-    for method in methods:
+    rounds = [Round.drawn(mixture, budget, seed)]
+    return {method: _tuned(mixture, budget, rounds, method)[0] for method in methods}
+
+
+def compare_seeds(
+    mixture: ContextualMixture,
+    budget: Budget,
+    seeds: Sequence[int],
+    methods: Sequence[str] = METHODS,
+) -> Compared:
+    """:func:`compare` for several seeds, side by side."""
+    rounds = [Round.drawn(mixture, budget, seed) for seed in seeds]
+    columns = [
+        _tuned(mixture, budget, rounds, method)
+        for method in progress_bar(methods, f"training on {budget.training} bags")
+    ]
+    table = torch.tensor(columns, dtype=torch.float64).reshape(len(methods), len(rounds), 2)
+    table = table.transpose(0, 1)
+    return Compared(table[..., 0], table[..., 1].long())
+
+
+def _tuned(
+    mixture: ContextualMixture, budget: Budget, rounds: Sequence[Round], method: str
+) -> list[Tuned]:
+    if method in TRAINED_MODELS:
         # Each method has its own source of randomness: leaving one out changes no other.
-        own = torch.Generator().manual_seed(1000 * seed + METHODS.index(method) + 1)
-        if method in TRAINED_MODELS:
-            model = TRAINED_MODELS[method]
-            result[method] = train_model(model, budget, training, validation, test, own)
-        else:
-            centred = method.endswith("centred")
-            result[method] = three_steps(mixture, budget, training, validation, test, centred)
-    return result
+        seeds = [1000 * one.seed + METHODS.index(method) + 1 for one in rounds]
+        return train_model(TRAINED_MODELS[method], budget, rounds, seeds)
+    centred = method.endswith("centred")
+    return [three_steps(mixture, budget, *one[1:], centred) for one in rounds]
 
 
 def three_steps(
@@ -180,82 +213,67 @@ def three_steps(
 
 
 def train_model(
-    model: TrainedModel,
-    budget: Budget,
-    training: Bags,
-    validation: Bags,
-    test: Bags,
-    generator: torch.Generator,
-) -> Tuned:
-    """Train one model with every learning rate side by side, and test the best on validation."""
-    count, dim = len(budget.learning_rates), training.tokens.shape[-1]
-    start = [
-        budget.init_std * torch.randn(shape, generator=generator) for shape in model.shapes(dim)
-    ]
-    weights = [[nn.Parameter(part.clone()) for part in start] for _ in range(count)]
-    learners = [
-        Learner(f"learning rate {rate:g}", (), own, rate)
-        for rate, own in zip(budget.learning_rates, weights, strict=True)
-    ]
-    score_all = torch.vmap(model.score, in_dims=(None, *(0 for _ in start)))
-
-    def scores(tokens: Tensor) -> Tensor:
-        stacked = [torch.stack(parts) for parts in zip(*weights, strict=True)]
-        return score_all(tokens, *stacked)  # (learners, bags)
-
-    def loss(bags: tuple[Tensor, Tensor]) -> Tensor:
-        tokens, labels = bags
-        return 0.5 * (scores(tokens) - labels).square().mean(-1)
-
-    best_error = torch.full((count,), torch.inf, dtype=torch.float64)
-    best_weights: list[list[Tensor]] = [[part.detach().clone() for part in own] for own in weights]
+    model: TrainedModel, budget: Budget, rounds: Sequence[Round], seeds: Sequence[int]
+) -> list[Tuned]:
+    """Train one model in every round with every learning rate, and test the best on validation."""
+    if not rounds:
+        return []
+    tokens, labels = (torch.stack([one.training[part] for one in rounds]) for part in (0, 1))
+    watched = [torch.stack([one.validation[part] for one in rounds]) for part in (0, 1)]
+    dim, bags = tokens.shape[-1], tokens.shape[1]
+    count, size = len(budget.learning_rates), min(budget.batch, bags)
+    places = torch.arange(len(rounds))[:, None]
+    starts, chosen = [], []
+    for seed in seeds:
+        own = torch.Generator().manual_seed(seed)
+        starts.append([torch.randn(shape, generator=own) for shape in model.shapes(dim)])
+        order = [torch.randperm(bags, generator=own)[:size] for _ in range(budget.steps)]
+        chosen.append(torch.stack(order))
+    orders = torch.stack(chosen, dim=1)  # (steps, rounds, batch)
+    weights = [
+        (budget.init_std * torch.stack(parts))[:, None].repeat(1, count, *(1,) * parts[0].dim())
+        for parts in zip(*starts, strict=True)
+    ]  # (rounds, learning rates, ...) each
+    best_weights = [part.clone() for part in weights]
+    best_error = torch.full((len(rounds), count), torch.inf, dtype=torch.float64)
+    one_round = torch.vmap(model.score, in_dims=(None, *(0 for _ in weights)))
+    scores = torch.vmap(one_round)  # (rounds, n, T, d), weights -> (rounds, learning rates, n)
 
     def watch() -> None:
         with torch.no_grad():
-            now = errors(scores(validation.tokens), validation.labels)
-        for row in (now < best_error).nonzero().flatten().tolist():
-            best_error[row] = now[row]
-            best_weights[row] = [part.detach().clone() for part in weights[row]]
+            now = errors(scores(watched[0], *weights), watched[1][:, None])
+            better = now < best_error
+            best_error[better] = now[better]
+            for kept, part in zip(best_weights, weights, strict=True):
+                kept[better] = part[better]
 
-    def watched_batches() -> Iterator[tuple[Tensor, Tensor]]:
-        for step in range(budget.steps):
+    def loss(batch: Tensor) -> Tensor:
+        missed = scores(tokens[places, batch], *weights) - labels[places, batch][:, None]
+        return 0.5 * missed.square().mean(-1)
+
+    def losses() -> Iterator[Callable[[], Tensor]]:
+        for step, batch in enumerate(orders):
             if step % budget.watch_every == 0:
                 watch()
-            size = min(budget.batch, len(training.tokens))
-            chosen = torch.randperm(len(training.tokens), generator=generator)[:size]
-            yield training.tokens[chosen], training.labels[chosen]
+            yield partial(loss, batch)
 
+    for part in weights:
+        part.requires_grad_()
     recipe = Recipe(budget.steps, warmup=min(10, budget.steps - 1), weight_decay=0.0)
-    train(learners, loss, watched_batches(), recipe, label="training", progress=_silent)
+    rates = torch.tensor(budget.learning_rates).expand(len(rounds), count)
+    train_rows(weights, rates, losses(), recipe)
     watch()
-    best = int(best_error.argmin())
-    with torch.no_grad():
-        error = errors(model.score(test.tokens, *best_weights[best]), test.labels)
-    return Tuned(float(error), best)
-
-
-def compare_seeds(
-    mixture: ContextualMixture,
-    budget: Budget,
-    seeds: Sequence[int],
-    methods: Sequence[str] = METHODS,
-) -> Compared:
-    """:func:`compare` for several seeds."""
-    rows = [
-        list(compare(mixture, budget, seed, methods).values())
-        for seed in progress_bar(seeds, f"training on {budget.training} bags")
-    ]
-    table = torch.tensor(rows, dtype=torch.float64).reshape(len(rows), len(methods), 2)
-    return Compared(table[..., 0], table[..., 1].long())
+    tuned = []
+    for place, best in enumerate(best_error.argmin(1).tolist()):
+        test = rounds[place].test
+        found = model.score(test.tokens, *(part[place, best] for part in best_weights))
+        tuned.append(Tuned(float(errors(found, test.labels)), best))
+    return tuned
 
 
 def errors(scores: Tensor, labels: Tensor) -> Tensor:
     """The share of wrong signs; a score of zero is half an error. (..., n), (n,) -> (...)."""
     return (0.5 - 0.5 * torch.sign(scores * labels)).double().mean(-1)
-
-
-def _silent(items: Iterable[Any], label: str, total: int | None = None) -> Iterable[Any]:
-    return items
 
 
 check_public(__name__)

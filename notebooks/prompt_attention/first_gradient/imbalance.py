@@ -17,7 +17,7 @@ from torch import Tensor
 
 from promptlib.checks import check_public
 from promptlib.prompt_attention.mixture import ContextualMixture
-from promptlib.prompt_attention.sampled_descent import MEMORY_LIMIT, batches, gradients
+from promptlib.prompt_attention.sampled_descent import MEMORY_LIMIT, batches
 
 __all__ = ["imbalance_failure", "measured_imbalance_failure"]
 
@@ -33,7 +33,7 @@ def imbalance_failure(
     about :math:`2\Phi(-\sqrt n\, W^2/Q^2)`: the bags needed grow like :math:`(Q/W)^4`. Core model,
     :math:`\rho = 0`, attention noise neglected. Source: this book.
     """
-    from scipy.stats import binom  # here: it takes a third of a second
+    from scipy.special import betainc  # not scipy.stats: that takes much longer to import
 
     count, norm_q, norm_w = (
         np.asarray(value, dtype=np.float64) for value in (n, context_norm, signal_norm)
@@ -44,7 +44,9 @@ def imbalance_failure(
     limit = (norm_w / norm_q) ** 2
     # Fewer than so many bags of the rarer label, strictly.
     rarer = np.ceil(count * (1 - limit) / 2 - 1e-12) - 1
-    return torch.as_tensor(np.minimum(1.0, 2 * binom.cdf(rarer, count, 0.5)))
+    k = np.maximum(rarer, 0.0)
+    share = np.where(rarer < 0, 0.0, betainc(count - k, k + 1, 0.5))  # of a binomial law, up to k
+    return torch.as_tensor(np.minimum(1.0, 2 * share))
 
 
 def measured_imbalance_failure(
@@ -61,17 +63,19 @@ def measured_imbalance_failure(
     That is, more than half of the fresh bags of one label.
     """
     prompt = scale * mixture.context
-    zero = torch.zeros_like(prompt)
-    heads = torch.zeros(runs, mixture.dim, dtype=prompt.dtype)
-    for run in range(runs):
-        for bags in batches(mixture, n, generator, memory_limit):
-            heads[run] -= (
-                len(bags.tokens) / n * gradients(bags.tokens, bags.labels, zero, prompt)[0]
-            )
+
+    def features(tokens: Tensor) -> Tensor:  # (n, T, d) -> (n, d)
+        weights = torch.softmax(tokens @ prompt, dim=1)
+        return (weights[:, None] @ tokens)[:, 0]
+
+    # At w = 0 a head step is the mean of label times feature.
+    signed = [
+        bags.labels[:, None] * features(bags.tokens)
+        for bags in batches(mixture, runs * n, generator, memory_limit)
+    ]
+    heads = torch.cat(signed).view(runs, n, mixture.dim).mean(1)
     fresh = mixture.sample(test_bags, generator)
-    weights = torch.softmax(fresh.tokens @ prompt, dim=1)  # (test_bags, T)
-    features = (weights[:, None] @ fresh.tokens)[:, 0]  # (test_bags, d)
-    wrong = (heads @ features.T) * fresh.labels <= 0  # (runs, test_bags)
+    wrong = (heads @ features(fresh.tokens).T) * fresh.labels <= 0  # (runs, test_bags)
     by_label = [wrong[:, fresh.labels == label].double().mean(1) for label in (1.0, -1.0)]
     return torch.maximum(*by_label) > 0.5
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from functools import lru_cache
 
 import torch
 from torch import Tensor
@@ -18,7 +19,7 @@ from promptlib.prompt_attention.deviations import Comparison
 from promptlib.prompt_attention.instances import POINTS
 from promptlib.prompt_attention.mixture import ContextualMixture
 
-BLOCKS = 200
+BLOCKS = 100
 """Groups of bags behind each standard error of a mean gradient."""
 CORE = (POINTS[0], POINTS[1], ContextualMixture(7, 8, 0.25, 1.0, 1.0, 0.6))
 FACTORS = (0.5, 0.8, 1.25, 2.0)
@@ -131,7 +132,7 @@ def steps_beside_gradients(
 
 def closed_form_errors(
     seed: int,
-    instances: int = 300,
+    instances: int = 150,
     population: Callable[..., tuple[Tensor, Tensor]] = descent.population_descent,
 ) -> Tensor:
     """The closed form of the first prompt against the sum over cases."""
@@ -174,12 +175,10 @@ def logistic_prompts(
     coefficient: Callable[..., Tensor] = logistic_prompt_coefficient,
 ) -> Comparison:
     """The first prompt under logistic loss against the gradient on fresh bags."""
-    generator = torch.Generator().manual_seed(seed)
-    rows = []
-    for mixture in (*CORE, LIARS):
-        for eta in etas:
-            mean, error = logistic_gradient(mixture, eta, samples, generator)
-            rows.append((float(coefficient(mixture, eta)) * mixture.context_norm, mean, error))
+    rows = [
+        (float(coefficient(mixture, eta)) * mixture.context_norm, mean, error)
+        for mixture, eta, mean, error in _logistic_gradients(seed, samples, etas, logistic_gradient)
+    ]
     return Comparison.of(rows, BLOCKS)
 
 
@@ -190,13 +189,27 @@ def logistic_signs(
     gradient: Callable[..., tuple[float, float]] | None = None,
 ) -> tuple[list[float], int]:
     """On which side the first prompt starts, without deviations and with them."""
-    generator = torch.Generator().manual_seed(seed)
-    values = []
-    for mixture, side in (*((core, 1.0) for core in CORE), (LIARS, -1.0)):
-        for eta in etas:
-            mean, error = (gradient or logistic_gradient)(mixture, eta, samples, generator)
-            values.append(4 * error - side * mean)
+    drawn = _logistic_gradients(seed, samples, etas, gradient or logistic_gradient)
+    values = [
+        4 * error - (-1.0 if mixture is LIARS else 1.0) * mean for mixture, _, mean, error in drawn
+    ]
     return values, samples
+
+
+@lru_cache(maxsize=1)  # two claims ask for the same draws
+def _logistic_gradients(
+    seed: int,
+    samples: int,
+    etas: tuple[float, ...],
+    gradient: Callable[..., tuple[float, float]],
+) -> list[tuple[ContextualMixture, float, float, float]]:
+    """Mixture, head step, and `logistic_gradient` there."""
+    generator = torch.Generator().manual_seed(seed)
+    return [
+        (mixture, eta, *gradient(mixture, eta, samples, generator))
+        for mixture in (*CORE, LIARS)
+        for eta in etas
+    ]
 
 
 def logistic_gradient(

@@ -41,6 +41,9 @@ __all__ = [
 MEMORY_MIB = 64.0
 """Default limit for the tokens of one batch of bags."""
 
+CACHED_MIB = 1.0
+"""Training sets drawn together take no more: what a processor keeps at hand."""
+
 Progress = Callable[..., Iterable[Any]]
 
 
@@ -61,33 +64,43 @@ class SimulatedErrors(NamedTuple):
 
 
 def learned_heads(features: Tensor, ridges: Sequence[float]) -> Tensor:
-    r"""Ridge heads on labelled features, all ridges from one decomposition.
+    r"""Ridge heads on labelled features, for many training sets and ridges at once.
 
     .. math:: \hat w = \Big(\sum_i u_i u_i^\top + n\lambda I\Big)^{-1} \sum_i u_i,
         \qquad u_i = y_i v_i
 
     Ridge 0 is the minimum-norm least-squares head, inf the average of the rows.
-    Shapes: features (n, p) -> (len(ridges), p).
+    Shapes: features (..., n, p) -> (..., len(ridges), p).
     """
-    samples, dim = features.shape
-    wide = samples < dim
-    gram = (features @ features.T if wide else features.T @ features) / samples
-    values, vectors = torch.linalg.eigh(gram)
-    values = values.clamp_min(0)
-    target = features.new_ones(samples) if wide else features.mean(0)
-    turned = vectors.T @ target
-    heads = []
     for ridge in ridges:
         if not ridge >= 0:
             raise ValueError(f"ridge must be a number >= 0, got {ridge}")
-        if math.isinf(ridge):
-            heads.append(features.mean(0))
-            continue
-        kept = values > values.max() * samples * 1e-14 if ridge == 0 else values >= 0
-        inverse = torch.where(kept, 1 / (values + ridge).clamp_min(1e-300), 0.0)
-        solved = vectors @ (inverse * turned)
-        heads.append(features.T @ solved / samples if wide else solved)
-    return torch.stack(heads)
+    average = features.mean(-2)
+    finite = [ridge for ridge in ridges if not math.isinf(ridge)]
+    solved = iter(_ridge_heads(features, average, finite).unbind(-2) if finite else ())
+    heads = [average if math.isinf(ridge) else next(solved) for ridge in ridges]
+    return torch.stack(heads, dim=-2)
+
+
+def _ridge_heads(features: Tensor, average: Tensor, ridges: Sequence[float]) -> Tensor:
+    """Finite ridges: (..., n, p) and (..., p) -> (..., len(ridges), p)."""
+    samples, dim = features.shape[-2:]
+    wide = samples < dim
+    gram = (features @ features.mT if wide else features.mT @ features) / samples
+    strengths = features.new_tensor(ridges)[:, None]
+    shifted = gram.unsqueeze(-3) + torch.diag_embed(strengths.expand(-1, gram.shape[-1]))
+    target = torch.ones_like(features[..., 0]) if wide else average
+    target = target[..., None, :, None].expand(*shifted.shape[:-1], 1)
+    factors, failed = torch.linalg.cholesky_ex(shifted)
+    solved = torch.cholesky_solve(target, factors)
+    pivots = factors.diagonal(dim1=-2, dim2=-1).square()
+    smallest = samples * 1e-14  # relative to the largest: below is rounding
+    singular = (failed > 0) | ~(pivots.amin(-1) > smallest * pivots.amax(-1))
+    if singular.any():
+        inverses = torch.linalg.pinv(shifted[singular], rtol=smallest, hermitian=True)
+        solved[singular] = inverses @ target[singular]
+    solved = solved[..., 0]
+    return solved @ features / samples if wide else solved
 
 
 def pooled_features(tokens: Tensor, prompt: Tensor, away_from: Tensor | None = None) -> Tensor:
@@ -119,12 +132,12 @@ def simulate_on_tokens(
     r"""Learn the head from bags, and count its mistakes on other bags."""
     _check(mixture, samples, repetitions)
     bytes_per_bag = mixture.dtype.itemsize * mixture.tokens * mixture.dim
-    batch = int(memory_mib * 2**20 / bytes_per_bag)
-    if batch < 1:
+    if bytes_per_bag > memory_mib * 2**20:
         raise ValueError(
             f"one bag of {mixture.tokens} tokens of width {mixture.dim} does not fit into "
             f"memory_mib={memory_mib}"
         )
+    batch = max(1, int(min(memory_mib, CACHED_MIB) * 2**20 / bytes_per_bag))
     prompt = scale * mixture.context
     away_from = mixture.context if project else None
 
@@ -153,7 +166,7 @@ def simulate_on_features(
     repetitions: int,
     generator: torch.Generator,
     *,
-    test_draws: int = 1000,
+    test_draws: int = 300,
     memory_mib: float = MEMORY_MIB,
     progress: Progress = progress_bar,
 ) -> SimulatedErrors:
@@ -161,7 +174,8 @@ def simulate_on_features(
 
     Parameters and errors as for :func:`simulate_on_tokens`. ``test_draws`` is the number of fresh
     attention weights for each training set, over which the error
-    :math:`\Phi(-x\,\hat w_1/(\tau|\hat w|))` is averaged; ``memory_mib`` limits features and
+    :math:`\Phi(-x\,\hat w_1/(\tau|\hat w|))` is averaged: more would not help, since heads differ
+    more than these averages do; ``memory_mib`` limits features and
     logits.
     """
     _check(mixture, samples, repetitions)
@@ -172,18 +186,21 @@ def simulate_on_features(
             f"{samples} features of width {dim} with {mixture.tokens} tokens take "
             f"{needed:.0f} MiB, more than memory_mib={memory_mib}"
         )
+    at_once = max(1, int(CACHED_MIB / needed))
+    blocks = [min(at_once, repetitions - begin) for begin in range(0, repetitions, at_once)]
     rows = []
-    for _ in progress(range(repetitions), "learning heads on features", total=repetitions):
-        law = feature_law(mixture, scale, generator, samples)
-        noise = torch.randn(samples, dim, generator=generator, dtype=torch.float64)
-        features = law.noise[:, None] * noise
-        features[:, 0] += law.signal
-        heads = learned_heads(features, ridges)  # (heads, d - 1)
-        cosine = heads[:, 0] / heads.norm(dim=1)
-        fresh = feature_law(mixture, scale, generator, test_draws)
-        arguments = -(fresh.signal / fresh.noise)[:, None] * cosine
-        rows.append(torch.special.ndtr(arguments).mean(0))
-    return SimulatedErrors(torch.stack(rows))
+    for sets in progress(blocks, "learning heads on features", total=len(blocks)):
+        law = feature_law(mixture, scale, generator, sets * samples)
+        shape = (sets, samples, dim)
+        features = torch.randn(shape, generator=generator, dtype=torch.float64)
+        features *= law.noise.view(sets, samples, 1)
+        features[..., 0] += law.signal.view(sets, samples)
+        heads = learned_heads(features, ridges)  # (sets, heads, d - 1)
+        cosine = heads[..., 0] / heads.norm(dim=-1)
+        fresh = feature_law(mixture, scale, generator, sets * test_draws)
+        ratio = (fresh.signal / fresh.noise).view(sets, 1, test_draws)
+        rows.append(torch.special.ndtr(-ratio * cosine[..., None]).mean(-1))
+    return SimulatedErrors(torch.cat(rows))
 
 
 def _check(mixture: ContextualMixture, samples: int, repetitions: int) -> None:

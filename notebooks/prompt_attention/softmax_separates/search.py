@@ -97,27 +97,54 @@ def search_mixtures(
     steps: int,
     generator: torch.Generator,
     batch: int = 128,
+    glance: int | None = None,
     label: str = "searching",
 ) -> SearchResult:
-    """Search in every mixture of a list, a batch of cells at a time, with a progress bar."""
+    """Search in every mixture of a list, a batch of cells at a time, with a progress bar.
+
+    With a `glance`, so many steps come first, and a cell that they solve without a mistake is left:
+    nothing is above that.
+    """
     starts: Iterable[int] = range(0, len(mixtures), batch)
-    parts = [
-        search_accuracy(
-            model,
-            Population.stack(mixtures[start : start + batch]),
-            restarts=restarts,
-            steps=steps,
-            generator=generator,
-        )
-        for start in progress_bar(starts, label)
-    ]
+    parts = []
+    for start in progress_bar(starts, label):
+        cells = mixtures[start : start + batch]
+        stages = [steps] if glance is None else [min(glance, steps), steps]
+        parts.append(_search_in_stages(model, cells, restarts, stages, generator))
     if not parts:
         raise ValueError("search_mixtures needs at least one mixture, got none")
     return SearchResult(
         torch.cat([part.accuracy for part in parts]),
         {name: torch.cat([part.weights[name] for part in parts]) for name in model.sizes},
-        parts[0].trials,
+        max(part.trials for part in parts),
     )
+
+
+def _search_in_stages(
+    model: PlaneModel,
+    cells: Sequence[ContextualMixture],
+    restarts: int,
+    stages: Sequence[int],
+    generator: torch.Generator,
+) -> SearchResult:
+    """Search again, with the steps of the next stage, in cells without a perfect answer yet."""
+
+    def search(places: Sequence[int], steps: int) -> SearchResult:
+        crowd = Population.stack([cells[place] for place in places])
+        return search_accuracy(model, crowd, restarts=restarts, steps=steps, generator=generator)
+
+    result = search(range(len(cells)), stages[0])
+    for steps in stages[1:]:
+        unsolved = (result.accuracy < 1).nonzero().flatten()
+        if len(unsolved) == 0:
+            break
+        again = search(unsolved.tolist(), steps)
+        better = again.accuracy > result.accuracy[unsolved]
+        result.accuracy[unsolved[better]] = again.accuracy[better]
+        for name, weight in again.weights.items():
+            result.weights[name][unsolved[better]] = weight[better]
+        result = SearchResult(result.accuracy, result.weights, result.trials + again.trials)
+    return result
 
 
 check_public(__name__)

@@ -88,7 +88,7 @@ class MapOfModel:
     found: Tensor  # (k, k): best accuracy, one row for each deviation
     limits: Tensor  # (k, k): the best accuracy possible, by the theorems
     closeness: Tensor  # (k, k): Δ over the threshold; zero where there is none
-    trials: int  # Weights scored in each cell
+    trials: int  # Most weights scored in a cell
 
 
 def map_cells(
@@ -125,6 +125,7 @@ def map_model(
         restarts=restarts,
         steps=steps,
         generator=torch.Generator().manual_seed(seed),
+        glance=4,
         label=f"searching: {challenge.model}",
     )
     limits = [

@@ -2,11 +2,14 @@
 
 import pytest
 import torch
+from torch import nn
 
 from notebooks.prompt_attention.first_gradient import full_training
 from notebooks.prompt_attention.first_gradient.claims_training import ROWS
+from notebooks.prompt_attention.first_gradient.side_by_side import train_rows
 from promptlib import claims
 from promptlib.prompt_attention.mixture import ContextualMixture
+from promptlib.training import Learner, Recipe, TrainingDiverged, train
 
 EASY = ContextualMixture(4, 5, 0.4, 2.0, 1.5, 0.5, dtype=torch.float32)
 BUDGET = full_training.Budget(90, 50, 400, 60, 30, (0.01, 0.1), (0.25, 1.0))
@@ -26,6 +29,31 @@ def test_a_method_does_not_depend_on_the_others():
     alone = full_training.compare(EASY, BUDGET, 3, ("self-attention",))
     together = full_training.compare(EASY, BUDGET, 3, ("mean pooling", "self-attention"))
     assert alone["self-attention"] == together["self-attention"]
+
+
+def test_rows_move_as_learners_of_the_one_training_loop_do():
+    rates, steps = (0.3, 0.01), 7
+    recipe = Recipe(steps, warmup=2, weight_decay=0.0, clip_norm=0.5)
+    source = torch.Generator().manual_seed(0)
+    start = torch.randn(2, 3, generator=source)
+    batches = [torch.randn(5, 3, generator=source) for _ in range(steps)]
+
+    def loss(weights, bags):
+        return (bags @ weights.T).square().mean(0) + weights[:, 0]
+
+    rows = [start.clone().requires_grad_()]
+    losses = (lambda bags=bags: loss(rows[0], bags) for bags in batches)
+    train_rows(rows, torch.tensor(rates), losses, recipe)
+    alone = [nn.Parameter(part.clone()) for part in start]
+    learners = [Learner("", (), [part], rate) for part, rate in zip(alone, rates, strict=True)]
+    train(learners, lambda bags: loss(torch.stack(alone), bags), batches, recipe)
+    torch.testing.assert_close(rows[0].detach(), torch.stack(alone).detach())
+    assert not torch.allclose(rows[0].detach(), start)
+    with pytest.raises(ValueError, match=r"without weight decay, got 0\.1"):
+        train_rows(rows, torch.tensor(rates), losses, Recipe(steps, warmup=2))
+    endless = [lambda: rows[0].sum(1) + torch.tensor([0.0, torch.inf])]
+    with pytest.raises(TrainingDiverged, match=r"at step 0 of 7, with learning rate 0\.01"):
+        train_rows(rows, torch.tensor(rates), endless, recipe)
 
 
 def test_seeds_are_rows():

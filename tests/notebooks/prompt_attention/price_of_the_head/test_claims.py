@@ -69,42 +69,39 @@ def half_the_ridge(mixture, scale, ratio, ridge):
     return head_error(mixture, scale, ratio, 0.5 * ridge)
 
 
+def with_formula(met, settings, ridges, formula):
+    """The same simulation beside another formula."""
+    predicted = [
+        [formula(one.mixture, one.scale, one.samples_per_dim, ridge) for ridge in ridges]
+        for one in settings
+    ]
+    return met._replace(formula=torch.tensor(predicted, dtype=torch.float64))
+
+
 @pytest.mark.claim("prompt-attention/price-of-averaging")
-def test_averaging_on_bags():
-    def on_bags(formula):
-        return evidence.against_bags(
-            BAG_SETTINGS, [math.inf], 24, generator(), test_bags=300, formula=formula
-        )
-
-    assert verdict("price-of-averaging", on_bags(head_error)) == "holds"
-    assert verdict("price-of-averaging", on_bags(averaging_without_the_price)) == "fails"
-
-
 @pytest.mark.claim("prompt-attention/price-of-ridge-on-bags")
-def test_ridge_on_bags():
-    def on_bags(formula):
-        return evidence.against_bags(
-            BAG_SETTINGS, [0.0, 0.02], 24, generator(), test_bags=300, formula=formula
-        )
-
-    assert verdict("price-of-ridge-on-bags", on_bags(head_error)) == "holds"
-    averaged = on_bags(lambda m, k, a, r: head_error(m, k, a, math.inf))
-    assert verdict("price-of-ridge-on-bags", averaged) == "fails"
+def test_prices_on_bags():
+    ridges = [math.inf, 0.0, 0.02]
+    met = evidence.against_bags(BAG_SETTINGS, ridges, 24, generator(), test_bags=300)
+    for name, columns, wrong in (
+        ("price-of-averaging", [0], averaging_without_the_price),
+        ("price-of-ridge-on-bags", [1, 2], lambda m, k, a, r: head_error(m, k, a, math.inf)),
+    ):
+        assert verdict(name, met.at(slice(None), columns)) == "holds"
+        refuted = with_formula(met, BAG_SETTINGS, ridges, wrong)
+        assert verdict(name, refuted.at(slice(None), columns)) == "fails"
 
 
 HARD = Setting(ContextualMixture(120, 100, 0.1, 2.0, 0.5, 1.0), 1.0, 238)
 
 
 @pytest.mark.claim("prompt-attention/price-of-ridge")
-@pytest.mark.parametrize("wrong", [concentrated, half_the_ridge])
-def test_ridge_on_features(wrong):
-    def on_features(formula):
-        return evidence.against_features(
-            [HARD], [0.0, 0.02, 0.2, math.inf], 60, generator(), formula=formula
-        )
-
-    assert verdict("price-of-ridge", on_features(head_error)) == "holds"
-    assert verdict("price-of-ridge", on_features(wrong)) == "fails"
+def test_ridge_on_features():
+    ridges = [0.0, 0.02, 0.2, math.inf]
+    met = evidence.against_features([HARD], ridges, 120, generator(), test_draws=1000)
+    assert verdict("price-of-ridge", met) == "holds"
+    for wrong in (concentrated, half_the_ridge):
+        assert verdict("price-of-ridge", with_formula(met, [HARD], ridges, wrong)) == "fails"
 
 
 LAWS = evidence.random_laws(20, 32, generator())

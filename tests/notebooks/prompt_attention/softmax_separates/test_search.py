@@ -3,7 +3,10 @@
 import pytest
 import torch
 
-from notebooks.prompt_attention.softmax_separates.search import search_accuracy
+from notebooks.prompt_attention.softmax_separates.search import (
+    search_accuracy,
+    search_mixtures,
+)
 from notebooks.prompt_attention.softmax_separates.threshold_map import (
     CHALLENGES,
     constructed_accuracy,
@@ -115,6 +118,24 @@ def test_search_is_a_function_of_the_generator_and_never_worse_than_chance():
     assert torch.equal(results[0].weights["w"], results[1].weights["w"])
     assert results[0].trials == 20
     assert results[0].accuracy.item() >= 0.5
+
+
+def test_a_glance_spares_solved_cells_and_loses_nothing():
+    easy, hard = (ContextualMixture(2, 20, 0.1, deviations=aligned(size)) for size in (0.01, 9.0))
+
+    model = PLANE_MODELS["self-attention"]
+
+    def searched(*cells):
+        options = {"restarts": 8, "steps": 60, "generator": generator()}
+        return search_mixtures(model, cells, glance=60, **options)
+
+    alone = searched(easy)
+    assert (alone.accuracy.item(), alone.trials) == (1.0, 8 * 61)  # one stage was enough
+    both = searched(easy, hard)
+    assert both.trials == 8 * (61 + 61)
+    assert both.accuracy[0] == 1.0
+    reading = model.read(Population.stack([easy, hard]), **both.weights)
+    assert torch.equal(reading.accuracy(Population.stack([easy, hard])), both.accuracy)
 
 
 def test_bad_requests_are_named():
