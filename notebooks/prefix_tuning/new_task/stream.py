@@ -9,6 +9,7 @@ Symbols: ``B`` sequences, ten outputs, ``D`` the width of the model, 8 digits.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 
 import torch
@@ -32,6 +33,9 @@ RIDGE = 1e-3
 PROBE_SEED = 7
 """Sequences that probes are fitted and tested on."""
 
+CHUNK = 250
+"""Sequences that are read at once: what is between the layers then fits into a cache."""
+
 Stream = Callable[[Tensor], Tensor]
 """Maps tokens ``(B, 19)`` to the residual stream at the outputs, ``(B, 10, D)``."""
 
@@ -39,8 +43,7 @@ Stream = Callable[[Tensor], Tensor]
 def stream_of(model: GPT, added: Prefix | Table | None = None) -> Stream:
     """Return what computes the residual stream of a model of one layer after the attention."""
 
-    @torch.no_grad()
-    def stream(tokens: Tensor) -> Tensor:
+    def of_some(tokens: Tensor) -> Tensor:
         if isinstance(added, Table):
             return Tabled(model, [added]).stream(tokens, SEQUENCE_LENGTH).squeeze(0)
         block = model.blocks[0]
@@ -48,9 +51,14 @@ def stream_of(model: GPT, added: Prefix | Table | None = None) -> Stream:
         read, _ = block.attention(queries, keys, values, model.read_prefix(added, 0))
         return x + read
 
+    @torch.no_grad()
+    def stream(tokens: Tensor) -> Tensor:
+        return torch.cat([of_some(some) for some in tokens.split(CHUNK)])
+
     return stream
 
 
+@functools.cache
 def examples(n: int, split: Split) -> tuple[Tensor, Tensor]:
     """Draw what a probe sees: tokens ``(n, 19)`` and right downward digits ``(n, 10)``."""
     generator = torch.Generator().manual_seed(PROBE_SEED)
