@@ -9,10 +9,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from notebooks.prefix_tuning.new_task.stream import CHUNK
 from notebooks.prefix_tuning.new_task.tables import Table, Tabled, load_table
 from notebooks.prefix_tuning.new_task.tables_theory import log_convexity_excess, prefix_of, table_of
 from promptlib.prefix_tuning.adapting import load_model, measure
+from promptlib.prefix_tuning.evaluation import CHUNK
 from promptlib.prefix_tuning.gpt import GPT, GPTConfig
 from promptlib.prefix_tuning.prefix import Prefix
 from promptlib.prefix_tuning.tasks import (

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from notebooks.prefix_tuning.new_task.tables import Table, Tabled
 from promptlib.checks import check_public
+from promptlib.prefix_tuning.evaluation import CHUNK
 from promptlib.prefix_tuning.gpt import GPT
 from promptlib.prefix_tuning.prefix import Prefix
 from promptlib.prefix_tuning.tasks import (
@@ -32,9 +33,6 @@ RIDGE = 1e-3
 
 PROBE_SEED = 7
 """Sequences that probes are fitted and tested on."""
-
-CHUNK = 250
-"""Sequences that are read at once: what is between the layers then fits into a cache."""
 
 Stream = Callable[[Tensor], Tensor]
 """Maps tokens ``(B, 19)`` to the residual stream at the outputs, ``(B, 10, D)``."""

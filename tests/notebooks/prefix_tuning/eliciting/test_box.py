@@ -202,7 +202,9 @@ def test_a_limit_that_forgets_the_length_of_the_key_is_exceeded_almost_everywher
     pair.prefix.layer_norm = True
 
     def judged(trials: Trials) -> claims.Claim:
-        measured = {"limit-not-needed": [box.share_above_limit(pair.model, [pair.prefix], TOKENS)] * 2}
+        measured = {
+            "limit-not-needed": [box.share_above_limit(pair.model, [pair.prefix], TOKENS)] * 2
+        }
         control = {"free-elicits": claim("free-elicits", trials)}
         found = claims.check_each(stated.CHAPTER, stated.INSIDE, measured, control)
         return found["limit-not-needed"]
