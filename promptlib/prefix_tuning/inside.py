@@ -1,7 +1,7 @@
 r"""Does the theorem hold inside a trained GPT, and what does fine-tuning do in its place?
 
-The model itself runs, in float64, with and without its prefix; its attention and the outputs of its
-heads are taken from the forward pass and compared. Only the first layer is compared with itself:
+The first layer of the model itself runs, in float64, with and without its prefix; its attention
+and the outputs of its heads are taken and compared. Only the first layer is compared with itself:
 its content does not depend on the prefix.
 
 Shape comments: ``B`` sequences of ``T`` tokens, ``H`` heads of width ``d``, ``p`` prefix vectors.
@@ -51,7 +51,7 @@ def in_float64(module: AnyModule) -> AnyModule:
 
 
 def first_layer(model: GPT, tokens: Tensor, prefix: Prefix | None = None) -> tuple[Tensor, Tensor]:
-    """What the heads of the first layer read in a forward pass of the model.
+    """What the heads of the first layer read in a forward pass of the model, which ends there.
 
     Parameters
     ----------
@@ -65,15 +65,19 @@ def first_layer(model: GPT, tokens: Tensor, prefix: Prefix | None = None) -> tup
         Of every head, before the output projection.
     attention : Tensor, shape (B, H, T, p + T)
     """
+    model.check_tokens(tokens)
+    if prefix is not None:
+        model.check_prefix(prefix)
     seen: list[Tensor] = []
     layer = _first_block(model).attention
     hook = layer.project.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
     try:
         with torch.no_grad():
-            _, attention = model(tokens, prefix, return_attention=True)
+            _, *read = model.embed_and_read(tokens, tokens.shape[1])
+            _, attention = layer(*read, model.read_prefix(prefix, 0))
     finally:
         hook.remove()
-    return layer.heads(seen[0]), attention[0]
+    return layer.heads(seen[0]), attention
 
 
 def prefix_head_keys(model: GPT, prefix: Prefix) -> Tensor:

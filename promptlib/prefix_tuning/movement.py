@@ -30,6 +30,7 @@ from promptlib.prefix_tuning.prefix import Prefix
 
 __all__ = [
     "Effect",
+    "apart",
     "by_path",
     "from_whole",
     "movement",
@@ -88,18 +89,26 @@ def relative_rows(
         assert isinstance(block, Block)
         layer = block.attention
         queries, keys, values = map(layer.heads, block.read(x, tokens.shape[1]))
-        read, attention = attend(queries, keys, values, causal=True)
-        taken = torch.zeros_like(attention[..., 0])
         shown = None if index in absent else model.read_prefix(prefix, index)
-        if shown is not None:
+        if shown is None or effect == "bias":
+            read, attention = attend(queries, keys, values, causal=True)
+        if shown is None:
+            taken = torch.zeros_like(attention[..., 0])
+        else:
             prefix_keys = layer.heads(layer.key(shown[0]))
             prefix_values = layer.heads(layer.value(shown[1]))
             own, attention = attend(queries, keys, values, prefix_keys, prefix_values, causal=True)
             taken, to_prefix, attention = split(attention, prefix_keys.shape[-2])
-            bias = to_prefix @ prefix_values
-            read = {"both": own, "bias": read + bias, "fade": own - bias}[effect]
+            if effect == "both":
+                read = own
+            elif effect == "bias":
+                read = read + to_prefix @ prefix_values
+            else:
+                read = own - to_prefix @ prefix_values
         rows.append(relative_attention(attention))
         shares.append(taken)
+        if index == model.config.n_layer - 1:
+            break  # no layer reads what the last one writes
         x = x + layer.project(read.transpose(-2, -3).flatten(-2))
         x = x + block.mlp(block.norm_mlp(x))
     return torch.stack(rows), torch.stack(shares)
@@ -130,12 +139,28 @@ def movement(
     """
     plain, _ = relative_rows(before, tokens, attend=attend)
     moved, _ = relative_rows(after, tokens, prefix, effect=effect, attend=attend)
-    return total_variation(plain, moved)[..., -WRITING:].mean(dim=(1, 3))
+    return apart(plain, moved)
+
+
+def apart(rows: Tensor, others: Tensor) -> Tensor:
+    """How far relative attention of the writing rows differs, ``(L, B, H, T, T)`` each.
+
+    Returns
+    -------
+    Tensor, shape (L, H)
+        Total variation, mean over sequences and writing rows, in [0, 1].
+    """
+    writing = slice(-WRITING, None)
+    return total_variation(rows[..., writing, :], others[..., writing, :]).mean(dim=(1, 3))
 
 
 def by_path(model: GPT, tokens: Tensor, prefix: Prefix) -> dict[Effect, Tensor]:
     """`movement` with the prefix as it is, with its bias alone, and with its fading alone."""
-    return {effect: movement(model, model, tokens, prefix, effect=effect) for effect in EFFECTS}
+    plain, _ = relative_rows(model, tokens)
+    return {
+        effect: apart(plain, relative_rows(model, tokens, prefix, effect=effect)[0])
+        for effect in EFFECTS
+    }
 
 
 def from_whole(model: GPT, tokens: Tensor, prefix: Prefix) -> dict[Effect, Tensor]:
@@ -150,11 +175,10 @@ def from_whole(model: GPT, tokens: Tensor, prefix: Prefix) -> dict[Effect, Tenso
     """
     whole, _ = relative_rows(model, tokens, prefix)
     alone: tuple[Effect, Effect] = ("bias", "fade")
-    apart = {}
-    for effect in alone:
-        rows, _ = relative_rows(model, tokens, prefix, effect=effect)
-        apart[effect] = total_variation(whole, rows)[..., -WRITING:].mean(dim=(1, 3))
-    return apart
+    return {
+        effect: apart(whole, relative_rows(model, tokens, prefix, effect=effect)[0])
+        for effect in alone
+    }
 
 
 def own_layer_errors(

@@ -106,10 +106,9 @@ def best_swaps(
     steps: int = 150,
 ) -> Bounded:
     """Margins of the best swaps that a search finds for one vector with equal shares of keys."""
-    kept = []
-    for _ in range(n):
-        layers = swaps.disagreeing(generator)
-        kept.append(swaps.margin(layers, find(layers, generator, restarts, steps), attend))
+    problems = [swaps.disagreeing(generator) for _ in range(n)]
+    found = find(problems, generator, restarts, steps)
+    kept = [swaps.margin(*pair, attend) for pair in zip(problems, found, strict=True)]
     searched = f"{restarts} gradient ascents of {steps} steps for each pair of layers"
     return Bounded(torch.stack(kept), 0.0, searched)
 

@@ -20,7 +20,7 @@ turned differences, each relative to what it was; a swap has a positive margin.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 import torch
@@ -91,34 +91,37 @@ def margin(
     return torch.minimum(-after[0] / before[0], after[1] / -before[1])
 
 
-Search = Callable[[TwoLayers, torch.Generator, int, int], Found]
+Search = Callable[[Sequence[TwoLayers], torch.Generator, int, int], list[Found]]
 
 
 def search(
-    layers: TwoLayers, generator: torch.Generator, restarts: int = 8, steps: int = 150
-) -> Found:
-    """Look for a swap by one vector that takes equal shares from both keys, by gradient ascent.
+    problems: Sequence[TwoLayers],
+    generator: torch.Generator,
+    restarts: int = 8,
+    steps: int = 150,
+) -> list[Found]:
+    """Look for swaps by one vector that takes equal shares from both keys, by gradient ascent.
 
-    The shares of the queries, the common share of the keys and the value are free.
+    The shares of the queries, the common share of the keys and the value are free. All problems
+    share their steps, and none sees the others.
     """
-    plain = take_apart(layers).plain
-    form = layers.form[:-1, :-1]
-    before = _differences(second_logits(layers, plain))
+    plain = torch.stack([take_apart(layers).plain for layers in problems]).unsqueeze(1)
+    form = torch.stack([layers.form[:-1, :-1] for layers in problems]).unsqueeze(1)
+    first, second = _differences(plain @ form @ plain.mT)  # (problems, 1) each
 
     def draw(*shape: int) -> Tensor:
-        noise = torch.randn(restarts, *shape, generator=generator, dtype=torch.float64)
-        return noise.requires_grad_()
+        shape = len(problems), restarts, *shape
+        return torch.randn(shape, generator=generator, dtype=torch.float64).requires_grad_()
 
     raw, value = draw(3), draw(WIDTH)
     optimiser = torch.optim.Adam([raw, value], lr=0.1)
 
-    def margins() -> tuple[Tensor, Tensor]:
+    def margins() -> tuple[Tensor, Tensor]:  # (problems, restarts), (…, 4, 1)
         # Shares beyond this would leave nothing but rounding of what the content says.
-        shares = 0.001 + 0.998 * torch.sigmoid(raw[:, [0, 1, 2, 2]])[..., None]
-        stream = (1 - shares) * plain + shares * value[:, None]
-        logits = stream @ form @ stream.mT
-        after = _differences(logits)
-        return torch.minimum(-after[0] / before[0], after[1] / -before[1]), shares
+        shares = 0.001 + 0.998 * torch.sigmoid(raw[..., [0, 1, 2, 2]])[..., None]
+        stream = (1 - shares) * plain + shares * value[..., None, :]
+        after = _differences(stream @ form @ stream.mT)
+        return torch.minimum(-after[0] / first, after[1] / -second), shares
 
     for _ in range(steps):
         optimiser.zero_grad()
@@ -126,8 +129,10 @@ def search(
         optimiser.step()
     with torch.no_grad():
         reached, shares = margins()
-        best = int(reached.argmax())
-        return shares[best].detach(), value[best].detach()[None]
+        return [
+            (shares[problem, best], value[problem, best].detach()[None])
+            for problem, best in enumerate(reached.argmax(dim=1).tolist())
+        ]
 
 
 def swap_by_unequal_shares(layers: TwoLayers) -> Found:

@@ -14,14 +14,18 @@ import torch
 from torch import Tensor
 
 from notebooks.prefix_tuning.combining.plan import NEW
-from notebooks.prefix_tuning.combining.probes import Probed, answer_probes, known_digits
+from notebooks.prefix_tuning.combining.probes import (
+    Probed,
+    answer_probes,
+    known_digits,
+)
 from notebooks.prefix_tuning.combining.yardsticks import (
     Coincidence,
     coincidence,
     without_attention,
 )
 from promptlib.checks import check_public
-from promptlib.prefix_tuning.evaluation import greedy_decode
+from promptlib.prefix_tuning.evaluation import CHUNK, greedy_decode
 from promptlib.prefix_tuning.gpt import GPT
 from promptlib.prefix_tuning.identities import total_variation
 from promptlib.prefix_tuning.inside import in_float64
@@ -80,8 +84,11 @@ def simple(name: str) -> Task:
 def right_by_place(model: GPT, prefix: Prefix | None, task: Task, inputs: Tensor) -> Tensor:
     """Share of right symbols at each output, right answers fed: ``(10,)``."""
     targets = task.solve(inputs)
-    logits = model(read_and_answer(inputs, targets), prefix, last=SEQUENCE_LENGTH)
-    return (logits.argmax(dim=-1) == targets).double().mean(dim=0)
+    tokens = read_and_answer(inputs, targets)
+    said = torch.cat(
+        [model(some, prefix, last=SEQUENCE_LENGTH).argmax(dim=-1) for some in tokens.split(CHUNK)]
+    )
+    return (said == targets).double().mean(dim=0)
 
 
 def moved_by_layer(before: GPT, after: GPT, prefix: Prefix | None, tokens: Tensor) -> Tensor:
@@ -150,15 +157,7 @@ def look(trials: Trials, get: Get, sequences: int) -> Evidence:
             name: [answer_probes(model, tasks[name], train, test) for model in models]
             for name in NEW
         },
-        known=[
-            torch.stack(
-                [
-                    known_digits(model, fed_train, fed_test, level)
-                    for level in range(model.config.n_layer + 1)
-                ]
-            )
-            for model in models
-        ],
+        known=[known_digits(model, fed_train, fed_test) for model in models],
         right={
             way: {
                 name: torch.stack([right(name, one) for one in seeds]) for name, seeds in by.items()

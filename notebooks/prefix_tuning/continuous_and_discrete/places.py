@@ -146,10 +146,17 @@ class Places:
         return float((self.breaking / self.distance).median())
 
 
-def places(model: GPT, settled: Result, start: str, generator: torch.Generator) -> Places | None:
+def places(
+    model: GPT,
+    settled: Result,
+    start: str,
+    generator: torch.Generator,
+    token_breaking: Tensor | None = None,
+) -> Places | None:
     """Look at the vectors of a run `settle` that began at a ``"token"`` or a ``"random"`` vector.
 
-    None if no string was said.
+    `token_breaking` of another start is the same, and need not be searched again. None if no string
+    was said.
     """
     tokens = model.token.weight.detach()
     said = torch.tensor(settled.metrics["steps"][start]) >= 0
@@ -162,14 +169,16 @@ def places(model: GPT, settled: Result, start: str, generator: torch.Generator) 
     learned = vectors[:, 0]
     nearest, among = nearest_tokens(learned, tokens), nearest_tokens(tokens, tokens, True)
     random = nearest_tokens(random_of_same_length(learned, generator), tokens)
-    prompts = one_token_prompts(model)
+    if token_breaking is None:
+        prompts = one_token_prompts(model)
+        token_breaking = breaking_distance(
+            model, prompts, complete(model, prompts, strings.shape[1])
+        )
     return Places(
         among_tokens=among.distance,
         among_tokens_cosine=among.cosine,
         token_norms=tokens.norm(dim=1),
-        token_breaking=breaking_distance(
-            model, prompts, complete(model, prompts, strings.shape[1])
-        ),
+        token_breaking=token_breaking,
         norms=learned.norm(dim=1),
         moved=(learned - started[:, 0]).norm(dim=1),
         distance=nearest.distance,
@@ -180,14 +189,19 @@ def places(model: GPT, settled: Result, start: str, generator: torch.Generator) 
     )
 
 
-def all_places(trials: Trials, get: Get, start: str) -> list[Places]:
-    """The places of each seed that has any."""
-    found = []
+def all_places(trials: Trials, get: Get) -> dict[str, list[Places]]:
+    """By start, ``"token"`` or ``"random"``: the places of each seed that has any."""
+    found: dict[str, list[Places]] = {"token": [], "random": []}
     for trial in trials.where(method="settle"):
         model = load_model(trial.run.config, get(trial.run.needs[0]))
-        generator = torch.Generator().manual_seed(trial.seed)
-        found.append(places(model, get(trial.run), start, generator))
-    return [entry for entry in found if entry is not None]
+        token_breaking = None
+        for start, before in found.items():
+            generator = torch.Generator().manual_seed(trial.seed)
+            entry = places(model, get(trial.run), start, generator, token_breaking)
+            if entry is not None:
+                before.append(entry)
+                token_breaking = entry.token_breaking
+    return found
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import lzma
 import math
 import zlib
-from collections import Counter, defaultdict
+from collections import Counter
 
 
 def even(alphabet_size: int) -> float:
@@ -20,8 +20,8 @@ def even(alphabet_size: int) -> float:
     return math.log2(alphabet_size)
 
 
-def n_gram(train: str, test: str, order: int, alphabet_size: int) -> float:
-    r"""Bits a symbol of a mixture of contexts of up to ``order - 1`` symbols.
+def n_grams(train: str, test: str, order: int, alphabet_size: int) -> list[float]:
+    r"""Bits a symbol of mixtures of contexts: none, up to 1 symbol, …, up to ``order - 1``.
 
     .. math::
 
@@ -39,23 +39,29 @@ def n_gram(train: str, test: str, order: int, alphabet_size: int) -> float:
         raise ValueError(
             f"alphabet_size={alphabet_size}, but the texts have {len({*train, *test})} symbols"
         )
-    followers: dict[str, Counter[str]] = defaultdict(Counter)
-    for place, symbol in enumerate(train):
-        for length in range(min(order - 1, place) + 1):
-            followers[train[place - length : place]][symbol] += 1
-    totals = {context: sum(counts.values()) for context, counts in followers.items()}
-    bits = 0.0
-    for place, symbol in enumerate(test):
+    seen = Counter(
+        train[end - length : end]
+        for length in range(1, order + 1)
+        for end in range(length, len(train) + 1)
+    )
+    totals: Counter[str] = Counter()  # N(c)
+    different: Counter[str] = Counter()  # T(c)
+    for gram, count in seen.items():
+        totals[gram[:-1]] += count
+        different[gram[:-1]] += 1
+    # What is predicted depends on the last symbols alone, and most of them come again and again.
+    windows = Counter(test[max(0, end - order) : end] for end in range(1, len(test) + 1))
+    bits = [0.0] * order
+    for window, count in windows.items():
         probability = 1 / alphabet_size
-        for length in range(min(order - 1, place) + 1):
-            context = test[place - length : place]
-            counts = followers.get(context)
-            if counts is None:
-                break
-            different = len(counts)
-            probability = (counts[symbol] + different * probability) / (totals[context] + different)
-        bits -= math.log2(probability)
-    return bits / len(test)
+        for length in range(1, order + 1):  # of the context and its symbol
+            gram = window[-length:]
+            context = gram[:-1]
+            if length <= len(window) and context in totals:
+                kinds = different[context]
+                probability = (seen[gram] + kinds * probability) / (totals[context] + kinds)
+            bits[length - 1] -= count * math.log2(probability)
+    return [one / len(test) for one in bits]
 
 
 def compressors(train: str, test: str) -> dict[str, float]:

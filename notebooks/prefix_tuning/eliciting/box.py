@@ -134,10 +134,11 @@ def answering_limits(model: GPT, tokens: Tensor) -> Tensor:
     return largest_shares(model, tokens)[..., -SEQUENCE_LENGTH:]
 
 
-def share_above_limit(model: GPT, prefix: Prefix, tokens: Tensor) -> float:
-    """Part of all heads, positions and inputs where a prefix takes more than the limit, in %."""
-    taken = answering_shares(model, prefix, tokens)
-    return 100 * float((taken > answering_limits(model, tokens)).double().mean())
+def share_above_limit(model: GPT, prefixes: Sequence[Prefix], tokens: Tensor) -> float:
+    """Part of all heads, positions and inputs where prefixes take more than the limit, in %."""
+    limits = answering_limits(model, tokens)
+    above = [answering_shares(model, prefix, tokens) > limits for prefix in prefixes]
+    return 100 * float(torch.stack(above).double().mean())
 
 
 def searched_shares(
@@ -224,29 +225,24 @@ def joint_shares(
     A search looks for one normalised vector with the largest mean over all heads, or for one for
     each head. What it finds can be taken; that nothing takes more is not shown.
     """
-    norm = _first_norm(model)
-    layer = model.blocks[0].attention
-    queries, normalisers = _answering_queries(model, tokens)
-    goals = 1 if all_heads else layer.n_head
+    pulls, offsets = _pulls(model, tokens)  # (H, n, D), (H, n)
+    heads, _, width = pulls.shape
+    goals = 1 if all_heads else heads
+    pulls, offsets = pulls.reshape(goals, -1, width), offsets.reshape(goals, -1)
 
-    def shares(candidates: Tensor) -> Tensor:  # (restarts, goals, D) -> (restarts, goals, H)
-        keys = layer.key(normalise(candidates) * norm.weight + norm.bias)
-        keys = keys.unflatten(-1, (layer.n_head, -1))  # (restarts, goals, H, d)
-        logits = torch.einsum("bhmd,rghd->rgbhm", queries, keys) * queries.shape[-1] ** -0.5
-        return torch.sigmoid(logits - normalisers).mean(dim=(2, 4))
+    def shares(candidates: Tensor) -> Tensor:  # (restarts, goals, D) -> (goals, restarts, …)
+        logits = normalise(candidates).transpose(0, 1) @ pulls.mT
+        return torch.sigmoid(logits + offsets.unsqueeze(1))
 
     def worth(candidates: Tensor) -> Tensor:  # (restarts, goals)
-        taken = shares(candidates)
-        return taken.mean(-1) if all_heads else taken.diagonal(dim1=1, dim2=2)
+        return shares(candidates).mean(dim=-1).T
 
-    drawn = torch.randn(
-        restarts, goals, model.config.n_embd, generator=generator, dtype=queries.dtype
-    )
+    drawn = torch.randn(restarts, goals, width, generator=generator, dtype=pulls.dtype)
     vectors = _ascend(worth, drawn, steps)
     with torch.no_grad():
         best = worth(vectors).argmax(dim=0)  # (goals,)
-        winners = shares(vectors)[best, torch.arange(goals)]  # (goals, H)
-    return winners[0] if all_heads else winners.diagonal()
+        winners = shares(vectors)[torch.arange(goals), best]
+    return winners.reshape(heads, -1).mean(dim=-1)
 
 
 def imitation(
@@ -267,20 +263,17 @@ def imitation(
     if free.value_vectors is None:
         raise ValueError("only a free prefix can be imitated; this one has no value_vectors")
     norm = _first_norm(model)
-    layer = model.blocks[0].attention
-    queries, normalisers = _answering_queries(model, tokens)
-    wanted = answering_shares(model, free, tokens)  # (B, H, m)
+    pulls, offsets = (part.flatten(0, 1) for part in _pulls(model, tokens))  # (H n, D), (H n,)
+    wanted = answering_shares(model, free, tokens).transpose(0, 1).flatten()  # (H n,)
 
     def nearness(candidates: Tensor) -> Tensor:  # (restarts, D) -> (restarts,)
-        keys = layer.heads(layer.key(normalise(candidates) * norm.weight + norm.bias)[:, None])
-        logits = torch.einsum("bhmd,rhd->rbhm", queries, keys[:, :, 0]) * queries.shape[-1] ** -0.5
-        shares = torch.sigmoid(logits - normalisers)
-        return -(shares - wanted).square().mean(dim=(1, 2, 3))
+        shares = torch.sigmoid(torch.addmm(offsets, normalise(candidates), pulls.mT))
+        return -(shares - wanted).square().mean(dim=-1)
 
-    drawn = torch.randn(restarts, model.config.n_embd, generator=generator, dtype=queries.dtype)
+    drawn = torch.randn(restarts, model.config.n_embd, generator=generator, dtype=pulls.dtype)
     vectors = _ascend(nearness, drawn, steps)
     found = Prefix(1, 1, model.config.n_embd, separate_values=True, layer_norm=False)
-    found = found.to(queries.dtype)
+    found = found.to(pulls.dtype)
     assert found.value_vectors is not None
     with torch.no_grad():
         best = normalise(vectors)[nearness(vectors).argmax()]
@@ -305,6 +298,21 @@ def _first_norm(model: GPT) -> nn.LayerNorm:
     if not isinstance(norm, nn.LayerNorm):
         raise ValueError("the model has no first LayerNorm, so nothing bounds what is searched for")
     return norm
+
+
+def _pulls(model: GPT, tokens: Tensor) -> tuple[Tensor, Tensor]:
+    """Say what a normalised vector takes of the ``n`` answering positions of all sequences.
+
+    It takes ``sigmoid(pulls @ vector + offsets)``; the two are (H, n, D) and (H, n).
+    """
+    norm, layer = _first_norm(model), model.blocks[0].attention
+    queries, normalisers = _answering_queries(model, tokens)
+    queries = queries.transpose(0, 1).flatten(1, 2) * queries.shape[-1] ** -0.5  # (H, n, d)
+    with torch.no_grad():
+        constant = layer.key(norm.bias).unflatten(0, (layer.n_head, -1))  # (H, d)
+        weights = (layer.key.weight * norm.weight).unflatten(0, (layer.n_head, -1))  # (H, d, D)
+        offsets = torch.einsum("hnd,hd->hn", queries, constant)
+        return queries @ weights, offsets - normalisers.transpose(0, 1).flatten(1)
 
 
 def _answering_queries(model: GPT, tokens: Tensor) -> tuple[Tensor, Tensor]:

@@ -33,7 +33,7 @@ from promptlib.prefix_tuning.gpt import GPT
 from promptlib.prefix_tuning.inside import first_layer, prefix_head_values, shares_taken
 from promptlib.prefix_tuning.planning import PARAMETRISATIONS
 from promptlib.prefix_tuning.prefix import Prefix, PrefixBatch
-from promptlib.prefix_tuning.tasks import SEQUENCE_LENGTH, Task, read_and_answer
+from promptlib.prefix_tuning.tasks import Task, read_and_answer
 
 SATURATED = 0.01
 """A share this close to 0 or to 1 has, through its key, less than 1/25 of the gradient at 1/2."""
@@ -103,15 +103,18 @@ def start(
             with torch.no_grad():
                 prefix.value_vectors.copy_(prefix.vectors)
         drawn.append(prefix)
-    together = PrefixBatch(drawn)
-    losses = sequence_loss(model, tokens, targets, together)  # (C,)
+    seen: list[Tensor] = []
+    attention = model.blocks[0].attention
+    hook = attention.register_forward_hook(lambda _, __, out: seen.append(out[1].detach()))
+    try:
+        losses = sequence_loss(model, tokens, targets, PrefixBatch(drawn))  # (C,)
+    finally:
+        hook.remove()
     parameters = [part for prefix in drawn for part in prefix.parameters()]
     gradients = torch.autograd.grad(losses.sum(), parameters)
     lengths = torch.stack([part.norm() for part in gradients]).clamp_min(1e-30).log().view(-1, 2)
     key_part, value_part = lengths.mean(dim=0).exp().tolist()
-    with torch.no_grad():
-        _, attention = model(tokens, together, return_attention=True)  # (1, C, B, H, T, 1 + T)
-    taken = attention[..., -SEQUENCE_LENGTH:, 0]
+    taken = seen[0][..., 0]  # (C, B, H, 10): the only layer attends where the loss asks
     return Start(
         init_std=init_std,
         wiped=float((taken > 1 - SATURATED).double().mean()),

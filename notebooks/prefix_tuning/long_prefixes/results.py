@@ -21,7 +21,7 @@ from notebooks.prefix_tuning.long_prefixes.plan import KNOWN, QUESTIONS
 from promptlib import claims
 from promptlib.checks import check_public
 from promptlib.prefix_tuning.adapting import generator_for, load_model, new_prefix
-from promptlib.prefix_tuning.evaluation import sequence_accuracy
+from promptlib.prefix_tuning.evaluation import CHUNK
 from promptlib.prefix_tuning.gpt import GPT, Block
 from promptlib.prefix_tuning.inside import in_float64
 from promptlib.prefix_tuning.prefix import Prefix
@@ -160,23 +160,27 @@ def combine(short: Trials, get: Get, sequences: int) -> dict[str, float]:
     pairs = [rebuild(one, get) for one in short]
     model = pairs[0][0].requires_grad_(False)
     prefixes = [prefix for _, prefix in pairs if prefix is not None]
-    config = short[0].run.config
-
-    def accuracy(prefix: Prefix) -> float:
-        generator = generator_for(config, "test")
-        return sequence_accuracy(model, SORT_DESCENDING, sequences, prefix, generator)
-
-    inputs, targets = SORT_DESCENDING.sample(sequences, "test", generator_for(config, "test"))
+    inputs, targets = SORT_DESCENDING.sample(
+        sequences, "test", generator_for(short[0].run.config, "test")
+    )
     tokens = read_and_answer(inputs, targets)
-    predicted = [
-        model(tokens, prefix, last=SEQUENCE_LENGTH).detach().log_softmax(-1) for prefix in prefixes
-    ]
-    right = (torch.stack(predicted).mean(0).argmax(-1) == targets).all(-1)
+
+    def predicted(prefix: Prefix) -> Tensor:  # logits, (sequences, 10, V)
+        with torch.no_grad():
+            return torch.cat(
+                [model(some, prefix, last=SEQUENCE_LENGTH) for some in tokens.split(CHUNK)]
+            )
+
+    def accuracy(logits: Tensor) -> float:
+        return float((logits.argmax(-1) == targets).all(-1).double().mean())
+
+    one_by_one = [predicted(prefix) for prefix in prefixes]
+    together = torch.stack([logits.log_softmax(-1) for logits in one_by_one]).mean(0)
     return {
-        "single": statistics.fmean(accuracy(prefix) for prefix in prefixes),
-        "averaged": accuracy(averaged(prefixes)),
-        "concatenated": accuracy(joined(prefixes)),
-        "ensemble": float(right.double().mean()),
+        "single": statistics.fmean(map(accuracy, one_by_one)),
+        "averaged": accuracy(predicted(averaged(prefixes))),
+        "concatenated": accuracy(predicted(joined(prefixes))),
+        "ensemble": accuracy(together),
     }
 
 

@@ -69,8 +69,9 @@ def mean_divergence(weights: Tensor) -> Tensor:
 
 def effective_rank(biases: Tensor) -> Tensor:
     """Exponential of the entropy of the squared singular values, shape (..., rows, d) to (...)."""
-    squared = torch.linalg.svdvals(biases).square()
-    if not bool((squared[..., 0] > 0).all()):
+    # Of the d x d products eigenvalues are found in a moment, however many rows there are.
+    squared = torch.linalg.eigvalsh(biases.mT @ biases).clamp_min(0.0)
+    if not bool((squared[..., -1] > 0).all()):
         raise ValueError("the biases are all zero and have no rank")
     return effective_number(squared)
 

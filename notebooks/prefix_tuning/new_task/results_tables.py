@@ -12,6 +12,7 @@ from torch import Tensor
 from notebooks.prefix_tuning.new_task.tables import Table, Tabled, load_table
 from notebooks.prefix_tuning.new_task.tables_theory import log_convexity_excess, prefix_of, table_of
 from promptlib.prefix_tuning.adapting import load_model, measure
+from promptlib.prefix_tuning.evaluation import CHUNK
 from promptlib.prefix_tuning.gpt import GPT, GPTConfig
 from promptlib.prefix_tuning.prefix import Prefix
 from promptlib.prefix_tuning.tasks import (
@@ -63,8 +64,11 @@ def built_errors(built: Built, n: int) -> Tensor:
 def outputs_right(model: GPT, prefix: Prefix | None, n: int) -> Tensor:
     """Return how often each output is right when the right answers are fed, percent: ``(10,)``."""
     inputs, targets = SORT_DESCENDING.sample(n, "test", torch.Generator().manual_seed(8))
-    logits = model(read_and_answer(inputs, targets), prefix, last=SEQUENCE_LENGTH)
-    return 100 * (logits.argmax(dim=-1) == targets).double().mean(dim=0)
+    tokens = read_and_answer(inputs, targets)
+    said = torch.cat(
+        [model(some, prefix, last=SEQUENCE_LENGTH).argmax(dim=-1) for some in tokens.split(CHUNK)]
+    )
+    return 100 * (said == targets).double().mean(dim=0)
 
 
 def random_model(generator: torch.Generator, first_layer_norm: bool, n_head: int) -> GPT:

@@ -9,6 +9,7 @@ Symbols: ``B`` sequences, ten outputs, ``D`` the width of the model, 8 digits.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 
 import torch
@@ -16,6 +17,7 @@ from torch import Tensor
 
 from notebooks.prefix_tuning.new_task.tables import Table, Tabled
 from promptlib.checks import check_public
+from promptlib.prefix_tuning.evaluation import CHUNK
 from promptlib.prefix_tuning.gpt import GPT
 from promptlib.prefix_tuning.prefix import Prefix
 from promptlib.prefix_tuning.tasks import (
@@ -39,8 +41,7 @@ Stream = Callable[[Tensor], Tensor]
 def stream_of(model: GPT, added: Prefix | Table | None = None) -> Stream:
     """Return what computes the residual stream of a model of one layer after the attention."""
 
-    @torch.no_grad()
-    def stream(tokens: Tensor) -> Tensor:
+    def of_some(tokens: Tensor) -> Tensor:
         if isinstance(added, Table):
             return Tabled(model, [added]).stream(tokens, SEQUENCE_LENGTH).squeeze(0)
         block = model.blocks[0]
@@ -48,9 +49,14 @@ def stream_of(model: GPT, added: Prefix | Table | None = None) -> Stream:
         read, _ = block.attention(queries, keys, values, model.read_prefix(added, 0))
         return x + read
 
+    @torch.no_grad()
+    def stream(tokens: Tensor) -> Tensor:
+        return torch.cat([of_some(some) for some in tokens.split(CHUNK)])
+
     return stream
 
 
+@functools.cache
 def examples(n: int, split: Split) -> tuple[Tensor, Tensor]:
     """Draw what a probe sees: tokens ``(n, 19)`` and right downward digits ``(n, 10)``."""
     generator = torch.Generator().manual_seed(PROBE_SEED)

@@ -26,7 +26,7 @@ from notebooks.prefix_tuning.prefix_or_lora.plan import (
 from promptlib.prefix_tuning.gpt import GPT, GPTConfig
 from promptlib.prefix_tuning.inside import in_float64
 from promptlib.prefix_tuning.lora import add_lora
-from promptlib.prefix_tuning.movement import movement
+from promptlib.prefix_tuning.movement import apart, relative_rows
 from promptlib.prefix_tuning.prefix import Prefix
 from promptlib.prefix_tuning.trials import Get, Trial, Trials, rebuild
 
@@ -145,11 +145,14 @@ def look_inside(trials: Trials, get: Get, tokens: Tensor) -> Trials:
 
     The metric ``moved``, ``(layers, heads)`` in [0, 1], is measured on `tokens`, ``(B, 19)``.
     """
-    before = {one.seed: adapted(one, get)[0] for one in trials.where(method="pretrained")}
+    before = {
+        one.seed: relative_rows(adapted(one, get)[0], tokens)[0]
+        for one in trials.where(method="pretrained")
+    }
 
     def seen(trial: Trial) -> Trial:
         after, prefix = adapted(trial, get)
-        moved = movement(before[trial.seed], after, tokens, prefix)
+        moved = apart(before[trial.seed], relative_rows(after, tokens, prefix)[0])
         return replace(trial, metrics={**trial.metrics, "moved": moved})
 
     return Trials(

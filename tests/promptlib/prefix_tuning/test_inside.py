@@ -51,6 +51,9 @@ def test_head_outputs_are_attention_times_values(tokens):
     values = block.attention.heads(block.attention.value(content))
     assert outputs.shape == (BATCH, HEADS, TOKENS, WIDTH // HEADS)
     torch.testing.assert_close(outputs, attention @ values)
+    for prefix in (None, a_prefix()):
+        _, of_all_layers = model(tokens, prefix, return_attention=True)
+        torch.testing.assert_close(first_layer(model, tokens, prefix)[1], of_all_layers[0])
 
 
 @pytest.mark.parametrize("layer_norm", [True, False])

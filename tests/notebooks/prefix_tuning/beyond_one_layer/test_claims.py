@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
@@ -151,9 +152,9 @@ def test_no_swap() -> None:
     assert verdict("no-swap", measuring.best_swaps(3, generator(), restarts=3, steps=60)) == "holds"
 
     def unequal(
-        layers: TwoLayers, generator: torch.Generator, restarts: int, steps: int
-    ) -> swaps.Found:
-        return swaps.swap_by_unequal_shares(layers)
+        problems: Sequence[TwoLayers], generator: torch.Generator, restarts: int, steps: int
+    ) -> list[swaps.Found]:
+        return [swaps.swap_by_unequal_shares(layers) for layers in problems]
 
     assert verdict("no-swap", measuring.best_swaps(3, generator(), find=unequal)) == "fails"
 

@@ -146,14 +146,44 @@ def test_a_probe_reads_what_is_there_and_nothing_else() -> None:
         probes.answer_probe((torch.ones(4, 3), torch.ones(5)), (noise, wanted))
 
 
+def test_a_read_out_is_all_but_the_best() -> None:
+    """Against a minimum that a solver finds without knowing the trick with the coordinates."""
+    generator = torch.Generator().manual_seed(1)
+    scales = torch.logspace(-2, 0, 9)  # directions of very different lengths
+    features = torch.nn.functional.layer_norm(
+        torch.randn(500, 9, generator=generator) * scales, (9,)
+    )
+    wanted = (3 * features[:, :4]).softmax(dim=1).multinomial(1, generator=generator)[:, 0]
+
+    def loss(weight: Tensor, bias: Tensor) -> Tensor:
+        fit = torch.nn.functional.cross_entropy(features @ weight + bias, wanted)
+        return fit + probes.RIDGE * weight.square().sum()
+
+    best = [torch.zeros(9, 4).requires_grad_(), torch.zeros(4).requires_grad_()]
+    optimiser = torch.optim.LBFGS(best, max_iter=500, line_search_fn="strong_wolfe")
+
+    def closure() -> Tensor:
+        optimiser.zero_grad()
+        reached = loss(*best)
+        reached.backward()
+        return reached
+
+    optimiser.step(closure)
+    weight, bias = probes.read_out(features, wanted, 4)
+    assert (weight.shape, bias.shape) == ((9, 4), (4,))
+    lowest = float(loss(*best).detach())
+    assert lowest - 1e-5 < float(loss(weight, bias)) < lowest + 0.01
+
+
 def test_digits_are_read_where_they_are() -> None:
     """Before any block an output knows the token it stands on: first the last digit."""
     model = GPT(GPTConfig(1, 2, 24, 11, 19), torch.Generator().manual_seed(0))
     train, test = digits(800), digits(300, 1)
-    known = probes.known_digits(
-        model, (train, REVERSE.solve(train)), (test, REVERSE.solve(test)), 0
+    every_stream = probes.known_digits(
+        model, (train, REVERSE.solve(train)), (test, REVERSE.solve(test))
     )
-    assert known.shape == (10, 10)
+    assert every_stream.shape == (2, 10, 10)
+    known = every_stream[0]
     for output in range(1, 10):  # reversed answers: output i stands on digit 11 - i of the input
         assert known[output].argmax() == 10 - output
         assert known[output, 10 - output] > 0.99

@@ -91,7 +91,7 @@ def spoken(learned: Learned) -> list[Spoken]:
 @pytest.fixture(scope="module")
 def found(learned: Learned) -> list[Places]:
     _, runs, trials = learned
-    return places.all_places(trials, runs.get, "token")
+    return places.all_places(trials, runs.get)["token"]
 
 
 @pytest.fixture(scope="module")

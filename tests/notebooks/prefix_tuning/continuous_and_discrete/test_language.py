@@ -142,12 +142,11 @@ def test_n_grams_are_witten_and_bells() -> None:
     first = (2 + 2 / 3) / (3 + 2)  # a: two of three, two kinds seen
     unigram_b = (1 + 2 / 3) / (3 + 2)
     after_a = (1 + 2 * unigram_b) / (2 + 2)  # b follows one of two a's, two kinds follow
-    assert references.n_gram("aab", "ab", 1, 3) == pytest.approx(
-        -(math.log2(first) + math.log2(unigram_b)) / 2
-    )
-    assert references.n_gram("aab", "ab", 2, 3) == pytest.approx(
-        -(math.log2(first) + math.log2(after_a)) / 2
-    )
+    expected = [-(math.log2(first) + math.log2(second)) / 2 for second in (unigram_b, after_a)]
+    assert references.n_grams("aab", "ab", 2, 3) == pytest.approx(expected)
+    # Nothing follows "b" in the training text, so a context that ends with it tells no more.
+    alone, after_b = references.n_grams("aab", "ba", 2, 3)
+    assert after_b == pytest.approx(alone)
     assert references.even(8) == 3
     shares = references.compressors("the cat sat. " * 50, "the cat sat. " * 20)
     assert all(0 <= bits < 1 for bits in shares.values())
@@ -163,7 +162,7 @@ def test_n_grams_are_witten_and_bells() -> None:
 )
 def test_references_refuse(arguments: tuple[Any, ...], message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        references.n_gram(*arguments)
+        references.n_grams(*arguments)
     with pytest.raises(ValueError, match="both texts"):
         references.compressors("", "a")
     with pytest.raises(ValueError, match="at least 1 symbol, got 0"):

@@ -198,11 +198,13 @@ def test_a_limit_that_forgets_the_length_of_the_key_is_exceeded_almost_everywher
 ) -> None:
     pair = some_pair("free", True, 2)
     pair.prefix.vectors.mul_(10)
-    assert box.share_above_limit(*pair, TOKENS) > 0
+    assert box.share_above_limit(pair.model, [pair.prefix], TOKENS) > 0
     pair.prefix.layer_norm = True
 
     def judged(trials: Trials) -> claims.Claim:
-        measured = {"limit-not-needed": [box.share_above_limit(*pair, TOKENS)] * 2}
+        measured = {
+            "limit-not-needed": [box.share_above_limit(pair.model, [pair.prefix], TOKENS)] * 2
+        }
         control = {"free-elicits": claim("free-elicits", trials)}
         found = claims.check_each(stated.CHAPTER, stated.INSIDE, measured, control)
         return found["limit-not-needed"]
@@ -330,7 +332,7 @@ def test_runs_that_are_too_short_go_through_every_claim_and_picture(
     )
     assert verdict("layer-norm-limit", taken) == "holds"
     for pair in arms["with LayerNorm, free"].values():
-        assert 0 <= box.share_above_limit(*pair, TOKENS) <= 100
+        assert 0 <= box.share_above_limit(pair.model, [pair.prefix], TOKENS) <= 100
 
     chosen = arms[PUBLISHED_ARM]
     blocks = {task: box.block_outputs(*pair, TOKENS) for task, pair in chosen.items()}
