@@ -14,7 +14,7 @@ import hashlib
 import platform
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
 
 HELD_OUT_EVERY = 8
 """One topic in so many is held out."""
@@ -53,12 +53,12 @@ class Corpus:
     shared: int
     rewritten: int
 
-    @property
+    @cached_property
     def alphabet(self) -> str:
         """The symbols that occur, in the order of their codes."""
         return "".join(sorted({*self.train, *self.held_out}))
 
-    @property
+    @cached_property
     def digest(self) -> str:
         """SHA-256 of both texts, 64 hexadecimal digits."""
         both = f"{self.train}\0{self.held_out}"
@@ -142,13 +142,15 @@ def encode(text: str, alphabet: str) -> list[int]:
     """The token of each symbol: its place in `alphabet`."""
     if not text:
         raise ValueError("the text is empty; give at least 1 symbol")
-    for place, character in enumerate(text):
-        if character not in alphabet:
-            raise ValueError(
-                f"character {character!r} at place {place} of {text!r} is not one of the "
-                f"{len(alphabet)} symbols of the model; write it with these: {alphabet!r}"
-            )
-    return [alphabet.index(character) for character in text]
+    token_of = {character: token for token, character in enumerate(alphabet)}
+    unknown = set(text) - token_of.keys()
+    if unknown:
+        place = min(map(text.index, unknown))
+        raise ValueError(
+            f"character {text[place]!r} at place {place} of {text!r} is not one of the "
+            f"{len(alphabet)} symbols of the model; write it with these: {alphabet!r}"
+        )
+    return [token_of[character] for character in text]
 
 
 def decode(tokens: Sequence[int], alphabet: str) -> str:

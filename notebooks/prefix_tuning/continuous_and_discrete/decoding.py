@@ -10,27 +10,16 @@ import torch
 from torch import Tensor
 
 from promptlib.prefix_tuning.gpt import GPT
+from promptlib.prefix_tuning.writing import write_greedily
 
 PAD = -1
 """Fills the end of target strings that are shorter than others of their batch."""
 
-CHUNK = 2048
-"""Prompts decoded in one pass."""
 
-
-@torch.no_grad()
 def complete(model: GPT, prompts: Tensor, length: int) -> Tensor:
     """Write `length` symbols greedily after each prompt: ``(P, n, D)`` to ``(P, length)``."""
     check_fits(model, prompts, length)
-    written = []
-    for read in prompts.split(CHUNK):
-        symbols = torch.empty(len(read), 0, dtype=torch.int64)
-        for _ in range(length):
-            symbol = model(read, last=1).argmax(dim=-1)  # (P, 1)
-            symbols = torch.cat([symbols, symbol], dim=1)
-            read = torch.cat([read, model.token(symbol)], dim=1)
-        written.append(symbols)
-    return torch.cat(written)
+    return write_greedily(model, prompts, length)
 
 
 def check_fits(model: GPT, prompts: Tensor, length: int) -> None:

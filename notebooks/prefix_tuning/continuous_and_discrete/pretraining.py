@@ -23,6 +23,9 @@ from promptlib.training import Progress, Recipe, train, weights_of
 CURVE_POINTS = 100
 """Points of the stored learning curve; each is the mean of the steps since the last."""
 
+CHUNK = 256
+"""Windows that are measured in one pass."""
+
 
 def pretrain(config: Mapping[str, Any], needs: Sequence[Result], progress: Progress) -> Result:
     """Train a model on the training text; measure bits a symbol on the held-out text."""
@@ -77,15 +80,22 @@ def bits_per_symbol(model: GPT, text: str, alphabet: str) -> float:
     if len(tokens) < 2:
         raise ValueError(f"a text of at least 2 symbols is needed, got {text!r}")
     block = model.config.block_size
-    total, start, known = 0.0, 0, 1  # symbols 0..known-1 are counted; the first has no context
-    while known < len(tokens):
-        window = tokens[start : start + block + 1]
-        logits = model(window[None, :-1])[0]
-        losses = F.cross_entropy(logits, window[1:], reduction="none")
-        total += float(losses[known - start - 1 :].double().sum())
-        known = start + len(window)
-        start = known - block // 2 - 1
-    return total / math.log(2) / (len(tokens) - 1)
+    fresh = block - block // 2  # symbols that a window counts, after the first window
+
+    def losses(windows: Tensor) -> Tensor:
+        logits = model(windows[:, :-1])
+        return F.cross_entropy(logits.transpose(1, 2), windows[:, 1:], reduction="none").double()
+
+    first, rest = tokens[None, : block + 1], tokens[fresh:]
+    total = losses(first).sum()
+    if len(rest) > block:
+        windows = rest.unfold(0, block + 1, fresh)
+        for some in windows.split(CHUNK):
+            total += losses(some)[:, -fresh:].sum()
+        rest = rest[len(windows) * fresh :]
+    if len(tokens) > block + 1 and len(rest) > block // 2 + 1:
+        total += losses(rest[None])[:, block // 2 :].sum()
+    return float(total) / math.log(2) / (len(tokens) - 1)
 
 
 @torch.no_grad()

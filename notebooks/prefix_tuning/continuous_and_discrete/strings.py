@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+from functools import lru_cache
 from typing import Literal
 
 import torch
@@ -52,14 +53,8 @@ def draw(
         return torch.randint(model.config.vocab_size, (n, length), generator=generator)
     if kind == "model":
         return _written_by(model, n, length, corpus, generator)
-    text = torch.tensor(encode(corpus.held_out, corpus.alphabet))
-    possible = torch.tensor(
-        [
-            start
-            for start in beginnings(corpus.held_out, length)
-            if part_of(corpus.held_out[start : start + length]) == part
-        ]
-    )
+    text = _tokens(corpus.held_out, corpus.alphabet)
+    possible = _beginnings_in(corpus.held_out, length, part)
     if len(possible) == 0:
         raise ValueError(
             f"the {part} part of the held-out text has no piece of length={length} without a line "
@@ -83,9 +78,10 @@ def beginnings(text: str, length: int) -> list[int]:
     """Where the pieces of the kind ``text`` begin; see the module's docstring."""
     found = []
     for start in range(len(text) - length + 1):
+        if text[start].isspace() or not (start == 0 or text[start - 1].isspace()):
+            continue
         piece = text[start : start + length]
-        at_word = not piece[0].isspace() and (start == 0 or text[start - 1].isspace())
-        if at_word and "\n" not in piece and "  " not in piece:
+        if "\n" not in piece and "  " not in piece:
             found.append(start)
     return found
 
@@ -115,9 +111,22 @@ def surprisals(kind: str, strings: Tensor, model: GPT, corpus: Corpus) -> Tensor
     return -(first + later) / math.log(2)
 
 
+@lru_cache(maxsize=16)
+def _beginnings_in(text: str, length: int, part: Part) -> Tensor:
+    """Those of `beginnings` whose piece belongs to a part: ``(k,)``."""
+    starts = beginnings(text, length)
+    return torch.tensor([at for at in starts if part_of(text[at : at + length]) == part])
+
+
+@lru_cache(maxsize=2)
+def _tokens(text: str, alphabet: str) -> Tensor:
+    """The tokens of a text; kept, for every kind and length is drawn from the same two."""
+    return torch.tensor(encode(text, alphabet))
+
+
 def _frequencies(corpus: Corpus) -> Tensor:
     """Share of each symbol in the training text, float64."""
-    tokens = torch.tensor(encode(corpus.train, corpus.alphabet))
+    tokens = _tokens(corpus.train, corpus.alphabet)
     return tokens.bincount(minlength=len(corpus.alphabet)).double() / len(tokens)
 
 

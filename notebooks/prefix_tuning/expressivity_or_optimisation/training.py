@@ -35,15 +35,15 @@ from promptlib.prefix_tuning.adapting import (
     new_prefix,
     thinned,
 )
-from promptlib.prefix_tuning.evaluation import greedy_decode
 from promptlib.prefix_tuning.gpt import GPT
 from promptlib.prefix_tuning.prefix import Prefix, PrefixBatch
 from promptlib.prefix_tuning.tasks import SEQUENCE_LENGTH, Split, read_and_answer, sample_digits
+from promptlib.prefix_tuning.writing import write_greedily
 from promptlib.runs import Result
 from promptlib.training import Learner, Progress, Recipe, flushed_denormals, freeze, train
 
-CHUNK = 1024
-"""Sequences that a teacher answers at a time."""
+CHUNK = 256
+"""Sequences that are answered in one pass: few enough for the processor's cache."""
 
 
 @dataclass(frozen=True)
@@ -70,7 +70,7 @@ def answers_of(model: GPT, inputs: Tensor, teacher: Prefix) -> Answers:
     """Let the model answer inputs ``(N, 10)`` with a prefix."""
     parts = []
     for some in inputs.split(CHUNK):
-        outputs = greedy_decode(model, some, teacher)
+        outputs = write_greedily(model, some, SEQUENCE_LENGTH, teacher)
         tokens = read_and_answer(some, outputs)
         parts.append((tokens, outputs, _log_probabilities(model, tokens, teacher)))
     return Answers(*(torch.cat(part) for part in zip(*parts, strict=True)))
@@ -144,7 +144,9 @@ def measure(
         theirs = answers_of(model, inputs, teacher)
         found = []
         for student in students:
-            ours = _log_probabilities(model, theirs.tokens, student)
+            ours = torch.cat(
+                [_log_probabilities(model, some, student) for some in theirs.tokens.split(CHUNK)]
+            )
             lost = theirs.log_probabilities.exp() * (theirs.log_probabilities - ours)
             same = (ours.argmax(dim=-1) == theirs.outputs).all(dim=-1)
             found.append(

@@ -51,6 +51,9 @@ from promptlib.training import train as minimise
 COMPARED = 6400
 """Training sequences on which the entries of several tables are compared."""
 
+CHUNK = 256
+"""So many of them in one pass: few enough for the processor's cache."""
+
 
 class Table(nn.Module):
     """What a prefix is to a model of one layer: a logit and a vector for each head and pair.
@@ -209,10 +212,15 @@ def combine(model: GPT, tables: Sequence[Table], task_name: str, seed: int) -> T
     tokens, n_outputs = read_and_answer(inputs, targets), targets.shape[1]
     losses = torch.stack(
         [
-            F.cross_entropy(
-                Tabled(model, [table])(tokens, last=n_outputs).transpose(1, 2),
-                targets,
-                reduction="none",
+            torch.cat(
+                [
+                    F.cross_entropy(
+                        Tabled(model, [table])(some, last=n_outputs).transpose(1, 2),
+                        wanted,
+                        reduction="none",
+                    )
+                    for some, wanted in zip(tokens.split(CHUNK), targets.split(CHUNK), strict=True)
+                ]
             )
             for table in tables
         ]
