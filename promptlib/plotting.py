@@ -1,7 +1,7 @@
 """How do all figures of the book look alike, in light and in dark?
 
-One theme after seaborn's, one colour-blind safe palette (after Okabe and Ito 2008, darkened so that
-every colour keeps a contrast of 3:1 on white and on the dark page), one way to show a figure.
+One seaborn theme, one colour-blind safe palette (after Okabe and Ito 2008, darkened so that every
+colour keeps a contrast of 3:1 on white and on the dark page), and one way to show a figure.
 
 The neutrals :data:`INK`, :data:`MUTED`, :data:`GRID` and :data:`PAPER` are values that nothing else
 uses: the site makes the dark twin of a figure by replacing exactly these in its SVG, after
@@ -50,66 +50,46 @@ WIDTH = 6.8
 """Width of a figure that fills the text column, inches."""
 
 
-SEABORN: dict[Any, Any] = {
-    "axes.axisbelow": True,
-    "axes.linewidth": 1.25,
-    "font.size": 12,
-    "legend.title_fontsize": 12,
-    "lines.solid_capstyle": "round",
-    "patch.edgecolor": "w",
-    "patch.force_edgecolor": True,
-    "xtick.major.size": 6,
-    "xtick.major.width": 1.25,
-    "xtick.minor.size": 4,
-    "xtick.minor.width": 1,
-    "ytick.major.size": 6,
-    "ytick.major.width": 1.25,
-    "ytick.minor.size": 4,
-    "ytick.minor.width": 1,
-}
-"""What seaborn's style "ticks" changes in its context "notebook". A test compares: to import
-seaborn for these numbers would take every notebook a second and more."""
-
-OURS: dict[Any, Any] = {
-    "figure.figsize": (WIDTH, 3.8),
-    "figure.constrained_layout.use": True,
-    "figure.facecolor": "none",
-    "axes.facecolor": "none",
-    "savefig.facecolor": "none",
-    "axes.edgecolor": MUTED,
-    "axes.labelcolor": INK,
-    "axes.titlecolor": INK,
-    "axes.titlesize": 12,
-    "axes.labelsize": 12,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.grid": True,
-    "grid.color": GRID,
-    "grid.linewidth": 0.6,
-    "text.color": INK,
-    "xtick.color": INK,
-    "ytick.color": INK,
-    "xtick.labelsize": 11,
-    "ytick.labelsize": 11,
-    "legend.frameon": False,
-    "legend.fontsize": 11,
-    "lines.linewidth": 2.0,
-    "font.family": "DejaVu Sans",  # ships with matplotlib: the same glyphs everywhere
-    "mathtext.fontset": "dejavusans",
-    "svg.fonttype": "path",
-    "svg.hashsalt": "promptlib",
-    "image.cmap": SEQUENTIAL,
-}
-"""What the book changes on top of it."""
-
-
 def use_theme() -> None:
-    """Make matplotlib draw in the book's style; call once at the top of a notebook."""
+    """Make seaborn and matplotlib draw in the book's style; call once at the top of a notebook."""
     import matplotlib
-    from matplotlib import rcsetup
+    import seaborn as sns
 
-    palette = rcsetup.cycler(color=list(PALETTE.values()))
-    matplotlib.rcParams.update({**SEABORN, "axes.prop_cycle": palette, **OURS})
+    sns.set_theme(
+        context="notebook",
+        style="ticks",
+        palette=list(PALETTE.values()),
+        rc={
+            "figure.figsize": (WIDTH, 3.8),
+            "figure.constrained_layout.use": True,
+            "figure.facecolor": "none",
+            "axes.facecolor": "none",
+            "savefig.facecolor": "none",
+            "axes.edgecolor": MUTED,
+            "axes.labelcolor": INK,
+            "axes.titlecolor": INK,
+            "axes.titlesize": 12,
+            "axes.labelsize": 12,
+            "axes.spines.top": False,
+            "axes.spines.right": False,
+            "axes.grid": True,
+            "grid.color": GRID,
+            "grid.linewidth": 0.6,
+            "text.color": INK,
+            "xtick.color": INK,
+            "ytick.color": INK,
+            "xtick.labelsize": 11,
+            "ytick.labelsize": 11,
+            "legend.frameon": False,
+            "legend.fontsize": 11,
+            "lines.linewidth": 2.0,
+            "font.family": "DejaVu Sans",  # ships with matplotlib: the same glyphs everywhere
+            "mathtext.fontset": "dejavusans",
+            "svg.fonttype": "path",
+            "svg.hashsalt": "promptlib",
+            "image.cmap": SEQUENTIAL,
+        },
+    )
     matplotlib.rcParams["figure.max_open_warning"] = 4
 
 
