@@ -6,6 +6,7 @@ complete.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
@@ -32,6 +33,7 @@ from workflow.progress import Progress, expected_seconds
 from workflow.publish import publish
 from workflow.sources import ROOT, BuildError, write_if_changed
 from workflow.train import write_receipt
+from workflow.warm.reach import warm
 
 ENGINE = (
     "import sys; sys.stderr = open(sys.argv.pop(1), 'w', buffering=1); "
@@ -199,7 +201,10 @@ def run_workflow(
 
     progress.start()
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
-    with started(command, cwd=ROOT, env=environment, **pipes) as engine:
+    with contextlib.ExitStack() as around:
+        if any(progress.total.values()):
+            environment = around.enter_context(warm(profile.name, environment))
+        engine = around.enter_context(started(command, cwd=ROOT, env=environment, **pipes))
         assert engine.stdout is not None
         assert engine.stderr is not None
         errors = threading.Thread(target=pass_on, args=(engine.stderr,), daemon=True)

@@ -14,7 +14,6 @@ import json
 import logging
 import os
 import re
-import resource
 import sys
 import tempfile
 import time
@@ -33,6 +32,7 @@ from workflow.command import Parser, command
 from workflow.processes import partial_folder, stop_children
 from workflow.profile_config import load_profile
 from workflow.sources import ROOT, BuildError, Source, name_of
+from workflow.warm.reach import kernels_from_warm, peak_memory
 
 SOCKET_FOLDER_BYTES = 80
 """So long may the path of a folder of sockets be, with room for the sockets' own names."""
@@ -70,8 +70,7 @@ def _execute_in(
     notebook = nbformat.read(partial, as_version=4)
     nbformat.write(stable(notebook), partial)
     failed.unlink(missing_ok=True)
-    peak_kib = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss  # the kernel is our child
-    peak_mib = peak_kib / (2**20 if sys.platform == "darwin" else 2**10)
+    peak_mib = peak_memory() / (2**20 if sys.platform == "darwin" else 2**10)
     measured = {"seconds": round(seconds, 2), "peak_memory_mib": round(peak_mib)}
     measured_path = target.with_suffix(".measured.json")
     measured_path.write_text(json.dumps(measured) + "\n")
@@ -172,6 +171,7 @@ def _run(prepared: Path, partial: Path, parameters: Mapping[str, Any]) -> None:
     logging.getLogger("papermill").setLevel(logging.ERROR)  # parameters were checked by us
     with tempfile.TemporaryDirectory(prefix="k-", dir=_short_folder(partial.parent)) as runtime:
         os.environ["JUPYTER_RUNTIME_DIR"] = runtime
+        kernels_from_warm(partial.parent)
         manager = {"transport": "ipc", "ip": f"{runtime}/kernel"}
         call = functools.partial(
             papermill.execute_notebook,
