@@ -7,6 +7,7 @@ plan; the other forks kernels.
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import gc
 import importlib
@@ -15,8 +16,9 @@ import os
 import signal
 import socket
 import sys
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
+from typing import Any, NoReturn
 
 from workflow.processes import die_with_parent
 from workflow.sources import ROOT
@@ -64,8 +66,8 @@ def listening(path: str) -> socket.socket:
     return listener
 
 
-def main(folder: str, profile_name: str) -> int:
-    """Serve; in the forks, exit status of what they run."""
+def main(folder: str, profile_name: str) -> NoReturn:
+    """Serve until SIGTERM."""
     states = source_states()
 
     def usable() -> bool:
@@ -83,7 +85,8 @@ def main(folder: str, profile_name: str) -> int:
         os.environ["MPLBACKEND"] = INLINE
         load([*FOR_KERNELS, *_library(plan)])
         gc.freeze()
-        return _kernel(forked(kernels, usable))
+        arguments = forked(kernels, usable)
+        _end_with(lambda: _kernel(arguments))
     kernels.close()
     load(JOBS)
     from workflow.profile_config import keep_profile
@@ -99,14 +102,32 @@ def main(folder: str, profile_name: str) -> int:
             os.kill(below, signal.SIGTERM)
             os.waitpid(below, 0)
     sys.argv[:] = [module, *rest]
-    return int(importlib.import_module(module).main(rest))
+    _end_with(lambda: importlib.import_module(module).main(rest))
 
 
-def _library(plan: dict) -> list[str]:
+def _end_with(run: Callable[[], int]) -> NoReturn:
+    """Run, and end at once: taking down what is shared with the server would copy all of it."""
+    status = 1
+    try:
+        status = run()
+    except SystemExit as end:
+        status = end.code if isinstance(end.code, int) else int(end.code is not None)
+    except BaseException:
+        sys.excepthook(*sys.exc_info())
+    with contextlib.suppress(OSError):
+        atexit._run_exitfuncs()
+        sys.stdout.flush()
+        sys.stderr.flush()
+    os._exit(status)
+
+
+def _library(plan: dict[str, Any]) -> list[str]:
     """Modules of the library that the profile's notebooks reach."""
     files = {Path(path) for one in plan["notebooks"].values() for path in one["library"]}
     modules = {path.with_suffix("").as_posix().replace("/", ".") for path in files}
-    return sorted(name.removesuffix(".__init__") for name in modules if name.startswith("promptlib"))
+    return sorted(
+        name.removesuffix(".__init__") for name in modules if name.startswith("promptlib")
+    )
 
 
 def _kernel(arguments: list[str]) -> int:
@@ -123,4 +144,4 @@ def _kernel(arguments: list[str]) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(*sys.argv[1:]))
+    main(*sys.argv[1:])
