@@ -69,8 +69,10 @@ class _Server:
         for number in _SIGNALS:
             signal.signal(number, self._signalled)
         while not self.stopping or self.forks:
-            clients = {one.client: pid for pid, one in self.forks.items() if one.client}
-            waited = [self.woken, *clients, *([] if self.stopping else [self.listener])]
+            clients: dict[Any, int] = {
+                one.client: pid for pid, one in self.forks.items() if one.client
+            }
+            waited: list[Any] = [self.woken, *clients, *([] if self.stopping else [self.listener])]
             late = any(one.deadline < math.inf for one in self.forks.values())
             for ready in select.select(waited, [], [], 1.0 if late else None)[0]:
                 if ready is self.listener:
