@@ -28,7 +28,7 @@ import papermill
 from papermill.exceptions import PapermillExecutionError
 from traitlets.config import Config
 
-from workflow.command import Parser, command
+from workflow.command import Parser, command, say
 from workflow.processes import partial_folder, stop_children
 from workflow.profile_config import load_profile
 from workflow.sources import ROOT, BuildError, Source, name_of
@@ -78,13 +78,29 @@ def _execute_in(
 
 
 def stable(notebook: nbformat.NotebookNode) -> nbformat.NotebookNode:
-    """Drop what differs between two executions of the same code: times, random ids, paths."""
+    """Drop what differs between two executions of the same code: times, random ids, paths, and
+    where a kernel that had to wait cut in two what a cell printed.
+    """
     notebook.metadata.pop("papermill", None)
     for number, cell in enumerate(notebook.cells):
         cell["id"] = f"cell-{number}"
         for volatile in ("papermill", "execution"):
             cell.metadata.pop(volatile, None)
+        if cell.cell_type == "code":
+            cell.outputs = _joined(cell.outputs)
     return notebook
+
+
+def _joined(outputs: Sequence[nbformat.NotebookNode]) -> list[nbformat.NotebookNode]:
+    """Outputs with what was printed in a row to one stream as one of them."""
+    found: list[nbformat.NotebookNode] = []
+    for output in outputs:
+        last = found[-1] if found else {}
+        if output.output_type == "stream" == last.get("output_type") and output.name == last.name:
+            last.text += output.text
+        else:
+            found.append(output)
+    return found
 
 
 def parse_settings(settings: Sequence[str]) -> dict[str, Any]:
@@ -154,7 +170,7 @@ def main(arguments: list[str] | None = None) -> int:
     target = folder / "executed" / f"{source.name}.ipynb"
     execute(source, parameters, target, folder / "failed" / f"{source.name}.ipynb")
     measured = json.loads(target.with_suffix(".measured.json").read_text())
-    print(
+    say(
         f"executed {source.name}: {measured['seconds']:.1f} s, "
         f"{measured['peak_memory_mib']} MiB -> {_shown(target)}"
     )

@@ -83,12 +83,13 @@ class _Server:
                     with contextlib.suppress(BlockingIOError):
                         os.read(self.woken, 4096)
                 else:  # clients say nothing more: this one has gone
+                    self.forks[clients[ready]].client = None
+                    ready.close()
                     self._end(clients[ready])
             if self.stopping:
                 self.listener.close()
-                for pid, one in self.forks.items():
-                    if one.deadline == math.inf:
-                        self._end(pid)
+                for pid in self.forks:
+                    self._end(pid)
             self._reap()
         sys.exit(0)
 
@@ -137,12 +138,9 @@ class _Server:
 
     def _end(self, pid: int) -> None:
         """Tell a fork to end; it is killed if it does not in time."""
-        fork = self.forks[pid]
-        if fork.client is not None:
-            fork.client.close()
-            fork.client = None
-        fork.deadline = time.monotonic() + PATIENCE_SECONDS
-        os.kill(pid, signal.SIGTERM)
+        if self.forks[pid].deadline == math.inf:
+            self.forks[pid].deadline = time.monotonic() + PATIENCE_SECONDS
+            os.kill(pid, signal.SIGTERM)
 
     def _reap(self) -> None:
         """Say how forks ended that did; kill those that should have."""
