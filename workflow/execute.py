@@ -95,8 +95,8 @@ def _joined(outputs: Sequence[nbformat.NotebookNode]) -> list[nbformat.NotebookN
     """Outputs with what was printed in a row to one stream as one of them."""
     found: list[nbformat.NotebookNode] = []
     for output in outputs:
-        last = found[-1] if found else {}
-        if output.output_type == "stream" == last.get("output_type") and output.name == last.name:
+        last = found[-1] if found else nbformat.NotebookNode(output_type="none")
+        if output.output_type == last.output_type == "stream" and output.name == last.name:
             last.text += output.text
         else:
             found.append(output)
