@@ -210,7 +210,7 @@ def run_workflow(
     progress.start()
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
     with contextlib.ExitStack() as around:
-        if any(progress.total.values()):
+        if sum(progress.total.values()) > 1:  # for one job it would not pay
             environment = around.enter_context(warm(profile.name, environment))
         engine = around.enter_context(started(command, cwd=ROOT, env=environment, **pipes))
         assert engine.stdout is not None

@@ -18,6 +18,7 @@ from workflow.processes import PATIENCE_SECONDS, partial_folder, started
 from workflow.sources import ROOT
 from workflow.warm.client import PEAK, WARM
 
+LAST_SOCKET = "kernels"
 CLIENT = "workflow/warm/client.py"
 
 
@@ -35,6 +36,8 @@ def warm(profile: str, environment: Mapping[str, str]) -> Iterator[dict[str, str
         command = [sys.executable, "-m", "workflow.warm.server", place, profile]
         log = (ROOT / "_build" / profile / "warm.log").open("w")
         with log, started(command, cwd=ROOT, env=environment, stdout=log, stderr=log) as server:
+            while server.poll() is None and not (folder / LAST_SOCKET).exists():
+                time.sleep(0.01)
             try:
                 yield {**environment, WARM: place}
             finally:

@@ -20,13 +20,15 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, NoReturn
 
+from workflow.environment import ROOT
 from workflow.processes import die_with_parent
-from workflow.sources import ROOT
 from workflow.warm.client import PEAK, WARM
 from workflow.warm.serving import forked
 
 JOBS = ("workflow.train", "workflow.execute")
-FOR_KERNELS = ("ipykernel.kernelapp", "ipykernel.ipkernel", "seaborn")
+FOR_KERNELS = ("ipykernel.kernelapp", "ipykernel.ipkernel")
+PLOTTING = "promptlib.plotting"
+"""What loads seaborn, with matplotlib and pandas, for the first figure."""
 INLINE = "module://matplotlib_inline.backend_inline"
 """What ipykernel sets before matplotlib is loaded."""
 
@@ -51,6 +53,8 @@ def load(modules: Iterable[str]) -> None:
 
 def load_torch() -> None:
     """Import torch, and what its first optimiser imports; no random number is drawn."""
+    # A process that has asked the driver of a GPU may not be forked; NVML tells as well.
+    os.environ["PYTORCH_NVML_BASED_CUDA_CHECK"] = "1"
     import torch
 
     weight = torch.nn.Parameter(torch.zeros(1))
@@ -83,7 +87,8 @@ def main(folder: str, profile_name: str) -> NoReturn:
         jobs.close()
         plan = json.loads((ROOT / "_build" / profile_name / "plan.json").read_bytes())
         os.environ["MPLBACKEND"] = INLINE
-        load([*FOR_KERNELS, *_library(plan)])
+        library = _library(plan)
+        load([*FOR_KERNELS, *library, *(["seaborn"] if PLOTTING in library else [])])
         gc.freeze()
         arguments = forked(kernels, usable)
         _end_with(lambda: _kernel(arguments))
