@@ -18,7 +18,7 @@ from itertools import pairwise
 
 from promptlib.runs import Run
 
-BATCH_SECONDS = 10.0
+BATCH_SECONDS = 12.0
 """So much work a batch holds at most, unless it is one run."""
 
 

@@ -12,8 +12,6 @@ import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-from ipykernel.kernelspec import KERNEL_NAME, get_kernel_dict
-
 from workflow.processes import PATIENCE_SECONDS, partial_folder, started
 from workflow.sources import ROOT
 from workflow.warm.client import PEAK, WARM
@@ -56,6 +54,8 @@ def kernels_from_warm(folder: Path) -> None:
     """
     if WARM not in os.environ:
         return
+    from ipykernel.kernelspec import KERNEL_NAME, get_kernel_dict
+
     kernel = get_kernel_dict()
     kernel["argv"] = [sys.executable, "-IS", str(ROOT / CLIENT), *kernel["argv"][2:]]
     place = folder / "jupyter" / "kernels" / KERNEL_NAME / "kernel.json"
