@@ -19,7 +19,7 @@ VENV := .venv
 RUN := $(VENV)/bin/python -E# tools are modules: scripts in bin name their Python by an absolute path
 EXTRAS ?= $(if $(wildcard $(VENV)/.real-*),real)# what was once asked for stays up to date
 TORCH_PIN := $(shell sed -n 's/^ *"\(torch==[^"]*\)".*/\1/p' pyproject.toml)
-UV_PIN := uv==0.13.9
+UV_PIN := $(shell sed -n 's/^UV = "\(.*\)"/\1/p' workflow/install.py)
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export PIP_USER := 0
 unexport PIP_TARGET PIP_PREFIX PIP_ROOT PIP_CONSTRAINT PIP_REQUIREMENT
@@ -123,8 +123,8 @@ literal = '$(subst ','\'',$(1))'
 pip = $(RUN) -m pip install --quiet
 uv = $(pip) $(UV_PIN) && $(RUN) -m uv pip install --quiet --python $(VENV)/bin/python --reinstall-package torch
 failed = || { echo "error: not installed; the lines above say why, and the next call tries again" >&2; exit 1; }
-install = $(pip) --constraint constraints.txt --editable '$(1)' $(failed)
-install-torch-pip = $(pip) $(TORCH_PIN) $(failed)
+install = $(RUN) workflow/install.py --constraint constraints.txt --editable '$(1)' $(failed)
+install-torch-pip =# comes with the rest, in one go
 # uv knows where torch keeps its builds, by name.
 install-torch-cpu = $(uv) --torch-backend cpu $(TORCH_PIN) $(failed)
 install-torch-gpu = $(uv) --torch-backend auto $(TORCH_PIN) $(failed)

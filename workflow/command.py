@@ -73,6 +73,12 @@ def command(main: Callable[[list[str] | None], int]) -> Callable[..., int]:
     return guarded
 
 
+def say(line: str) -> None:
+    """Print a line in one piece, between those of others that write to the same place."""
+    sys.stdout.write(f"{line}\n")
+    sys.stdout.flush()
+
+
 def tell(error: BaseException) -> int:
     """Say what ended a command; returns its exit status."""
     match error:

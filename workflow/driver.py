@@ -6,6 +6,7 @@ complete.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
@@ -22,7 +23,7 @@ from filelock import FileLock, Timeout
 from promptlib.digests import import_closure, source_path
 from promptlib.runs import RunStore
 from workflow.archived import archive_profile
-from workflow.batches import batches
+from workflow.batches import batches, priorities
 from workflow.cost import announce
 from workflow.environment import clean
 from workflow.freshness import record_build
@@ -32,6 +33,7 @@ from workflow.progress import Progress, expected_seconds
 from workflow.publish import publish
 from workflow.sources import ROOT, BuildError, write_if_changed
 from workflow.train import write_receipt
+from workflow.warm.reach import warm
 
 ENGINE = (
     "import sys; sys.stderr = open(sys.argv.pop(1), 'w', buffering=1); "
@@ -91,7 +93,9 @@ def prepare(profile: Profile, cores: int) -> Progress:
     load what parses notebooks. Returns what will tell how far the build is.
     """
     folder = ROOT / "_build" / profile.name
-    notebooks, stale = {}, []
+    notebooks: dict[str, dict[str, Any]] = {}
+    stale: list[str] = []
+    missing: set[str] = set()
     for plan in profile.notebooks:
         name = plan.source.name
         key = json.dumps(plan.key, indent=1, sort_keys=True)
@@ -104,7 +108,6 @@ def prepare(profile: Profile, cores: int) -> Progress:
             "runs": [run.name for run in plan.runs],
         }
     store = RunStore.default()
-    missing = set()
     for run in profile.runs.values():
         receipt = folder / "runs" / f"{run.name}.receipt"
         checksum = store.checksum(run)
@@ -113,15 +116,6 @@ def prepare(profile: Profile, cores: int) -> Progress:
             missing.add(run.name)
         else:
             write_receipt(receipt, checksum)
-    content = {
-        "notebooks": notebooks,
-        "runs": {name: [needed.name for needed in run.needs] for name, run in profile.runs.items()},
-        "batches": batches(
-            (plan.runs for plan in profile.notebooks), missing, profile.runs_per_process, cores
-        ),
-        "archived": [path.relative_to(ROOT).as_posix() for path in recomputing_code()],
-    }
-    write_if_changed(folder / "plan.json", json.dumps(content, indent=1).encode())
     wanted: dict[str, tuple[str, str]] = {}
     for plan in profile.notebooks:
         for run in plan.runs:
@@ -129,7 +123,22 @@ def prepare(profile: Profile, cores: int) -> Progress:
                 wanted.setdefault(run.name, (plan.source.name, run.train.partition(":")[2]))
                 if plan.source.name not in stale:
                     stale.append(plan.source.name)
-    return Progress(*expected_seconds(wanted, stale), cores)
+    by_run, by_notebook = expected_seconds(wanted, stale)
+    plans = [plan.runs for plan in profile.notebooks]
+    divided = batches(plans, missing, profile.runs_per_process, cores, by_run)
+    for name, entry in notebooks.items():
+        entry["priority"] = by_notebook.get(name, 0.0)
+    content = {
+        "notebooks": notebooks,
+        "runs": {name: [needed.name for needed in run.needs] for name, run in profile.runs.items()},
+        "batches": divided,
+        "priorities": priorities(
+            divided, plans, by_run, [entry["priority"] for entry in notebooks.values()]
+        ),
+        "archived": [path.relative_to(ROOT).as_posix() for path in recomputing_code()],
+    }
+    write_if_changed(folder / "plan.json", json.dumps(content, indent=1).encode())
+    return Progress(by_run, by_notebook, cores)
 
 
 def _older(path: Path, others: Iterable[Path]) -> bool:
@@ -177,6 +186,7 @@ def run_workflow(
         str(log),
         "--snakefile=workflow/Snakefile",
         f"--cores={cores}",
+        "--scheduler=greedy",  # by priority alone, and without a solver to start
         "--keep-going",
         "--rerun-incomplete",  # after a kill, half-made outputs are made again
         "--nolock",  # ours dies with its process; Snakemake's would outlive a kill
@@ -199,7 +209,10 @@ def run_workflow(
 
     progress.start()
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
-    with started(command, cwd=ROOT, env=environment, **pipes) as engine:
+    with contextlib.ExitStack() as around:
+        if sum(progress.total.values()) > 1:  # for one job it would not pay
+            environment = around.enter_context(warm(profile.name, environment))
+        engine = around.enter_context(started(command, cwd=ROOT, env=environment, **pipes))
         assert engine.stdout is not None
         assert engine.stderr is not None
         errors = threading.Thread(target=pass_on, args=(engine.stderr,), daemon=True)

@@ -14,7 +14,6 @@ import json
 import logging
 import os
 import re
-import resource
 import sys
 import tempfile
 import time
@@ -29,10 +28,11 @@ import papermill
 from papermill.exceptions import PapermillExecutionError
 from traitlets.config import Config
 
-from workflow.command import Parser, command
+from workflow.command import Parser, command, say
 from workflow.processes import partial_folder, stop_children
 from workflow.profile_config import load_profile
 from workflow.sources import ROOT, BuildError, Source, name_of
+from workflow.warm.reach import kernels_from_warm, peak_memory
 
 SOCKET_FOLDER_BYTES = 80
 """So long may the path of a folder of sockets be, with room for the sockets' own names."""
@@ -70,8 +70,7 @@ def _execute_in(
     notebook = nbformat.read(partial, as_version=4)
     nbformat.write(stable(notebook), partial)
     failed.unlink(missing_ok=True)
-    peak_kib = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss  # the kernel is our child
-    peak_mib = peak_kib / (2**20 if sys.platform == "darwin" else 2**10)
+    peak_mib = peak_memory() / (2**20 if sys.platform == "darwin" else 2**10)
     measured = {"seconds": round(seconds, 2), "peak_memory_mib": round(peak_mib)}
     measured_path = target.with_suffix(".measured.json")
     measured_path.write_text(json.dumps(measured) + "\n")
@@ -79,13 +78,29 @@ def _execute_in(
 
 
 def stable(notebook: nbformat.NotebookNode) -> nbformat.NotebookNode:
-    """Drop what differs between two executions of the same code: times, random ids, paths."""
+    """Drop what differs between two executions of the same code: times, random ids, paths, and
+    where a kernel that had to wait cut in two what a cell printed.
+    """
     notebook.metadata.pop("papermill", None)
     for number, cell in enumerate(notebook.cells):
         cell["id"] = f"cell-{number}"
         for volatile in ("papermill", "execution"):
             cell.metadata.pop(volatile, None)
+        if cell.cell_type == "code":
+            cell.outputs = _joined(cell.outputs)
     return notebook
+
+
+def _joined(outputs: Sequence[nbformat.NotebookNode]) -> list[nbformat.NotebookNode]:
+    """Outputs with what was printed in a row to one stream as one of them."""
+    found: list[nbformat.NotebookNode] = []
+    for output in outputs:
+        last = found[-1] if found else nbformat.NotebookNode(output_type="none")
+        if output.output_type == last.output_type == "stream" and output.name == last.name:
+            last.text += output.text
+        else:
+            found.append(output)
+    return found
 
 
 def parse_settings(settings: Sequence[str]) -> dict[str, Any]:
@@ -155,7 +170,7 @@ def main(arguments: list[str] | None = None) -> int:
     target = folder / "executed" / f"{source.name}.ipynb"
     execute(source, parameters, target, folder / "failed" / f"{source.name}.ipynb")
     measured = json.loads(target.with_suffix(".measured.json").read_text())
-    print(
+    say(
         f"executed {source.name}: {measured['seconds']:.1f} s, "
         f"{measured['peak_memory_mib']} MiB -> {_shown(target)}"
     )
@@ -172,6 +187,7 @@ def _run(prepared: Path, partial: Path, parameters: Mapping[str, Any]) -> None:
     logging.getLogger("papermill").setLevel(logging.ERROR)  # parameters were checked by us
     with tempfile.TemporaryDirectory(prefix="k-", dir=_short_folder(partial.parent)) as runtime:
         os.environ["JUPYTER_RUNTIME_DIR"] = runtime
+        kernels_from_warm(partial.parent)
         manager = {"transport": "ipc", "ip": f"{runtime}/kernel"}
         call = functools.partial(
             papermill.execute_notebook,

@@ -34,7 +34,7 @@ def started(command: Sequence[str], **options: Any) -> Iterator[subprocess.Popen
     what it has started. ``options`` are those of :class:`subprocess.Popen`.
     """
     with subprocess.Popen(
-        command, text=True, start_new_session=True, preexec_fn=_die_with_parent, **options
+        command, text=True, start_new_session=True, preexec_fn=die_with_parent, **options
     ) as process:
         try:
             yield process
@@ -93,7 +93,7 @@ def _stop(pid: int) -> None:
                 child.kill()
 
 
-def _die_with_parent() -> None:
+def die_with_parent() -> None:
     """Let the kernel end this process when its parent is killed: no engine outlives its lock."""
     if sys.platform == "linux":
         set_parent_death_signal = 1

@@ -38,6 +38,7 @@ CONFIG = ROOT / "config"
 NOT_PROFILES = {"verdicts"}
 FIRST_SEEDS = ("seed", "first_seed")
 """Parameters that a variant of a profile sets, in mappings of parameters, too."""
+_kept: dict[str, Profile] = {}
 _VARIANT = re.compile(r"(?P<name>[^@]+)@(?P<seed>\d+)(-[a-z0-9]+)?")
 
 
@@ -127,6 +128,20 @@ def profile_names() -> list[str]:
     return sorted(path.stem for path in CONFIG.glob("*.yml") if path.stem not in NOT_PROFILES)
 
 
+def keep_profile(name: str) -> Profile:
+    """Load a profile and its runs once for this process and its forks.
+
+    Raises
+    ------
+    BuildError
+        As `load_profile` does.
+    """
+    profile = load_profile(name)
+    assert profile.runs is not None  # computed now
+    _kept[name] = profile
+    return profile
+
+
 def load_profile(name: str) -> Profile:
     """Read and check a profile.
 
@@ -135,6 +150,8 @@ def load_profile(name: str) -> Profile:
     BuildError
         For an unknown profile, notebook, key or parameter, or a value of the wrong type or range.
     """
+    if name in _kept:
+        return _kept[name]
     variant = _VARIANT.fullmatch(name)
     if variant is not None:
         return _moved(load_profile(variant["name"]), name, int(variant["seed"]))

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from promptlib.runs import Run, RunStore
-from workflow.command import Parser, command, explained
+from workflow.command import Parser, command, explained, say
 from workflow.profile_config import load_profile
 from workflow.sources import BuildError, write_if_changed
 
@@ -61,7 +61,7 @@ def train(
             continue
         assert checksum is not None
         done(run, checksum)
-        print(f"trained {run.name}: {time.perf_counter() - started:.1f} s", flush=True)
+        say(f"trained {run.name}: {time.perf_counter() - started:.1f} s")
     return lost
 
 

@@ -193,7 +193,7 @@ class Book:
         assert old in text
         file.write_text(text.replace(old, new))
 
-    def wait_for(self, entry: str, seconds: float = 60) -> None:
+    def wait_for(self, entry: str, seconds: float = 120) -> None:
         """Until the log has an entry."""
         until = time.monotonic() + seconds
         while entry not in self.log:
@@ -220,9 +220,9 @@ def make(root: Path) -> Book:
     for folder in ("claims", "digests"):
         for path in (PROJECT / "promptlib" / folder).glob("*.py"):
             _copy(f"promptlib/{folder}/{path.name}", root)
-    for path in (PROJECT / "workflow").iterdir():
+    for path in (*(PROJECT / "workflow").glob("*"), *(PROJECT / "workflow" / "warm").glob("*")):
         if path.is_file():
-            _copy(f"workflow/{path.name}", root)
+            _copy(path.relative_to(PROJECT).as_posix(), root)
     for folder in ("_ext", "_templates", "assets"):
         shutil.copytree(PROJECT / "book" / folder, root / "book" / folder)
     for name in ("_config.yml", "pyproject.toml", "book/references.bib", "book/ledger.md"):

@@ -13,7 +13,7 @@ from tests.pipeline import small_book
 from tests.pipeline.small_book import Book
 from tests.pipeline.test_build import kill
 from workflow import profile_config
-from workflow.batches import batches, divided
+from workflow.batches import BATCH_SECONDS, batches, divided, priorities
 from workflow.sources import BuildError
 from workflow.train import train
 
@@ -32,8 +32,10 @@ LONE = run("lone")
 NAMES = {one.name: one.config["name"] for one in (A, B, C, D, E, LONE)}
 
 
-def composed(plans, missing=NAMES, limit=8, cores=1):
-    return [[NAMES[name] for name in batch] for batch in batches(plans, missing, limit, cores)]
+def composed(plans, missing=NAMES, limit=8, cores=1, each=1.0):
+    seconds = dict.fromkeys(NAMES, each)
+    found = batches(plans, missing, limit, cores, seconds)
+    return [[NAMES[name] for name in batch] for batch in found]
 
 
 def test_a_batch_has_runs_of_one_notebook_that_do_not_wait_for_each_other():
@@ -56,6 +58,25 @@ def test_runs_that_are_stored_are_in_no_batch_and_nothing_waits_for_them():
 
 def test_with_one_run_a_process_every_run_is_alone():
     assert all(len(batch) == 1 for batch in composed([[A, B, C, D, E, LONE]], limit=1))
+
+
+def test_long_runs_are_in_small_batches():
+    plan = [A, B, C, D, LONE]
+    assert composed([plan], each=BATCH_SECONDS / 2) == [["a", "lone"], ["b"], ["c", "d"]]
+    assert composed([plan], each=BATCH_SECONDS) == [["a"], ["lone"], ["b"], ["c"], ["d"]]
+    assert composed([plan], each=BATCH_SECONDS * 9) == [["a"], ["lone"], ["b"], ["c"], ["d"]]
+
+
+def test_what_most_work_waits_for_goes_first():
+    plans, divided = [[A, B, E], [C, LONE], [A]], [[A], [LONE], [B], [E], [C]]
+    names = [[one.name for one in batch] for batch in divided]
+    seconds = {A.name: 1.0, LONE.name: 2.0, B.name: 4.0, E.name: 8.0, C.name: 16.0}
+    found = priorities(names, plans, seconds, [100.0, 200.0, 400.0])
+    assert found == [401.0, 202.0, 112.0, 108.0, 216.0]
+    found = priorities(names, plans, seconds, [100.0, 400.0, 0.0])
+    assert found == [417.0, 402.0, 112.0, 108.0, 416.0]
+    assert priorities(names[2:], plans, seconds, [0.0, 0.0, 0.0]) == [12.0, 8.0, 16.0]
+    assert priorities([], plans, {}, [1.0, 1.0, 1.0]) == []
 
 
 @pytest.mark.parametrize("count", [1, 2, 7, 8, 9, 17, 300])

@@ -97,7 +97,9 @@ def book(tmp_path_factory):
     commit(root)
     tools = root / ".venv" / "bin"
     tools.mkdir(parents=True)
-    refuse = 'case "$word" in pip|uv|venv) echo "nothing is installed" >&2; exit 97; esac'
+    refuse = (
+        'case "$word" in pip|uv|venv|*install.py) echo "nothing is installed" >&2; exit 97; esac'
+    )
     (tools / "python").write_text(
         f"#!/bin/sh\nfor word; do {refuse}; done\n"
         f"PYTHONPATH='{root}' exec '{sys.executable}' \"$@\"\n"  # as if it were installed

@@ -183,6 +183,18 @@ def test_stable_drops_times_and_random_ids():
     assert "papermill" not in notebook.metadata | notebook.cells[0].metadata
 
 
+def test_stable_joins_what_was_printed_in_a_row():
+    def printed(text, name="stdout"):
+        return nbformat.v4.new_output("stream", name=name, text=text)
+
+    shown = nbformat.v4.new_output("display_data", data={"text/plain": "x"})
+    outputs = [printed("a\n"), printed("b\n"), printed("c\n", "stderr"), shown, printed("d\n")]
+    notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell("1", outputs=outputs)])
+    (cell,) = stable(notebook).cells
+    texts = [output.get("text", "shown") for output in cell.outputs]
+    assert texts == ["a\nb\n", "c\n", "shown", "d\n"]
+
+
 def test_write_if_changed_keeps_the_time_of_an_unchanged_file(tmp_path):
     path = tmp_path / "deep" / "file"
     assert write_if_changed(path, b"1")
