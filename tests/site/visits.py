@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -104,6 +105,31 @@ def pages_of(site: Path) -> list[str]:
         for path in site.rglob("*.html")
         if "_static" not in path.parts
     )
+
+
+def worth_a_visit(site: Path) -> list[str]:
+    """Every page but those of code, and of these as many as show all that differs among them.
+
+    ``test_pages_of_code_differ_in_their_code_alone`` holds the others to be like them. Here are the
+    longest name, a page of every depth, one with a list of claims, and every kind of word.
+    """
+    pages = pages_of(site)
+    code = [name for name in pages if name.startswith("source/")]
+    text = {name: (site / name).read_text(encoding="utf-8") for name in code}
+    features = {
+        name: {
+            f"depth {name.count('/')}",
+            *re.findall(r'<span class="([^"]*)">', text[name].split("<pre")[1]),
+            *(["claims"] if 'class="source-claims"' in text[name] else []),
+        }
+        for name in code
+    }
+    chosen = [max(code, key=len)]
+    missing = set().union(*features.values()) - features[chosen[0]]
+    while missing:
+        chosen.append(max(code, key=lambda name: (len(features[name] & missing), -len(text[name]))))
+        missing -= features[chosen[-1]]
+    return sorted({*pages} - {*code} | {*chosen})
 
 
 class Visitor:
