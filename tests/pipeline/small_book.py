@@ -214,7 +214,7 @@ class Book:
         assert old in text
         file.write_text(text.replace(old, new))
 
-    def wait_for(self, entry: str, seconds: float = 60) -> None:
+    def wait_for(self, entry: str, seconds: float = 180) -> None:
         """Until the log has an entry."""
         until = time.monotonic() + seconds
         while entry not in self.log:
