@@ -10,6 +10,7 @@ SET ?=
 GATE ?= refuse
 DEVICE ?=
 MINUTES ?= 10
+FULL ?=
 SEEDS ?= 0 100 200 300 400 500
 PATHS ?= native avx2 default
 
@@ -41,6 +42,7 @@ help:  ## list the commands
 	@echo "  TORCH=pip|cpu|gpu     torch as pip finds it, without CUDA, or with the CUDA that fits (now: $(TORCH))"
 	@echo "  EXTRAS=real           transformers, peft and a sentence encoder, for one chapter (now: $(or $(EXTRAS),none))"
 	@echo "  GATE=refuse|warn      what becomes of a site when a check fails: nothing, or a banner (now: $(GATE))"
+	@echo "  FULL=1                for make test: also builds that are killed at further places"
 	@echo "  PYTHON=…              the Python (3.11 or newer) that makes .venv (now: $(PYTHON))"
 
 book: $(VENV)/.book-$(TORCH) $(EXTRA_STAMPS)  ## execute every notebook and build the site to _build/html
@@ -48,7 +50,7 @@ book: $(VENV)/.book-$(TORCH) $(EXTRA_STAMPS)  ## execute every notebook and buil
 
 test: lint  ## everything that proves the project: style, types, library, notebooks, workflow, site
 	@$(RUN) -m workflow.build --profile quick --cores $(call literal,$(CORES)) --gate $(call literal,$(GATE))
-	@$(RUN) -m workflow.clean pytest -n $(call literal,$(CORES)) --dist loadfile $(PYTEST)
+	@$(RUN) -m workflow.clean pytest -n $(call literal,$(CORES)) --dist loadfile --no-loadscope-reorder $(if $(FULL),,-m 'not full') $(PYTEST)
 
 lint: $(VENV)/.test-$(TORCH) $(EXTRA_STAMPS)  ## style and types
 	@$(RUN) -m ruff check .
@@ -112,6 +114,9 @@ $(VENV)/.real-$(TORCH): $(VENV)/.book-$(TORCH)
 
 ifneq ($(filter-out real,$(EXTRAS)),)
 $(error EXTRAS must be real, or empty, got '$(EXTRAS)')
+endif
+ifneq ($(filter-out 1,$(FULL)),)
+$(error FULL must be 1, or empty, got '$(FULL)')
 endif
 ifeq ($(filter $(TORCH),pip cpu gpu),)
 $(error TORCH must be pip, cpu or gpu, got '$(TORCH)')

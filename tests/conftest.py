@@ -23,6 +23,19 @@ def built_claims() -> list[dict[str, Any]]:
     return claims
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Put files with builds first, then those with a browser: no long one is left for the end.
+
+    `make test` hands out whole files in this order to as many processes as there are cores.
+    """
+    slow: dict[Path, int] = {}
+    for item in items:
+        for place, mark in enumerate(("browser", "pipeline"), 1):
+            if item.get_closest_marker(mark):
+                slow[item.path] = max(place, slow.get(item.path, 0))
+    items.sort(key=lambda item: -slow.get(item.path, 0))
+
+
 @pytest.fixture(autouse=True)
 def no_figure_stays_open() -> Iterator[None]:
     """Close figures after each test, and forget how many the book's theme allows to be open.

@@ -17,6 +17,7 @@ from workflow.profile_config import load_profile
 from workflow.sources import Source
 
 ROOT = Path(__file__).resolve().parent.parent
+profile = cache(load_profile)
 LONGEST = 400
 """Lines of a module."""
 MOST_FILES = 20
@@ -55,7 +56,7 @@ def room(module: str) -> str:
 
 def used_by(chapter: str) -> set[str]:
     """Every module that a chapter reaches: from its page, its plan, and its archived claims."""
-    plan = load_profile("paper").notebook(chapter)
+    plan = profile("paper").notebook(chapter)
     entries = [entry.partition(":")[0] for entry in (plan.plan, plan.archived) if entry]
     trained = {run.train.partition(":")[0] for run in plan.runs}
     return set(import_closure(*Source(chapter).modules, *entries, *sorted(trained)))
@@ -121,8 +122,8 @@ def test_a_chapter_has_one_name_everywhere(chapter):
     assert sorted(tests.glob("test_*.py")), f"{chapter} has no tests in {tests.relative_to(ROOT)}"
     archived = ROOT / "archive" / f"{chapter}.json"
     assert archived.parent.is_dir() or not archived.exists()
-    for profile in ("quick", "paper"):
-        plan = load_profile(profile).notebook(chapter).plan
+    for size in ("quick", "paper"):
+        plan = profile(size).notebook(chapter).plan
         if plan is not None:
             assert plan.partition(":")[0] == f"notebooks.{wing}.{name}.plan"
 

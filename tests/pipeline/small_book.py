@@ -1,4 +1,4 @@
-"""A book of two notebooks and one training run, made of the project's own workflow and theme.
+"""A book of a notebook or two and one training run, made of the project's own workflow and theme.
 
 Its training and its notebooks write a line to ``work.log`` when they really run, so that tests can
 tell what was redone; both wait while a file named ``hold`` exists, so that tests can kill them. Of
@@ -105,26 +105,41 @@ claims.identity(
 ```
 """
 
-TOC = """\
-format: jb-book
-root: index
-parts:
-  - caption: Small
-    numbered: true
-    chapters:
-      - file: small/first
-      - file: small/second
-      - file: ledger
+FIGURE = """
+```{code-cell} ipython3
+import matplotlib.pyplot as plt
+
+from promptlib.plotting import show, use_theme
+
+use_theme()
+figure, axes = plt.subplots()
+axes.plot([0, 1])
+axes.set_title("A title")
+show(figure, "A line that rises from 0 at the left to 1 at the right.")
+```
 """
 
-TESTS = """\
-import pytest
+SKETCH = '''
+"""In place of jupyter-book, in no time: pages that hold what was staged for them, as it is."""
+import html
+import json
+import sys
+from pathlib import Path
 
-
-@pytest.mark.claim("small/first")
-@pytest.mark.claim("small/second")
-def test_wrong(): ...
-"""
+staged, out = Path(sys.argv[2]), Path(sys.argv[4]) / "_build" / "html"
+(out / "_static").mkdir(parents=True)
+(out / "_static" / "plain.css").write_text("body { margin: 0 }")
+gate = staged / "_data" / "gate.json"
+banner = " ".join(json.loads(gate.read_text())["problems"]) if gate.is_file() else ""
+for path in [staged / "index.md", staged / "ledger.md", *sorted(staged.glob("*/*.ipynb"))]:
+    page = out / path.relative_to(staged).with_suffix(".html")
+    page.parent.mkdir(exist_ok=True)
+    up = "" if page.parent == out else "../"
+    page.write_text(
+        f\'<html lang="en"><meta charset="utf-8" /><link rel="stylesheet"\'
+        f\' href="{up}_static/plain.css">{banner}<pre>{html.escape(path.read_text())}</pre>\'
+    )
+'''
 
 
 @dataclass(frozen=True)
@@ -132,6 +147,12 @@ class Book:
     """A small book in a folder of its own."""
 
     root: Path
+
+    def copy(self, root: Path) -> Book:
+        """A copy with its store, its caches and its site, in which nothing was redone yet."""
+        shutil.copytree(self.root, root, symlinks=True)
+        (root / "work.log").unlink()
+        return Book(root)
 
     @property
     def processes(self) -> dict[str, str]:
@@ -193,7 +214,7 @@ class Book:
         assert old in text
         file.write_text(text.replace(old, new))
 
-    def wait_for(self, entry: str, seconds: float = 120) -> None:
+    def wait_for(self, entry: str, seconds: float = 180) -> None:
         """Until the log has an entry."""
         until = time.monotonic() + seconds
         while entry not in self.log:
@@ -213,8 +234,19 @@ class Book:
         }
 
 
-def make(root: Path) -> Book:
-    """Write the sources of a small book."""
+def make(root: Path, names: Sequence[str] = ("first", "second"), sketch: bool = False) -> Book:
+    """Write the sources of a small book.
+
+    Parameters
+    ----------
+    root
+        Its folder, which is made.
+    names
+        Of its notebooks, in the folder ``small``.
+    sketch
+        Let the site's pages be drawn by `SKETCH`: where a test does not ask what jupyter-book makes
+        of them, this saves most of the time of a build.
+    """
     for name in ("__init__", "plotting", "progress", "registry", "runs"):
         _copy(f"promptlib/{name}.py", root)
     for folder in ("claims", "digests"):
@@ -231,11 +263,16 @@ def make(root: Path) -> Book:
     package.mkdir()
     (package / "__init__.py").write_text("")
     (package / "training.py").write_text(TRAINING)
-    for name in ("first", "second"):
+    for name in names:
         path = root / "notebooks" / "small" / name / f"{name}.md"
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(NOTEBOOK.format(name=name))
-    (root / "book" / "_toc.yml").write_text(TOC)
+    (root / "book" / "_toc.yml").write_text(
+        "format: jb-book\nroot: index\nparts:\n  - caption: Small\n    numbered: true\n"
+        "    chapters:\n"
+        + "".join(f"      - file: small/{name}\n" for name in names)
+        + "      - file: ledger\n"
+    )
     (root / "book" / "index.md").write_text(
         "# Home\n\nA small book.\n\n"
         "(the-verdicts)=\n## Verdicts\n\nHere.\n\n(the-gate)=\n## Gate\n\nHere.\n"
@@ -243,15 +280,25 @@ def make(root: Path) -> Book:
     (root / "config").mkdir()
     (root / "config" / "quick.yml").write_text(
         "notebooks:\n"
-        "  small/first: {runs: 'promptlib.small.training:plan'}\n"
-        "  small/second: {runs: 'promptlib.small.training:plan'}\n"
+        + "".join(f"  small/{name}: {{runs: 'promptlib.small.training:plan'}}\n" for name in names)
     )
     (root / "config" / "verdicts.yml").write_text(
-        "small/first: {kind: identity}\nsmall/second: {kind: identity}\n"
+        "".join(f"small/{name}: {{kind: identity}}\n" for name in names)
     )
     (root / "tests").mkdir()
-    (root / "tests" / "test_small.py").write_text(TESTS)
-    return Book(root)
+    (root / "tests" / "test_small.py").write_text(
+        "import pytest\n\n\n"
+        + "".join(f'@pytest.mark.claim("small/{name}")\n' for name in names)
+        + "def test_wrong(): ...\n"
+    )
+    book = Book(root)
+    if sketch:
+        (root / "sketch.py").write_text(SKETCH)
+        renderer = '(sys.executable, "-c", f"{_START}; main()", "build")'
+        book.edit(
+            "workflow/site.py", renderer, '(sys.executable, str(ROOT / "sketch.py"), "build")'
+        )
+    return book
 
 
 def _mind_interrupts() -> None:

@@ -24,7 +24,7 @@ def git(book, *arguments):
 @pytest.fixture(scope="module")
 def book(tmp_path_factory):
     """A small book under version control, with a full-size profile, not built."""
-    book = small_book.make(tmp_path_factory.mktemp("archive") / "book")
+    book = small_book.make(tmp_path_factory.mktemp("archive") / "book", sketch=True)
     entry = "{{parameters: {{rate: {}}}, runs: 'promptlib.small.training:plan'}}"
     (book.root / "config" / "paper.yml").write_text(
         f"notebooks:\n  small/first: {entry.format(0.25)}\n  small/second: {entry.format(0.75)}\n"

@@ -10,7 +10,6 @@ import pytest
 
 from promptlib.runs import Run, RunStore
 from tests.pipeline import small_book
-from tests.pipeline.small_book import Book
 from tests.pipeline.test_build import kill
 from workflow import profile_config
 from workflow.batches import BATCH_SECONDS, batches, divided, priorities
@@ -146,7 +145,7 @@ def test_as_many_receipts_as_runs():
 @pytest.fixture(scope="module")
 def pristine(tmp_path_factory):
     """A book with a family of runs, built with several of them in a process."""
-    book = small_book.make(tmp_path_factory.mktemp("family") / "book")
+    book = small_book.make(tmp_path_factory.mktemp("family") / "book", sketch=True)
     book.edit("config/quick.yml", f"first: {{{PLAN}}}", f"first: {{{FAMILY}}}")
     book.edit("config/quick.yml", "notebooks:", "runs_per_process: 4\nnotebooks:")
     status, output = book.build("--cores", "1")
@@ -157,11 +156,9 @@ def pristine(tmp_path_factory):
 @pytest.fixture
 def book(pristine, tmp_path):
     """A copy of the built book without its runs."""
-    root = tmp_path / "book"
-    shutil.copytree(pristine[0].root, root, symlinks=True)
-    shutil.rmtree(root / "runs")
-    (root / "work.log").unlink()
-    return Book(root)
+    book = pristine[0].copy(tmp_path / "book")
+    shutil.rmtree(book.root / "runs")
+    return book
 
 
 def receipts(book):
@@ -202,7 +199,7 @@ def test_a_failing_run_keeps_the_others_and_the_next_build_trains_only_what_is_m
 
 
 @pytest.mark.pipeline
-@pytest.mark.parametrize("victim", ["workflow.train", None])
+@pytest.mark.parametrize("victim", [pytest.param("workflow.train", marks=pytest.mark.full), None])
 def test_a_killed_batch_goes_on_where_it_was(book, victim):
     (book.root / "hold-c").touch()
     process = book.start("--cores", "1")
@@ -220,17 +217,14 @@ def test_a_killed_batch_goes_on_where_it_was(book, victim):
 
 @pytest.mark.pipeline
 def test_another_division_trains_nothing_again(pristine, tmp_path):
-    root = tmp_path / "book"
-    shutil.copytree(pristine[0].root, root, symlinks=True)
-    book = Book(root)
-    (book.root / "work.log").unlink()
+    book = pristine[0].copy(tmp_path / "book")
     book.edit("config/quick.yml", "runs_per_process: 4", "runs_per_process: 2")
     (run,) = (
         folder
         for folder in book.stored
-        if '"d"' in (root / "runs" / folder / "provenance.json").read_text()
+        if '"d"' in (book.root / "runs" / folder / "provenance.json").read_text()
     )
-    shutil.rmtree(root / "runs" / run)
+    shutil.rmtree(book.root / "runs" / run)
     status, output = book.build("--cores", "2")
     assert status == 0, output
     assert set(book.log) - {"first"} == {"d"}  # the second notebook does not show it

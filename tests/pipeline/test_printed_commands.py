@@ -70,7 +70,7 @@ PRINTED = printed()
 @pytest.fixture(scope="module")
 def book(tmp_path_factory):
     """A small book with a chapter ``prefix_tuning/new_task``, its tools as after ``make``."""
-    book = small_book.make(tmp_path_factory.mktemp("printed commands") / "book")
+    book = small_book.make(tmp_path_factory.mktemp("printed commands") / "book", sketch=True)
     root = book.root
     for name in ("Makefile", "constraints.txt"):
         shutil.copy2(PROJECT / name, root)
@@ -182,6 +182,7 @@ def test_printed_commands_do_what_is_said(book):
         ("make book PROFILE='qui ck'", "there is no profile 'qui ck' (did you mean 'quick'?)"),
         ("make book GATE=", "GATE must be refuse or warn, got ''"),
         ("make book EXTRAS=all", "EXTRAS must be real, or empty, got 'all'"),
+        ("make test FULL=all", "FULL must be 1, or empty, got 'all'"),
         ("make book TORCH=rocm", "TORCH must be pip, cpu or gpu, got 'rocm'"),
         ("make robust SEEDS=one", "argument --seeds: invalid int value: 'one'"),
         ("make serve PORT=http", "PORT must be a number from 0 to 65535, got http"),

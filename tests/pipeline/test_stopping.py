@@ -157,7 +157,7 @@ def test_leaving_by_an_exception_stops_all_that_was_started(tmp_path):
     ],
 )
 def test_ctrl_c_ends_in_a_sentence_and_leaves_nothing(tmp_path, module, arguments, entry, number):
-    book = small_book.make(tmp_path / "book")
+    book = small_book.make(tmp_path / "book", ["first"], sketch=True)
     hold = book.root / f"hold-{entry}"
     hold.touch()
     process = book.run(module, *arguments)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import itertools
 import json
@@ -103,6 +104,43 @@ def test_every_file_of_the_site_is_used(site, parsed):
         and path.name not in ("objects.inv",)
     ]
     assert idle == []
+
+
+def test_pages_of_code_differ_in_their_code_alone(site, parsed):
+    """So that a browser need visit a few of them only, see ``worth_a_visit``."""
+    shapes = {}
+    for name in parsed:
+        if name.startswith("source/"):
+            page = (site / name).read_text(encoding="utf-8")
+            before, article = page.split('<section id="source">')
+            code, after = article.split("</pre>")
+            assert re.fullmatch(
+                r"<h1>[\w/]+\.py</h1>"
+                r"(<p>Claims that rest on this file:</p><ul class=\"source-claims\">"
+                r"(<li><a href=\"[^\"<>]*\">[\w/-]+</a></li>)+</ul>)?"
+                r"<div class=\"highlight-python notranslate\"><div class=\"highlight source-page\">"
+                r"<pre tabindex=\"0\">(</?span[^<>]*>|[^<>])*",
+                code,
+            ), name
+            stem = name.removesuffix(".html")
+            frame = re.sub(r"'sha256-[^']*'", "", before + after)
+            for own in (stem, stem.removeprefix("source/") + ".py", "../" * name.count("/")):
+                frame = frame.replace(own, "…")
+            shapes.setdefault(frame, name)
+    assert len(shapes) == 1, list(shapes.values())[:2]
+
+
+def test_the_policy_of_every_page_names_its_own_scripts(site, parsed):
+    for name in parsed:
+        page = (site / name).read_text(encoding="utf-8")
+        (policy,) = re.findall(r'http-equiv="Content-Security-Policy" content="([^"]*)"', page)
+        scripts = re.findall(
+            r"<script(?![^>]*\b(?:src|application/json)\b)[^>]*>(.*?)</script>", page, re.DOTALL
+        )
+        allowed = {
+            base64.b64encode(hashlib.sha256(text.encode()).digest()).decode() for text in scripts
+        }
+        assert set(re.findall("'sha256-([^']*)'", policy)) == allowed, name
 
 
 def test_every_claim_box_is_in_claims_json(site, parsed):

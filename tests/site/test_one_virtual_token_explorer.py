@@ -42,6 +42,15 @@ def page(browser, explorer_address):
     assert page.problems == []
 
 
+@pytest.fixture(scope="module")
+def calculator(browser, explorer_address):
+    """A page whose functions are called and on which nothing is touched."""
+    page = opened(browser, explorer_address, READY)
+    yield page
+    page.close()
+    assert page.problems == []
+
+
 def inside(text, beta):
     """What the library computes at every step: attention, read, hidden, value, scores."""
     speaker = unconditional_generator(95, len(text), inverse_temperature=beta, beyond_bounds=True)
@@ -63,8 +72,8 @@ def inside(text, beta):
 
 @pytest.mark.parametrize("beta", [12.0, 7.5, 3.0, 0.0])
 @pytest.mark.parametrize("text", TEXTS)
-def test_every_number_agrees_with_the_library(page, text, beta):
-    found = page.evaluate(
+def test_every_number_agrees_with_the_library(calculator, text, beta):
+    found = calculator.evaluate(
         "([text, beta]) => window.promptbook.oneVirtualToken.generate("
         "window.promptbook.oneVirtualToken.encode(text), beta)",
         [text, beta],

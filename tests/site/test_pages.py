@@ -4,26 +4,26 @@ from __future__ import annotations
 
 import pytest
 
-from tests.site.visits import DESK, PHONE, Visitor, pages_of, report
+from tests.site.visits import DESK, PHONE, Visitor, pages_of, report, worth_a_visit
 
 pytestmark = pytest.mark.browser
 
 
 @pytest.fixture(scope="module")
 def served(browser, site, address):
-    """A judged visit to every page on http://localhost."""
+    """A judged visit to each page on http://localhost; pages of code stand for each other."""
     context = browser.new_context(viewport=DESK, reduced_motion="reduce")
     visitor = Visitor(context, address)
-    yield {name: visitor.visit(name, audit=True) for name in pages_of(site)}
+    yield {name: visitor.visit(name, audit=True) for name in worth_a_visit(site)}
     context.close()
 
 
 @pytest.fixture(scope="module")
 def opened(browser, site):
-    """A visit to every page as a file."""
+    """A visit to each page as a file; pages of code stand for each other."""
     context = browser.new_context(viewport=DESK)
     visitor = Visitor(context, site.as_uri())
-    yield {name: visitor.visit(name, audit=False) for name in pages_of(site)}
+    yield {name: visitor.visit(name, audit=False) for name in worth_a_visit(site)}
     context.close()
 
 

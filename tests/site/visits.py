@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import re
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -47,8 +49,9 @@ LOOK = r"""
 
 # Formulas are drawn with thousands of elements, hidden from screen readers and all alike. Axe
 # judges the first drawing of each kind and the MathML of all; boxes of their size replace the rest.
-# On source pages it judges the first of every kind of word; lines without a new kind become text.
-THIN_OUT = """
+# Of the words of code it judges the first of every kind in every kind of place; the rest become
+# text. So does it of the rows of the ledger.
+THIN_OUT = r"""
 () => {
   const kept = new Set(["span.math", "div.math"].map((kind) => document.querySelector(kind)));
   const drawings = Array.from(document.querySelectorAll("mjx-math"))
@@ -60,12 +63,27 @@ THIN_OUT = """
       `display: inline-block; padding: 0; width: ${box.width}px; height: ${box.height}px`;
   }
   const seen = new Set();
-  for (const line of document.querySelectorAll(".source-page .line")) {
-    const kinds = Array.from(line.querySelectorAll("span"), (word) => word.className);
-    if (kinds.every((kind) => seen.has(kind))) {
-      line.textContent = line.textContent;
+  const isNew = (kind) => seen.size < seen.add(kind).size;
+  const place = (part) =>
+    part ? `${part.tagName}.${part.className} ${place(part.parentElement)}` : "";
+  for (const code of document.querySelectorAll("pre")) {
+    const where = place(code);
+    for (const word of code.querySelectorAll("span")) {
+      if (!word.firstElementChild && !isNew(`${where} ${word.className}`)) {
+        word.replaceWith(word.textContent);
+      }
     }
-    kinds.forEach((kind) => seen.add(kind));
+    for (const line of code.querySelectorAll(".line")) {
+      if (!line.firstElementChild && !isNew(`${where} line`)) {
+        line.replaceWith(line.textContent);
+      }
+    }
+    code.normalize();
+  }
+  for (const row of document.querySelectorAll("#ledger tbody tr")) {
+    const kinds = Array.from(row.querySelectorAll("*"), (part) =>
+      `${place(part).split(" TBODY")[0]} ${part.textContent.trim() ? "full" : "empty"}`);
+    row.hidden = !kinds.filter(isNew).length;
   }
 }
 """
@@ -104,6 +122,35 @@ def pages_of(site: Path) -> list[str]:
         for path in site.rglob("*.html")
         if "_static" not in path.parts
     )
+
+
+def worth_a_visit(site: Path) -> list[str]:
+    """Every page but those of code, and of these as many as show all that differs among them.
+
+    ``test_pages_of_code_differ_in_their_code_alone`` holds the others to be like them. Here are the
+    longest name, a page of every depth, one with a list of claims, and every kind of word.
+    Where ``$PROMPTBOOK_PAGES`` names pages, it is these: for a site of which only they are new.
+    """
+    pages = pages_of(site)
+    if asked := os.environ.get("PROMPTBOOK_PAGES", "").split():
+        assert set(asked) <= set(pages), f"PROMPTBOOK_PAGES names a page that is not there: {asked}"
+        return asked
+    code = [name for name in pages if name.startswith("source/")]
+    text = {name: (site / name).read_text(encoding="utf-8") for name in code}
+    features = {
+        name: {
+            f"depth {name.count('/')}",
+            *re.findall(r'<span class="([^"]*)">', text[name].split("<pre")[1]),
+            *(["claims"] if 'class="source-claims"' in text[name] else []),
+        }
+        for name in code
+    }
+    chosen = [max(code, key=len)]
+    missing = set().union(*features.values()) - features[chosen[0]]
+    while missing:
+        chosen.append(max(code, key=lambda name: (len(features[name] & missing), -len(text[name]))))
+        missing -= features[chosen[-1]]
+    return sorted({*pages} - {*code} | {*chosen})
 
 
 class Visitor:
