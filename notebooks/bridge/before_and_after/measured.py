@@ -169,7 +169,7 @@ def fading_prices(
             pair = pair._replace(values=pair.values + moved, outputs=pair.outputs + moved)
             bias = -0.4 * pair.outputs.mean(0)
         else:
-            bias = normal(generator, 3)
+            bias = longest / 2 * unit(normal(generator, 3))
         trials = []
         for _ in range(20):
             directions = normal(generator, 1 + number % 4, 3)
