@@ -19,6 +19,7 @@ from promptlib.prefix_tuning.tasks import (
     check_vocabulary,
     read_and_answer,
 )
+from promptlib.prefix_tuning.writing import write_greedily
 
 
 class Answering(Protocol):
@@ -139,7 +140,6 @@ def sequence_accuracy(
     return score(model, task, n, "test", prefix, generator)[0]
 
 
-@torch.no_grad()
 def greedy_decode(model: GPT, inputs: Tensor, prefix: Prefix | None = None) -> Tensor:
     """Let the model write ten symbols after each input: ``(B, 10) -> (B, 10)``.
 
@@ -155,11 +155,7 @@ def greedy_decode(model: GPT, inputs: Tensor, prefix: Prefix | None = None) -> T
             f"inputs must have at most {longest} tokens, so that {SEQUENCE_LENGTH} answers fit "
             f"into block_size={model.config.block_size}; got {tuple(inputs.shape)}"
         )
-    tokens = inputs
-    for _ in range(SEQUENCE_LENGTH):
-        answer = model(tokens, prefix, last=1).argmax(dim=-1)  # (B, 1)
-        tokens = torch.cat([tokens, answer], dim=1)
-    return tokens[:, inputs.shape[1] :]
+    return write_greedily(model, inputs, SEQUENCE_LENGTH, prefix)
 
 
 check_public(__name__)
