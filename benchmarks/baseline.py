@@ -63,7 +63,9 @@ class LoRA(nn.Module):
 class Block(nn.Module):
     """Pre-LayerNorm attention and MLP."""
 
-    def __init__(self, n_head: int, n_embd: int, layer_norm: bool = True) -> None:
+    def __init__(
+        self, n_head: int, n_embd: int, layer_norm: bool = True, gelu: str = "tanh"
+    ) -> None:
         super().__init__()
         self.n_head = n_head
         self.ln_1 = nn.LayerNorm(n_embd) if layer_norm else nn.Identity()
@@ -72,7 +74,7 @@ class Block(nn.Module):
         self.ln_2 = nn.LayerNorm(n_embd)
         self.mlp = nn.Sequential(
             nn.Linear(n_embd, 4 * n_embd),
-            nn.GELU(approximate="tanh"),
+            nn.GELU(approximate="tanh" if gelu == "tanh" else "none"),
             nn.Linear(4 * n_embd, n_embd),
         )
 
@@ -94,7 +96,7 @@ class GPT(nn.Module):
         self.wte = nn.Embedding(config.vocab_size, D)
         self.wpe = nn.Embedding(config.block_size, D)
         self.blocks = nn.ModuleList(
-            Block(config.n_head, D, config.first_layer_norm or layer > 0)
+            Block(config.n_head, D, config.first_layer_norm or layer > 0, config.gelu)
             for layer in range(config.n_layer)
         )
         self.ln_f = nn.LayerNorm(D)

@@ -1,13 +1,15 @@
 """Print how long what readers wait for takes: ``python -m benchmarks.bench``.
 
-The table is about training steps of the experiments B3 to B6; below it stands a phase diagram of
-Part I.
+The table is about training steps of the experiments B3 to B6, at the published sizes and at those
+of a small build; below it stand a phase diagram of Part I, and the parts of a cold build as they
+were last recorded. ``--record`` keeps the ratios in ``benchmarks/reference.json``; later tables
+show them in the column "before".
 
 Ours and the baseline take turns, so that a machine that slows down slows both. Each turn is a
 block of steps, data included; the table shows the medians over turns and the median of the ratios
-of neighbouring turns. The last column compares with the machine: which share of its measured
-matrix-product rate, in the precision of the row, the step reaches, counting the products that the
-step needs.
+of neighbouring turns. The last columns compare with the machine: which share of its measured
+matrix-product rate (the peak, in GFLOP/s) the step reaches in the precision of the row, counting
+the products that the step needs.
 
 On one thread the clock is the processor's, which does not run while others use the core.
 """
@@ -15,9 +17,11 @@ On one thread the clock is the processor's, which does not run while others use 
 from __future__ import annotations
 
 import argparse
+import json
 import statistics
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -33,25 +37,33 @@ from promptlib.prefix_tuning.prefix import Prefix, PrefixBatch
 from promptlib.prefix_tuning.tasks import SORT_ASCENDING, SORT_DESCENDING, batches
 from promptlib.prompt_attention.head_price import head_error_map
 from promptlib.training import Learner, Precision, Recipe, freeze, products_in, train, weights_of
+from workflow.profile_config import load_profile
+from workflow.progress import expected_seconds
+from workflow.sources import ROOT
 
-BATCH = 64
+REFERENCE = ROOT / "benchmarks" / "reference.json"
 POSITIONS = 10
 """Positions of a sequence whose output the loss asks for."""
 
 
 @dataclass(frozen=True)
 class Size:
-    """A published model, and how it is trained here."""
+    """A model, and how it is trained."""
 
     config: GPTConfig
     prefix_length: int
     precision: Precision
+    batch: int = 64
 
 
 SIZES = {
     "B3": Size(GPTConfig(1, 1, 96, 11, 19), 1, "float32"),
     "B4": Size(GPTConfig(1, 4, 256, 11, 19, first_layer_norm=False), 1, "bfloat16"),
     "B5, B6": Size(GPTConfig(4, 4, 256, 11, 19), 10, "bfloat16"),
+    "B4 small": Size(
+        GPTConfig(1, 4, 96, 11, 19, first_layer_norm=False, gelu="erf"), 1, "float32", 16
+    ),
+    "B5, B6 small": Size(GPTConfig(2, 4, 64, 11, 19, gelu="erf"), 10, "float32", 16),
 }
 
 TOGETHER = 6
@@ -77,6 +89,11 @@ class Row:
     method: Method
     learners: int
     precision: Precision
+
+    @property
+    def key(self) -> str:
+        """What the reference calls it."""
+        return f"{self.name}, {self.precision}"
 
     @property
     def name(self) -> str:
@@ -130,7 +147,7 @@ def ours(row: Row) -> Callable[[int], None]:
         train(
             learners,
             loss,
-            batches(task, steps, BATCH, generator),
+            batches(task, steps, size.batch, generator),
             Recipe(steps, warmup=0),
             progress=silent,
         )
@@ -142,7 +159,7 @@ def theirs(row: Row) -> Callable[[int], None]:
     """Return a function that makes a number of training steps with the baseline."""
     size = SIZES[row.size]
     step = baseline.training_step(
-        size.config, row.method, prefix_length=size.prefix_length, batch_size=BATCH
+        size.config, row.method, prefix_length=size.prefix_length, batch_size=size.batch
     )
 
     def run(steps: int) -> None:
@@ -177,7 +194,7 @@ def measure(row: Row, turns: int, steps: int) -> tuple[float, float, float]:
 def matmul_rate(width: int, precision: Precision) -> float:
     """Measure the machine's matrix products of an MLP's shape, in GFLOP/s."""
     dtype = getattr(torch, precision)
-    rows, columns = BATCH * 19, 4 * width
+    rows, columns = 64 * 19, 4 * width
     a, b = torch.randn(rows, width, dtype=dtype), torch.randn(columns, width, dtype=dtype)
 
     def products(n: int) -> None:
@@ -198,7 +215,7 @@ def needed_gflop(row: Row) -> float:
     its position only.
     """
     size = SIZES[row.size]
-    everywhere, outputs = BATCH * size.config.block_size, BATCH * POSITIONS
+    everywhere, outputs = size.batch * size.config.block_size, size.batch * POSITIONS
     deeper = size.config.n_layer - 1
     maps = 0
     if deeper:
@@ -210,30 +227,58 @@ def needed_gflop(row: Row) -> float:
     return forward * (3 if row.method == "pretraining" else 2) / 1e9
 
 
-def table(turns: int, steps: int) -> Iterator[str]:
-    """Yield the lines of the table; models of more than one layer get a fifth of the steps."""
-    yield f"torch {torch.__version__}, {torch.get_num_threads()} thread(s)"
-    rates = {}
-    for size in SIZES.values():
-        for precision in ("float32", size.precision):
-            key = (size.config.n_embd, precision)
-            if key not in rates:
-                rates[key] = matmul_rate(*key)  # type: ignore[arg-type]
-                yield f"matrix products, width {key[0]}, {precision}: {rates[key]:.0f} GFLOP/s"
-    yield ""
+def table(
+    turns: int, steps: int, before: Mapping[str, float]
+) -> Iterator[tuple[str, Row | None, float]]:
+    """Yield the lines of the table; with those of rows, the row and its ratio.
+
+    Models of more than one layer get a fifth of the steps. ``before`` holds ratios to compare with,
+    by `Row.key`.
+    """
+    yield f"torch {torch.__version__}, {torch.get_num_threads()} thread(s)", None, 0.0
     yield (
-        f"{'batch 64, ms a step':28} {'products':>8} {'ours':>7} {'samples/s':>9} {'baseline':>9} "
-        f"{'ratio':>6} {'of peak':>8}"
+        (
+            f"{'ms a step':34} {'products':>8} {'ours':>7} {'samples/s':>9} {'baseline':>9} "
+            f"{'ratio':>6} {'before':>7} {'of peak':>8} {'peak':>6}"
+        ),
+        None,
+        0.0,
     )
+    rates = {}
     for row in rows():
-        config = SIZES[row.size].config
-        fewer = max(1, steps // (5 if config.n_layer > 1 else 1) // row.learners)
+        size = SIZES[row.size]
+        of = (size.config.n_embd, row.precision)
+        if of not in rates:
+            rates[of] = matmul_rate(*of)
+        fewer = max(1, steps // (5 if size.config.n_layer > 1 else 1) // row.learners)
         mine, baselines, ratio = measure(row, turns, fewer)
-        share = needed_gflop(row) / (mine / 1e3) / rates[config.n_embd, row.precision]
+        share = needed_gflop(row) / (mine / 1e3) / rates[of]
+        then = f"{before[row.key]:.1f}x" if row.key in before else "-"
         yield (
-            f"{row.name:28} {row.precision:>8} {mine:7.2f} {1e3 * BATCH / mine:9.0f} "
-            f"{baselines:9.2f} {ratio:5.1f}x {share:8.0%}"
+            (
+                f"{row.name:34} {row.precision:>8} {mine:7.2f} {1e3 * size.batch / mine:9.0f} "
+                f"{baselines:9.2f} {ratio:5.1f}x {then:>7} {share:8.0%} {rates[of]:6.0f}"
+            ),
+            row,
+            ratio,
         )
+
+
+def cold_build() -> Iterator[str]:
+    """Yield what the parts of a cold build took when the verdicts were last recorded."""
+    profile = load_profile("quick")
+    wanted: dict[str, tuple[str, str]] = {}
+    for plan in profile.notebooks:
+        for run in plan.runs:
+            wanted.setdefault(run.name, (plan.source.name, run.train.partition(":")[2]))
+    runs, notebooks = expected_seconds(wanted, [plan.source.name for plan in profile.notebooks])
+    training: Counter[str] = Counter()
+    for name, seconds in runs.items():
+        training[wanted[name][0]] += seconds  # type: ignore[assignment]  # seconds, not a count
+    yield f"{'a cold build, s, as recorded':42} {'training':>9} {'notebook':>9}"
+    for name in sorted(notebooks, key=lambda name: -training[name] - notebooks[name]):
+        yield f"{name:42} {training[name]:9.0f} {notebooks[name]:9.0f}"
+    yield f"{'all':42} {sum(training.values()):9.0f} {sum(notebooks.values()):9.0f}"
 
 
 def phase_diagram_seconds(turns: int) -> float:
@@ -263,13 +308,23 @@ def main() -> None:
     parser.add_argument("--turns", type=int, default=7, help="interleaved turns of each row")
     parser.add_argument("--steps", type=int, default=20, help="training steps in a turn")
     parser.add_argument("--threads", type=int, nargs="+", default=[1])
+    parser.add_argument("--record", action="store_true", help="keep the ratios as reference")
     options = parser.parse_args()
+    before = json.loads(REFERENCE.read_text(encoding="utf-8")) if REFERENCE.is_file() else {}
     for threads in options.threads:
         torch.set_num_threads(threads)
-        for line in table(options.turns, options.steps):
+        found = {}
+        for line, row, ratio in table(options.turns, options.steps, before.get(str(threads), {})):
             print(line, flush=True)
+            if row:
+                found[row.key] = round(ratio, 2)
+        if options.record:
+            before[str(threads)] = found
+            REFERENCE.write_text(json.dumps(before, indent=1) + "\n", encoding="utf-8")
         seconds = phase_diagram_seconds(min(options.turns, 5))
         print(f"ridge formula, 200 x 200 cells: {seconds:.2f} s\n", flush=True)
+    for line in cold_build():
+        print(line)
 
 
 if __name__ == "__main__":

@@ -259,7 +259,8 @@ def train(
 
 
 def _optimisers(learners: Sequence[Learner], recipe: Recipe) -> list[torch.optim.Optimizer]:
-    adamw, muon = [], []
+    adamw: list[dict[str, Any]] = []
+    muon: list[dict[str, Any]] = []
     for learner in learners:
         beside = ADAMW_BESIDE_MUON if learner.orthogonalised else 1.0
         for groups, parameters, decay, share in (

@@ -99,10 +99,22 @@ def test_the_table_has_a_ratio_in_every_row(monkeypatch: pytest.MonkeyPatch) -> 
         "B5, B6": bench.Size(GPTConfig(2, 2, 8, 11, 19), 3, "float32"),
     }
     monkeypatch.setattr(bench, "SIZES", small)
-    lines = list(bench.table(turns=1, steps=2))
-    rows = [line for line in lines if line.startswith(("B4", "B5"))]
+    first, *_ = bench.rows()
+    lines = list(bench.table(turns=1, steps=2, before={first.key: 98.7}))
+    rows = [line for line, row, _ in lines if row is not None]
     assert len(rows) == len(list(bench.rows())) == 12
-    assert all("x " in row and row.endswith("%") for row in rows)
+    assert all("x " in row and "%" in row for row in rows)
+    assert ["98.7x" in row for row in rows] == [True] + 11 * [False]
+    assert all(ratio > 0 for _, row, ratio in lines if row is not None)
+
+
+def test_the_parts_of_a_cold_build_add_up() -> None:
+    _, *parts, total = (line.rsplit(maxsplit=2) for line in bench.cold_build())
+    assert {name.strip() for name, *_ in parts} >= {"prefix_tuning/eliciting"}
+    for column in (1, 2):
+        assert sum(float(part[column]) for part in parts) == pytest.approx(
+            float(total[column]), abs=len(parts) / 2 + 1
+        )
 
 
 def test_one_seed_counts_each_run_once_and_keeps_its_table(

@@ -50,7 +50,7 @@ def model_of(
     n_layer: int, n_head: int, n_embd: int, first_layer_norm: bool = True, gelu: str = "tanh"
 ) -> dict[str, Any]:
     """Return the config of a model that reads and answers the tasks."""
-    model = {
+    model: dict[str, Any] = {
         "n_layer": n_layer,
         "n_head": n_head,
         "n_embd": n_embd,
