@@ -111,7 +111,7 @@ def eliciting_rows(seed: int) -> Iterator[Row]:
 
 def combining_rows(seed: int) -> Iterator[Row]:
     """Experiments B5 and B6, which share a model."""
-    base = combining.base_model(seed, 4, WIDTH, "bfloat16", "adamw", "tanh", 4500, TEST_SEQUENCES)
+    base = combining.base_model(seed, 4, WIDTH, "bfloat16", "tanh", 4500, TEST_SEQUENCES)
     for task in MIXED:
         yield Row("B5", "pretrained", base, task, published.COMBINE["pretrained"][task])
     for task, accuracy in published.COMBINE["prefix"].items():

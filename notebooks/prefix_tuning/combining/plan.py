@@ -69,7 +69,6 @@ def base_model(
     n_layer: int,
     width: int,
     precision: str,
-    optimiser: str,
     gelu: str,
     pretrain_steps: int,
     test_sequences: int,
@@ -80,11 +79,10 @@ def base_model(
         "mixture",
         seed=seed,
         steps=pretrain_steps,
-        learning_rate=pretrain_rate(width, optimiser),
+        learning_rate=pretrain_rate(width, "adamw"),
         evaluate=(*MIXED, *TOLD_APART),
         test_sequences=test_sequences,
         precision=precision,
-        optimiser=optimiser,
     )
 
 
@@ -94,7 +92,6 @@ def plan(
     n_layer: int,
     width: int,
     precision: str,
-    optimiser: str,
     gelu: str,
     pretrain_steps: int,
     known_steps: int,
@@ -117,11 +114,11 @@ def plan(
     )
     planning.check_positive(learning_rates=learning_rates, weight_rates=weight_rates)
     planning.check_precision(precision)
-    planning.check_pretraining(optimiser, gelu)
+    planning.check_pretraining("adamw", gelu)
     planning.check_model(n_layer, width, N_HEAD)
 
     bases = [
-        base_model(seed, n_layer, width, precision, optimiser, gelu, pretrain_steps, test_sequences)
+        base_model(seed, n_layer, width, precision, gelu, pretrain_steps, test_sequences)
         for seed in range(first_seed, first_seed + seeds)
     ]
 

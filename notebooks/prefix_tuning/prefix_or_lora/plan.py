@@ -59,7 +59,6 @@ def plan(
     n_layer: int,
     width: int,
     precision: str,
-    optimiser: str,
     gelu: str,
     pretrain_steps: int,
     adapt_steps: int,
@@ -101,7 +100,7 @@ def plan(
             "would prove nothing"
         )
     planning.check_precision(precision)
-    planning.check_pretraining(optimiser, gelu)
+    planning.check_pretraining("adamw", gelu)
     planning.check_model(n_layer, width, N_HEAD)
     for what, given, known in (
         ("lengths", lengths, PARAMETRISATIONS),
@@ -112,9 +111,7 @@ def plan(
                 raise ValueError(f"{what} has {name!r}; there are {', '.join(known)}")
 
     bases = [
-        combining.base_model(
-            seed, n_layer, width, precision, optimiser, gelu, pretrain_steps, test_sequences
-        )
+        combining.base_model(seed, n_layer, width, precision, gelu, pretrain_steps, test_sequences)
         for seed in range(first_seed, first_seed + seeds)
     ]
     same: dict[str, Any] = {

@@ -47,7 +47,6 @@ SMALL: dict[str, Any] = {
     "n_layer": 2,
     "width": 8,
     "precision": "float32",
-    "optimiser": "adamw",
     "gelu": "tanh",
     "pretrain_steps": 10,
     "known_steps": 10,

@@ -45,7 +45,6 @@ TINY: dict[str, Any] = {
     "n_layer": 2,
     "width": 12,
     "precision": "float32",
-    "optimiser": "adamw",
     "gelu": "tanh",
     "pretrain_steps": 10,
     "adapt_steps": 16,
@@ -226,7 +225,6 @@ def test_the_models_are_those_of_the_chapter_on_combining() -> None:
         "n_layer",
         "width",
         "precision",
-        "optimiser",
         "pretrain_steps",
         "test_sequences",
     ):
