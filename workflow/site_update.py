@@ -50,16 +50,20 @@ def digests(folder: Path) -> dict[str, str]:
 
 def made_of(staged: Path) -> dict[str, str]:
     """Everything that a site depends on, by name: staged files, this workflow, the packages."""
-    tools = sorted([*(ROOT / "workflow").glob("*.py"), *(ROOT / "promptlib").rglob("*.py")])
+    around = surroundings() | {"folder": str(staged.resolve())}
+    hashed = {name: hashlib.sha256(of.encode()).hexdigest() for name, of in around.items()}
+    return hashed | digests(staged)
+
+
+def surroundings() -> dict[str, str]:
+    """What decides what is made of the inputs: Python, packages, the workflow, the library."""
+    code = sorted([*(ROOT / "workflow").glob("*.py"), *(ROOT / "promptlib").rglob("*.py")])
     packages = sorted(path.name for path in Path(sysconfig.get_path("purelib")).glob("*-info"))
-    surroundings = {
-        "folder": str(staged.resolve()),
+    return {
         "python": sys.version,
         "packages": " ".join(packages),
-        **{f"tool {path.relative_to(ROOT)}": path.read_text(encoding="utf-8") for path in tools},
+        **{f"code {path.relative_to(ROOT)}": path.read_text(encoding="utf-8") for path in code},
     }
-    hashed = {name: hashlib.sha256(of.encode()).hexdigest() for name, of in surroundings.items()}
-    return hashed | digests(staged)
 
 
 def keep(staged_of: dict[str, str], site: Path, trees: Path, kept: Path) -> None:
