@@ -18,7 +18,7 @@ import html
 import posixpath
 import re
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from promptlib.plotting import DARK_NEUTRALS
@@ -79,18 +79,39 @@ def finish(site: Path) -> None:
         for path in sorted(site.rglob("*.html"))
         if not path.relative_to(site).as_posix().startswith("_static/")
     }
+    styles = _stylesheets(site, pages)
+    finish_pages(site, pages)
+    (site / STYLES).write_text(styles, encoding="utf-8")
+    _delete_unused(site)
+
+
+def finish_pages(site: Path, names: Iterable[str]) -> None:
+    """Complete pages in place, as :func:`finish` does, and draw the twins of the site's figures.
+
+    Parameters
+    ----------
+    site
+        Folder of pages, with the images that they show.
+    names
+        Paths of the pages from there.
+    """
     dark = _dark_twins(site)
     sizes = {name: _svg_size(site / name) for name in dark}
-    styles = _stylesheets(site, pages)
-    for name, page in pages.items():
+    for name in names:
+        page = (site / name).read_text(encoding="utf-8")
         page = show_twins(page, name, dark, sizes)
         page = one_stylesheet(page, name)
         page = keep_punctuation(accessible(page))
         refuse_images(page, name, site)
         page = with_policy(page)
         (site / name).write_text(page, encoding="utf-8")
-    (site / STYLES).write_text(styles, encoding="utf-8")
-    _delete_unused(site)
+
+
+def stylesheet_links(site: Path, name: str) -> tuple[str, ...]:
+    """Addresses, from the site's root, of the stylesheets that a page names, in its order."""
+    page, up = (site / name).read_text(encoding="utf-8"), "../" * name.count("/")
+    links = _STYLESHEET.findall(page)
+    return tuple((_attribute(link, "href") or "").removeprefix(up) for link in links)
 
 
 def without_measurements(page: str) -> str:

@@ -38,6 +38,7 @@ from promptlib.runs import RunStore
 from promptlib.runs import machine as runs_machine
 from workflow import archived as archives
 from workflow import extras
+from workflow.archived_memory import read_archive_again
 from workflow.archived_tables import archived_tables, read_json
 from workflow.command import Parser, command
 from workflow.profile_config import Profile, load_profile
@@ -94,7 +95,9 @@ def stage(
     record = read_json(claims_file, "claims")
     decided = {item["id"]: claims.Claim.from_json(item) for item in record["claims"]}
     recorded = {item["id"]: item["recorded"] for item in record["claims"] if "recorded" in item}
-    archive_says = archives.read_archive(archive, decided, archive_profile)
+    archive_says = read_archive_again(
+        archive, decided, archive_profile, to.with_name("archived.pickle")
+    )
     archived = archive_says.claims
     chapters = _chapters(root / "book" / "_toc.yml")
     partial = to.with_name(to.name + ".partial")

@@ -10,9 +10,12 @@ from __future__ import annotations
 
 import ast
 import html
+import shutil
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
+from multiprocessing import get_context
+from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
@@ -164,10 +167,19 @@ def render(source: str, marks: dict[str, int]) -> str:
     marks
         Name -> line of the definitions that get an anchor.
     """
+    return with_anchors(highlighted(source), marks)
+
+
+def highlighted(source: str) -> str:
+    """The code with its colours, as many lines as it has."""
+    return highlight(source, PythonLexer(stripnl=False), HtmlFormatter(nowrap=True))
+
+
+def with_anchors(code: str, marks: dict[str, int]) -> str:
+    """Highlighted code as HTML, with the anchors of :func:`render`."""
     anchors: dict[int, list[str]] = {}
     for name, line in marks.items():
         anchors.setdefault(line, []).append(name)
-    code = highlight(source, PythonLexer(stripnl=False), HtmlFormatter(nowrap=True))
     lines = []
     for number, line in enumerate(code.rstrip("\n").split("\n"), start=1):
         targets = "".join(f'<span id="{name}"></span>' for name in anchors.get(number, []))
@@ -179,35 +191,100 @@ def render(source: str, marks: dict[str, int]) -> str:
     )
 
 
-def pages(app: Sphinx) -> Iterator[tuple[str, dict[str, Any], str]]:
-    """The source pages, for Sphinx to write."""
+def checked_by_path(app: Sphinx) -> dict[str, dict[str, dict[str, Any]]]:
+    """Path of each file that claims rest on -> these claims by id."""
     found = staged_sources(app)
     checked: dict[str, dict[str, dict[str, Any]]] = {}
     for claim in read_data(app, "ledger.json"):
         places = [found.find(claim["checks"]), *map(found.find_test, claim["tests"])]
         for place in filter(None, places):
             checked.setdefault(place.path, {})[claim["id"]] = claim
+    return checked
+
+
+def chapter_paths(app: Sphinx) -> set[str]:
+    """Paths of the chapters' own code."""
+    notebooks = read_data(app, "build.json")["notebooks"]
+    return {item["path"] for notebook in notebooks for item in notebook["code"]}
+
+
+def highlight_beside(app: Sphinx) -> None:
+    """Begin to highlight the sources on another core while Sphinx reads the pages."""
+    _beside.clear()
+    if app.parallel > 1:
+        found = staged_sources(app)
+        texts = [found.text(path) for path in {*checked_by_path(app), *chapter_paths(app)}]
+        here, there = _FORK.Pipe(duplex=False)
+        _FORK.Process(target=_highlight_each, args=(texts, there), daemon=True).start()
+        there.close()
+        _beside.append(here)
+
+
+_FORK = get_context("fork")
+_beside: list[Connection] = []
+"""Where the process that highlights sends the highlighted code, by its text."""
+
+
+def _highlight_each(texts: Sequence[str], to: Connection) -> None:
+    to.send({text: highlighted(text) for text in texts})
+
+
+def _highlighted_beside() -> dict[str, str]:
+    """What :func:`highlight_beside` gave; nothing if it was not begun, or stopped."""
+    try:
+        return _beside.pop().recv() if _beside else {}
+    except EOFError:
+        return {}
+
+
+def pages(app: Sphinx) -> Iterator[tuple[str, dict[str, Any], str]]:
+    """Write the source pages; none is left for Sphinx to write.
+
+    They differ in their names and in what is in them only, so that one a folder's depth is written
+    by the theme, and the others are made of it.
+    """
+    found, checked = staged_sources(app), checked_by_path(app)
     linked = {path for metadata in app.env.metadata.values() for path in metadata.get(LINKED, [])}
-    for notebook in read_data(app, "build.json")["notebooks"]:
-        linked |= {item["path"] for item in notebook["code"]}
+    linked |= chapter_paths(app)
+    ready = _highlighted_beside()
+    frames: dict[int, str] = {}
     for path in sorted(linked | set(checked)):
-        up = "../" * page_name(path).count("/")
+        name, text = page_name(path), found.text(path)
+        depth = name.count("/")
+        if depth not in frames:
+            frames[depth] = _frame(app, depth)
+        up = "../" * depth
         links = "".join(
             f'<li><a href="{up}{claim["notebook"]}.html#{claim["anchor"]}">'
             f"{html.escape(claim['id'])}</a></li>"
             for claim in checked.get(path, {}).values()
         )
         used = f'<p>Claims that rest on this file:</p><ul class="source-claims">{links}</ul>'
-        yield (
-            page_name(path),
-            {
-                "parents": [],
-                "title": path,
-                "body": f'<section id="source"><h1>{path}</h1>{used if links else ""}'
-                f"{render(found.text(path), found.defined(path))}</section>",
-            },
-            "page.html",
-        )
+        code = with_anchors(ready.get(text) or highlighted(text), found.defined(path))
+        body = f'<section id="source"><h1>{path}</h1>{used if links else ""}{code}</section>'
+        target = Path(app.outdir) / f"{name}.html"
+        target.parent.mkdir(parents=True, exist_ok=True)
+        page = frames[depth].replace(_frame_name(depth), name).replace(_TITLE, html.escape(path))
+        target.write_text(page.replace(_BODY, body), encoding="utf-8")
+    yield from ()
+
+
+_TITLE, _BODY = "title-of-the-frame", "body-of-the-frame"
+
+
+def _frame_name(depth: int) -> str:
+    return "/".join(["source-frame"] * (depth + 1))
+
+
+def _frame(app: Sphinx, depth: int) -> str:
+    """A page in a folder of this depth, with marks in place of its name, title and body."""
+    name = _frame_name(depth)
+    app.builder.handle_page(  # type: ignore[attr-defined]
+        name, {"parents": [], "title": _TITLE, "body": _BODY}, "page.html"
+    )
+    page = (Path(app.outdir) / f"{name}.html").read_text(encoding="utf-8")
+    shutil.rmtree(Path(app.outdir) / "source-frame")
+    return page
 
 
 def setup(app: Sphinx) -> dict[str, Any]:
@@ -215,4 +292,5 @@ def setup(app: Sphinx) -> dict[str, Any]:
     app.add_role("lib", LibRole())
     app.connect("html-collect-pages", pages)
     app.connect("builder-inited", lambda app: sources.cache_clear())
+    app.connect("env-before-read-docs", lambda app, env, names: highlight_beside(app))
     return {"version": "1", "parallel_read_safe": True, "parallel_write_safe": True}
