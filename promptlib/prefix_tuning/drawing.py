@@ -1,4 +1,4 @@
-"""How are sweeps, comparisons with published figures, and attention by size drawn?
+"""How are sweeps, published figures beside ours, attention by size, and heads drawn?
 
 Functions that draw return a figure and its alt text.
 """
@@ -6,6 +6,7 @@ Functions that draw return a figure and its alt text.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -20,6 +21,9 @@ from promptlib.prefix_tuning.gpt import GPT
 from promptlib.prefix_tuning.prefix import Prefix
 from promptlib.prefix_tuning.tasks import SEQUENCE_LENGTH
 from promptlib.prefix_tuning.trials import Metrics
+
+if TYPE_CHECKING:
+    from promptlib.prefix_tuning.diagnosis.report import Diagnosis
 
 Drawn = tuple[Figure, str]
 
@@ -138,6 +142,53 @@ def beside_published(rows: Sequence[tuple[str, float | None, Sequence[float]]]) 
     axes.plot([], [], "o-", color=PALETTE["blue"], label="here, seeds and 95 % interval")
     figure.legend(loc="outside upper center", ncols=2, labelcolor=INK)
     alt = "Accuracies, published and ours. " + "; ".join(seen) + "."
+    return figure, alt
+
+
+MOST_WRITTEN = 8
+"""Heads of a layer for whose numbers a panel of half a figure's width has room."""
+
+
+def head_maps(diagnosis: Diagnosis) -> Drawn:
+    """Draw what a diagnosis found as heat maps, a panel a quantity, a row a layer.
+
+    Numbers are written into the cells while there is room; NaN is drawn as 0.
+    """
+    per_cent, count = (100.0, "{:.0f}"), (1.0, "{:.1f}")
+    length = max(diagnosis.length, 1)
+    found = [
+        ("share taken (%)", diagnosis.shares, *per_cent, 100.0),
+        ("relative attention moved (%)", diagnosis.moved, *per_cent, 100.0),
+        ("vectors in use", diagnosis.vectors_used, *count, float(length)),
+        ("directions of the bias", diagnosis.bias_rank, *count, float(length)),
+        ("share taken of that allowed (%)", diagnosis.reach, *per_cent, 100.0),
+    ]
+    there = [(title, values, *rest) for title, values, *rest in found if values is not None]
+    layers, heads = diagnosis.moved.shape
+    rows = -(-len(there) // 2)
+    height = rows * (1.1 + min(0.4 * layers, 5.0))
+    figure, panels = plt.subplots(
+        rows, min(len(there), 2), figsize=(plotting.WIDTH, height), squeeze=False
+    )
+    told = []
+    for axes, (title, values, factor, form, highest) in zip(panels.flat, there, strict=False):
+        scaled = factor * np.nan_to_num(values)
+        written = heads <= MOST_WRITTEN
+        mesh = plotting.labelled_cells(
+            axes,
+            scaled.tolist(),
+            [[form.format(value) if written else "" for value in row] for row in scaled],
+            [f"layer {layer + 1}" for layer in range(layers)],
+            [str(head + 1) if written else "" for head in range(heads)],
+            (0.0, highest),
+        )
+        axes.set(title=title, xlabel="head")
+        if not written:
+            figure.colorbar(mesh, ax=axes).outline.set_visible(False)
+        told.append(f"{title}: {form.format(scaled.min())} to {form.format(scaled.max())}")
+    for axes in panels.flat[len(there) :]:
+        axes.set_visible(False)
+    alt = f"Heat maps by layer and head, {diagnosis.kind}. " + "; ".join(told) + "."
     return figure, alt
 
 

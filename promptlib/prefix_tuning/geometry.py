@@ -2,8 +2,9 @@ r"""Where can a prefix send the output of an attention layer?
 
 With one prefix vector of value :math:`\bar v`, to the segment from :math:`t` to :math:`\bar v`;
 with several, to the simplex spanned by :math:`t` and their values. Here is a
-plane on which to draw both (a linear projection, under which segments stay segments), and how far
-a point is from a segment.
+plane on which to draw both (a linear projection, under which segments stay segments), how far
+a point is from a segment, how many of several vectors are in use, and how many directions the
+biases they give fill.
 """
 
 from __future__ import annotations
@@ -15,7 +16,14 @@ from torch import Tensor
 
 from promptlib.checks import check_public
 
-__all__ = ["Plane", "distance_to_segment", "principal_plane"]
+__all__ = [
+    "Plane",
+    "distance_to_segment",
+    "effective_number",
+    "effective_rank",
+    "number_in_use",
+    "principal_plane",
+]
 
 
 @dataclass(frozen=True)
@@ -75,6 +83,31 @@ def distance_to_segment(points: Tensor, start: Tensor, end: Tensor) -> Tensor:
     length = along.square().sum(-1, keepdim=True).clamp_min(torch.finfo(points.dtype).tiny)
     position = (((points - start) * along).sum(-1, keepdim=True) / length).clamp(0, 1)
     return (points - (start + position * along)).norm(dim=-1)
+
+
+def effective_number(weights: Tensor) -> Tensor:
+    """Exponential of the entropy of the last dimension, scaled to sum to one; (..., p) to (...)."""
+    return torch.special.entr(weights / weights.sum(-1, keepdim=True)).sum(-1).exp()
+
+
+def number_in_use(weights: Tensor) -> Tensor:
+    """Effective number of the mean over queries, shape (..., queries, p) to (...)."""
+    return effective_number((weights / weights.sum(-1, keepdim=True)).mean(-2))
+
+
+def effective_rank(biases: Tensor) -> Tensor:
+    """Exponential of the entropy of the squared singular values, shape (..., rows, d) to (...).
+
+    Raises
+    ------
+    ValueError
+        If all biases of a matrix are zero.
+    """
+    # Of the d x d products eigenvalues are found in a moment, however many rows there are.
+    squared = torch.linalg.eigvalsh(biases.mT @ biases).clamp_min(0.0)
+    if not bool((squared[..., -1] > 0).all()):
+        raise ValueError("the biases are all zero and have no rank")
+    return effective_number(squared)
 
 
 check_public(__name__)

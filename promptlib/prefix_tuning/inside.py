@@ -38,6 +38,7 @@ __all__ = [
     "model_ratio_errors",
     "prefix_head_keys",
     "prefix_head_values",
+    "share_limits",
     "shares_taken",
 ]
 
@@ -182,26 +183,47 @@ def largest_shares(model: GPT, tokens: Tensor, prefix_length: int = 1) -> Tensor
     if not model.config.first_layer_norm:
         raise ValueError("the model has no first LayerNorm, so a prefix can take any share")
     block = _first_block(model)
+    with torch.no_grad():
+        content = block.norm_attention(
+            model.token(tokens) + model.position.weight[: tokens.shape[-1]]
+        )
+        layer = block.attention
+        return share_limits(block, layer.query(content), layer.key(content), prefix_length)
+
+
+def share_limits(block: Block, queries: Tensor, keys: Tensor, prefix_length: int) -> Tensor:
+    """The most that any prefix through a block's LayerNorm can take from what the block reads.
+
+    Parameters
+    ----------
+    block : Block
+        With a LayerNorm in front of its attention.
+    queries, keys : Tensor, shape (B, T, D)
+        Of the content, all heads beside each other.
+    prefix_length : int
+
+    Returns
+    -------
+    Tensor, shape (B, H, T)
+    """
     layer, norm = block.attention, block.norm_attention
     assert isinstance(norm, nn.LayerNorm)
-    with torch.no_grad():
-        content = norm(model.token(tokens) + model.position.weight[: tokens.shape[-1]])
-        queries, keys = layer.heads(layer.query(content)), layer.heads(layer.key(content))
-        normalisers = log_normalisers(queries, keys, causal=True)  # (B, H, T)
-        weights = layer.key.weight.unflatten(0, (layer.n_head, -1))  # (H, d, D)
-        biases = layer.key.bias.unflatten(0, (layer.n_head, -1))  # (H, d)
-        shares = [
-            largest_share(
-                queries[:, head].flatten(0, 1),
-                normalisers[:, head].flatten(),
-                weights[head],
-                norm.weight,
-                norm.bias,
-                biases[head],
-                prefix_length,
-            ).view(tokens.shape)
-            for head in range(layer.n_head)
-        ]
+    by_head, keys = layer.heads(queries), layer.heads(keys)
+    normalisers = log_normalisers(by_head, keys, causal=True)  # (B, H, T)
+    weights = layer.key.weight.unflatten(0, (layer.n_head, -1))  # (H, d, D)
+    biases = layer.key.bias.unflatten(0, (layer.n_head, -1))  # (H, d)
+    shares = [
+        largest_share(
+            by_head[:, head].flatten(0, 1),
+            normalisers[:, head].flatten(),
+            weights[head],
+            norm.weight,
+            norm.bias,
+            biases[head],
+            prefix_length,
+        ).view(queries.shape[:2])
+        for head in range(layer.n_head)
+    ]
     return torch.stack(shares, dim=1)
 
 

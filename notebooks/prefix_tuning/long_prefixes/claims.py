@@ -19,7 +19,7 @@ from notebooks.prefix_tuning.long_prefixes.results import Use, best, longest
 from promptlib import claims
 from promptlib.attention import attend
 from promptlib.claims import HERE
-from promptlib.prefix_tuning import adapting
+from promptlib.prefix_tuning import adapting, geometry
 from promptlib.prefix_tuning.trials import UNIT, Trials, sequences_tested
 
 CHAPTER = "prefix-tuning/long"
@@ -109,7 +109,7 @@ THEORY = (
         "attends to, plus the mutual information between query and prefix position.",
         tolerance=TOLERANCE,
         source=HERE,
-        checks=spread.number_in_use,
+        checks=geometry.number_in_use,
     ),
     claims.Bound(
         "points-stay-close",
@@ -214,7 +214,7 @@ TRAINED = (
         below=50.0,
         unit="% of the length",
         source=HERE,
-        checks=spread.effective_number,
+        checks=geometry.effective_number,
     ),
     claims.Outcome(
         "few-directions",
@@ -228,7 +228,7 @@ TRAINED = (
         below=4.0,
         unit="directions",
         source=HERE,
-        checks=spread.effective_rank,
+        checks=geometry.effective_rank,
     ),
     claims.Outcome(
         "against-ensemble",

@@ -20,6 +20,7 @@ from notebooks.prefix_tuning.long_prefixes import spread
 from notebooks.prefix_tuning.long_prefixes.plan import KNOWN, QUESTIONS
 from promptlib import claims
 from promptlib.checks import check_public
+from promptlib.prefix_tuning import geometry
 from promptlib.prefix_tuning.adapting import generator_for, load_model, new_prefix
 from promptlib.prefix_tuning.evaluation import CHUNK
 from promptlib.prefix_tuning.gpt import GPT, Block
@@ -104,9 +105,9 @@ def use_of(model: GPT, prefix: Prefix, tokens: Tensor) -> Use:
     weights = weights.clamp_min(1e-300)
     return Use(
         weights=(weights / weights.sum(-1, keepdim=True)).mean(-2),
-        number=spread.effective_number(weights).mean(-1),
-        in_use=spread.number_in_use(weights),
-        rank=spread.effective_rank(weights @ values),
+        number=geometry.effective_number(weights).mean(-1),
+        in_use=geometry.number_in_use(weights),
+        rank=geometry.effective_rank(weights @ values),
         share=weights.sum(-1).mean(-1),
         distance=spread.bias_spread(weights, values),
         limit=spread.spread_limit(weights, values),

@@ -29,21 +29,11 @@ from torch import Tensor
 from promptlib.checks import check_public
 
 
-def effective_number(weights: Tensor) -> Tensor:
-    """Exponential of the entropy of the last dimension, scaled to sum to one; (..., p) to (...)."""
-    return torch.special.entr(_normalised(weights)).sum(-1).exp()
-
-
 def least_effective_number(
     spread: Tensor, length: int, decay: Callable[[Tensor], Tensor] = lambda s: (-s).exp()
 ) -> Tensor:
     r"""The bound :math:`1 + (p-1) e^{-\Delta}` for logits in an interval of length `spread`."""
     return 1 + (length - 1) * decay(spread)
-
-
-def number_in_use(weights: Tensor) -> Tensor:
-    """Effective number of the mean over queries, shape (..., queries, p) to (...)."""
-    return effective_number(_normalised(weights).mean(-2))
 
 
 def mutual_information(weights: Tensor) -> Tensor:
@@ -65,15 +55,6 @@ def mean_divergence(weights: Tensor) -> Tensor:
     rows = _normalised(weights)
     ratios = rows / rows.mean(-2, keepdim=True)
     return torch.special.xlogy(rows, ratios).sum(-1).mean(-1)
-
-
-def effective_rank(biases: Tensor) -> Tensor:
-    """Exponential of the entropy of the squared singular values, shape (..., rows, d) to (...)."""
-    # Of the d x d products eigenvalues are found in a moment, however many rows there are.
-    squared = torch.linalg.eigvalsh(biases.mT @ biases).clamp_min(0.0)
-    if not bool((squared[..., -1] > 0).all()):
-        raise ValueError("the biases are all zero and have no rank")
-    return effective_number(squared)
 
 
 def bias_spread(weights: Tensor, values: Tensor) -> Tensor:

@@ -15,6 +15,7 @@ from torch import Tensor
 from notebooks.prefix_tuning.long_prefixes import concatenation, spread
 from promptlib.attention import attend as library_attend
 from promptlib.checks import check_public
+from promptlib.prefix_tuning import geometry
 from promptlib.prefix_tuning.cases import AttentionCase, random_case
 from promptlib.prefix_tuning.identities import AttendFunction, split
 from promptlib.prefix_tuning.reach import best_normalised_vector, normalise
@@ -200,7 +201,7 @@ def effective_numbers(
         peaked[:, 0] = torch.linspace(0, 30, n, dtype=torch.float64)
         for rows in (logits, peaked):
             interval = rows.amax(-1) - rows.amin(-1)
-            number = spread.effective_number(rows.softmax(-1))
+            number = geometry.effective_number(rows.softmax(-1))
             numbers += [limit(interval, length), number]
             limits += [number, torch.full_like(number, float(length))]
     return torch.cat(numbers), torch.cat(limits)
@@ -216,8 +217,8 @@ def use_errors(
     for instance in range(n):
         logits = torch.randn(20, 2 + instance % 31, generator=generator, dtype=torch.float64)
         weights = (10 ** (instance % 4 - 2) * logits).softmax(-1)
-        rows = spread.effective_number(weights).log().mean()
-        errors.append(spread.number_in_use(weights).log() - rows - information(weights))
+        rows = geometry.effective_number(weights).log().mean()
+        errors.append(geometry.number_in_use(weights).log() - rows - information(weights))
     return torch.stack(errors)
 
 

@@ -15,10 +15,11 @@ from torch import Tensor
 from notebooks.prefix_tuning.beyond_one_layer.plan import plan as beyond_one_layer
 from notebooks.prefix_tuning.long_prefixes import claims as stated
 from notebooks.prefix_tuning.long_prefixes import plan as long
-from notebooks.prefix_tuning.long_prefixes import results, spread
+from notebooks.prefix_tuning.long_prefixes import results
 from notebooks.prefix_tuning.long_prefixes.claims import Trained
 from notebooks.prefix_tuning.long_prefixes.plan import KNOWN, NEW
 from promptlib import claims
+from promptlib.prefix_tuning import geometry
 from promptlib.prefix_tuning.gpt import GPT, GPTConfig
 from promptlib.prefix_tuning.prefix import Prefix
 from promptlib.prefix_tuning.tasks import SORT_DESCENDING, read_and_answer
@@ -141,8 +142,8 @@ def test_use_is_that_of_the_forward_pass() -> None:
     rows = attention[1, :, 0, -10:, :3].reshape(-1, 3)
     assert prefix.value_vectors is not None
     values = model.blocks[1].attention.value(prefix.value_vectors[1])[:, :7]
-    torch.testing.assert_close(use.number[1, 0], spread.effective_number(rows).mean())
-    torch.testing.assert_close(use.rank[1, 0], spread.effective_rank(rows @ values))
+    torch.testing.assert_close(use.number[1, 0], geometry.effective_number(rows).mean())
+    torch.testing.assert_close(use.rank[1, 0], geometry.effective_rank(rows @ values))
     torch.testing.assert_close(use.share[1, 0], rows.sum(-1).mean())
     torch.testing.assert_close(use.weights.sum(-1), torch.ones(2, 2, dtype=torch.float64))
     assert (use.distance <= use.limit).all()

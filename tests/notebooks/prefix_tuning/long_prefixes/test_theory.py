@@ -15,6 +15,7 @@ from notebooks.prefix_tuning.long_prefixes import claims as stated
 from notebooks.prefix_tuning.long_prefixes import concatenation, spread, theory
 from promptlib import claims
 from promptlib.attention import attend
+from promptlib.prefix_tuning import geometry
 from promptlib.prefix_tuning.cases import AttentionCase, random_case
 
 ANY_SEED = st.integers(0, 2**32 - 1)
@@ -142,7 +143,7 @@ def test_the_effective_number() -> None:
 @given(logits=st.lists(st.floats(-30, 30), min_size=1, max_size=9))
 def test_the_effective_number_of_any_row(logits: list[float]) -> None:
     row = torch.tensor(logits, dtype=torch.float64)
-    number = float(spread.effective_number(row.softmax(-1)))
+    number = float(geometry.effective_number(row.softmax(-1)))
     least = float(spread.least_effective_number(row.max() - row.min(), len(row)))
     assert least - 1e-9 <= number <= len(row) + 1e-9
 
@@ -162,25 +163,25 @@ def test_points_stay_close() -> None:
 
 def test_effective_numbers_by_hand() -> None:
     even, one = torch.ones(3, 5), torch.eye(5)
-    torch.testing.assert_close(spread.effective_number(even), torch.full((3,), 5.0))
-    torch.testing.assert_close(spread.effective_number(one), torch.ones(5))
+    torch.testing.assert_close(geometry.effective_number(even), torch.full((3,), 5.0))
+    torch.testing.assert_close(geometry.effective_number(one), torch.ones(5))
     # Each query its own vector: one at a time, all in use.
-    assert float(spread.number_in_use(one)) == pytest.approx(5)
+    assert float(geometry.number_in_use(one)) == pytest.approx(5)
     assert float(spread.mutual_information(one)) == pytest.approx(float(torch.tensor(5.0).log()))
     assert float(spread.mutual_information(even)) == 0
-    torch.testing.assert_close(spread.effective_rank(torch.eye(4)), torch.tensor(4.0))
-    assert float(spread.effective_rank(torch.outer(torch.arange(1.0, 4), torch.ones(7)))) == (
+    torch.testing.assert_close(geometry.effective_rank(torch.eye(4)), torch.tensor(4.0))
+    assert float(geometry.effective_rank(torch.outer(torch.arange(1.0, 4), torch.ones(7)))) == (
         pytest.approx(1)
     )
     with pytest.raises(ValueError, match="all zero"):
-        spread.effective_rank(torch.zeros(3, 2))
+        geometry.effective_rank(torch.zeros(3, 2))
 
 
 @settings(max_examples=40, deadline=None)
 @given(seed=ANY_SEED, length=st.integers(2, 7), queries=st.integers(1, 11))
 def test_use_is_row_spread_plus_information(seed: int, length: int, queries: int) -> None:
     rows = (3 * torch.randn(queries, length, generator=generator(seed)).double()).softmax(-1)
-    spread_of_rows = spread.effective_number(rows).log().mean()
+    spread_of_rows = geometry.effective_number(rows).log().mean()
     information = spread.mean_divergence(rows)
-    torch.testing.assert_close(spread.number_in_use(rows).log(), spread_of_rows + information)
+    torch.testing.assert_close(geometry.number_in_use(rows).log(), spread_of_rows + information)
     torch.testing.assert_close(spread.mutual_information(rows), information)
