@@ -9,8 +9,6 @@ Symbols: ``n`` content tokens of width ``d``, ``H`` heads of width ``d_k``, ``p`
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
@@ -20,7 +18,11 @@ from torch import Tensor
 
 from promptlib.checks import check_public
 
-__all__ = ["LOGIT_SCALES", "PREFIX_KINDS", "AttentionCase", "random_case", "random_cases"]
+__all__ = [
+    "PREFIX_KINDS",
+    "AttentionCase",
+    "random_case",
+]
 
 PrefixKind = Literal["vector", "LayerNormed vector", "independent key and value"]
 PREFIX_KINDS: tuple[PrefixKind, ...] = (
@@ -28,8 +30,6 @@ PREFIX_KINDS: tuple[PrefixKind, ...] = (
     "LayerNormed vector",
     "independent key and value",
 )
-LOGIT_SCALES = (0.01, 1.0, 20.0, 500.0)
-"""Standard deviations of the attention logits: from uniform attention to a hard maximum."""
 
 
 @dataclass(frozen=True)
@@ -138,43 +138,6 @@ def random_case(
         prefix_kind=prefix_kind,
         logit_scale=logit_scale,
     )
-
-
-def random_cases(generator: torch.Generator, n_each: int) -> Iterator[AttentionCase]:
-    """`n_each` layers of every variant: heads, mask, kind and length of prefix, logit scale.
-
-    Sizes are drawn anew for every layer. With ``n_each = 1`` there are 144 layers.
-
-    Parameters
-    ----------
-    generator : torch.Generator
-    n_each : int
-        At least 1.
-
-    Raises
-    ------
-    ValueError
-        If `n_each` is below 1.
-    """
-    if n_each < 1:
-        raise ValueError(f"n_each must be at least 1, got {n_each}")
-
-    def size(low: int, high: int) -> int:
-        return int(torch.randint(low, high + 1, (), generator=generator))
-
-    variants = itertools.product((1, 3), (False, True), PREFIX_KINDS, (1, 2, 7), LOGIT_SCALES)
-    for n_head, causal, prefix_kind, prefix_length, logit_scale in variants:
-        for _ in range(n_each):
-            yield random_case(
-                generator,
-                n_head=n_head,
-                n_tokens=size(2, 24),
-                head_width=size(2, 16),
-                prefix_length=prefix_length,
-                causal=causal,
-                prefix_kind=prefix_kind,
-                logit_scale=logit_scale,
-            )
 
 
 check_public(__name__)

@@ -1,4 +1,4 @@
-r"""Does the theorem hold inside a trained GPT, and what does fine-tuning do in its place?
+r"""Does the theorem hold inside a trained GPT?
 
 The first layer of the model itself runs, in float64, with and without its prefix; its attention
 and the outputs of its heads are taken and compared. Only the first layer is compared with itself:
@@ -16,27 +16,16 @@ import torch
 from torch import Tensor, nn
 
 from promptlib.checks import check_public
-from promptlib.prefix_tuning.cases import AttentionCase
 from promptlib.prefix_tuning.gpt import GPT, Block
-from promptlib.prefix_tuning.identities import (
-    bias_errors,
-    relative_attention,
-    row_errors,
-    split,
-    total_variation,
-)
+from promptlib.prefix_tuning.identities import row_errors, split
 from promptlib.prefix_tuning.prefix import Prefix
 from promptlib.prefix_tuning.reach import largest_share, log_normalisers
 
 __all__ = [
-    "case_of",
     "first_layer",
     "in_float64",
     "largest_shares",
-    "model_movement",
-    "model_output_errors",
     "model_ratio_errors",
-    "prefix_head_keys",
     "prefix_head_values",
     "share_limits",
     "shares_taken",
@@ -81,15 +70,6 @@ def first_layer(model: GPT, tokens: Tensor, prefix: Prefix | None = None) -> tup
     return layer.heads(seen[0]), attention
 
 
-def prefix_head_keys(model: GPT, prefix: Prefix) -> Tensor:
-    """The keys that the prefix offers to the heads of the first layer, shape (H, p, d)."""
-    block = _first_block(model)
-    for_keys, _ = prefix.layer(0)
-    if prefix.layer_norm:
-        for_keys = block.norm_attention(for_keys)
-    return block.attention.heads(block.attention.key(for_keys)).detach()
-
-
 def prefix_head_values(model: GPT, prefix: Prefix) -> Tensor:
     """The values that the prefix offers to the heads of the first layer, shape (H, p, d)."""
     block = _first_block(model)
@@ -99,40 +79,10 @@ def prefix_head_values(model: GPT, prefix: Prefix) -> Tensor:
     return block.attention.heads(block.attention.value(for_values)).detach()
 
 
-def case_of(model: GPT, prefix: Prefix, tokens: Tensor) -> AttentionCase:
-    """The first layer on one sequence, as the arguments of the attention function.
-
-    Parameters
-    ----------
-    model : GPT
-    prefix : Prefix
-    tokens : Tensor of int64, shape (T,)
-    """
-    block = _first_block(model)
-    layer = block.attention
-    with torch.no_grad():
-        content = block.norm_attention(model.token(tokens) + model.position.weight[: len(tokens)])
-        queries, keys, values = (
-            layer.heads(project(content)) for project in (layer.query, layer.key, layer.value)
-        )
-    logits = queries @ keys.mT * queries.shape[-1] ** -0.5
-    return AttentionCase(
-        queries=queries,
-        keys=keys,
-        values=values,
-        prefix_keys=prefix_head_keys(model, prefix),
-        prefix_values=prefix_head_values(model, prefix),
-        causal=True,
-        prefix_kind="LayerNormed vector" if prefix.layer_norm else "vector",
-        logit_scale=float(logits.std()),
-    )
-
-
 def model_ratio_errors(model: GPT, prefix: Prefix, tokens: Tensor) -> Tensor:
     r"""Errors of :math:`A'_{ij} = (1-\alpha_i) A_{ij}` in the first layer, both ways.
 
-    The larger of the absolute error and of the relative error of the relative attention (see
-    :func:`promptlib.prefix_tuning.identities.ratio_errors`), for every row.
+    See :func:`promptlib.prefix_tuning.identities.row_errors`.
 
     Returns
     -------
@@ -141,21 +91,6 @@ def model_ratio_errors(model: GPT, prefix: Prefix, tokens: Tensor) -> Tensor:
     _, plain = first_layer(model, tokens)
     _, attention = first_layer(model, tokens, prefix)
     return row_errors(plain, attention, prefix.length).flatten()
-
-
-def model_output_errors(model: GPT, prefix: Prefix, tokens: Tensor) -> Tensor:
-    r"""Errors of :math:`t'_i = (1-\alpha_i) t_i + \sum_m A'_{im} \bar v_m` in the first layer.
-
-    Returns
-    -------
-    Tensor, shape (B * H * T,)
-        Largest coordinate of every row, relative to the largest prefix value or output.
-    """
-    plain_outputs, _ = first_layer(model, tokens)
-    outputs, attention = first_layer(model, tokens, prefix)
-    values = prefix_head_values(model, prefix)
-    largest = torch.maximum(plain_outputs.abs().max(), values.abs().max())
-    return bias_errors(plain_outputs, outputs, attention, values).flatten() / largest
 
 
 def shares_taken(model: GPT, prefix: Prefix, tokens: Tensor) -> Tensor:
@@ -225,34 +160,6 @@ def share_limits(block: Block, queries: Tensor, keys: Tensor, prefix_length: int
         for head in range(layer.n_head)
     ]
     return torch.stack(shares, dim=1)
-
-
-def model_movement(
-    before: GPT, after: GPT, tokens: Tensor, prefix: Prefix | None = None, last: int = 10
-) -> Tensor:
-    """How far relative attention over content moves in the first layer, in [0, 1].
-
-    Parameters
-    ----------
-    before : GPT
-        Runs without a prefix.
-    after : GPT
-        The same model or a fine-tuned one; runs with `prefix` if there is one.
-    tokens : Tensor of int64, shape (B, T)
-    prefix : Prefix, optional
-    last : int
-        Rows of this many last positions are compared: those that write the answer.
-
-    Returns
-    -------
-    Tensor, shape (B, H, last)
-        Total variation distance between the rows.
-    """
-    _, plain = first_layer(before, tokens)
-    _, changed = first_layer(after, tokens, prefix)
-    if prefix is not None:
-        changed = relative_attention(split(changed, prefix.length)[2])
-    return total_variation(plain, changed)[..., -last:]
 
 
 def _first_block(model: GPT) -> Block:

@@ -31,10 +31,7 @@ from promptlib.prefix_tuning.prefix import Prefix
 __all__ = [
     "Effect",
     "apart",
-    "by_path",
-    "from_whole",
     "movement",
-    "own_layer_errors",
     "relative_rows",
 ]
 
@@ -152,53 +149,6 @@ def apart(rows: Tensor, others: Tensor) -> Tensor:
     """
     writing = slice(-WRITING, None)
     return total_variation(rows[..., writing, :], others[..., writing, :]).mean(dim=(1, 3))
-
-
-def by_path(model: GPT, tokens: Tensor, prefix: Prefix) -> dict[Effect, Tensor]:
-    """`movement` with the prefix as it is, with its bias alone, and with its fading alone."""
-    plain, _ = relative_rows(model, tokens)
-    return {
-        effect: apart(plain, relative_rows(model, tokens, prefix, effect=effect)[0])
-        for effect in EFFECTS
-    }
-
-
-def from_whole(model: GPT, tokens: Tensor, prefix: Prefix) -> dict[Effect, Tensor]:
-    """How far the bias alone, and the fading alone, end from where the whole prefix ends.
-
-    Two movements of one length may go different ways; this tells them apart.
-
-    Returns
-    -------
-    dict of Tensor, shape (L, H)
-        Total variation, mean over sequences and writing rows, for ``"bias"`` and ``"fade"``.
-    """
-    whole, _ = relative_rows(model, tokens, prefix)
-    alone: tuple[Effect, Effect] = ("bias", "fade")
-    return {
-        effect: apart(whole, relative_rows(model, tokens, prefix, effect=effect)[0])
-        for effect in alone
-    }
-
-
-def own_layer_errors(
-    model: GPT, tokens: Tensor, prefix: Prefix, attend: AttendFunction = library_attend
-) -> Tensor:
-    """How far the relative attention of a layer moves when only its own prefix is taken away.
-
-    By the theorem about one layer: not at all, in every layer.
-
-    Returns
-    -------
-    Tensor, shape (L, B, H, T)
-        Total variation.
-    """
-    full, _ = relative_rows(model, tokens, prefix, attend=attend)
-    errors = []
-    for index in range(len(full)):
-        without, _ = relative_rows(model, tokens, prefix, absent=[index], attend=attend)
-        errors.append(total_variation(full[index], without[index]))
-    return torch.stack(errors)
 
 
 check_public(__name__)

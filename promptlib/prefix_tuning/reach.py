@@ -24,21 +24,15 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from promptlib.attention import attend as library_attend
 from promptlib.checks import check_public
-from promptlib.prefix_tuning.cases import AttentionCase
-from promptlib.prefix_tuning.identities import AttendFunction, split
 
 __all__ = [
-    "attainment_errors",
     "best_normalised_vector",
     "climb",
     "keys_that_take",
     "largest_share",
     "log_normalisers",
-    "logit",
     "normalise",
-    "unreachable_errors",
 ]
 
 
@@ -61,21 +55,6 @@ def log_normalisers(queries: Tensor, keys: Tensor, causal: bool = False) -> Tens
         hidden = torch.ones(logits.shape[-2:], dtype=torch.bool).triu(1)
         logits = logits.masked_fill(hidden, float("-inf"))
     return logits.logsumexp(-1)
-
-
-def logit(share: Tensor) -> Tensor:
-    r""":math:`\log(\alpha / (1 - \alpha))` for shares in (0, 1).
-
-    Raises
-    ------
-    ValueError
-        If a share is not strictly between 0 and 1.
-    """
-    if not bool(((share > 0) & (share < 1)).all()):
-        raise ValueError(
-            f"shares must lie strictly between 0 and 1, got {share.min():g} to {share.max():g}"
-        )
-    return share.log() - (-share).log1p()
 
 
 def keys_that_take(queries: Tensor, log_normaliser: Tensor, attention: Tensor) -> Tensor:
@@ -114,65 +93,6 @@ def keys_that_take(queries: Tensor, log_normaliser: Tensor, attention: Tensor) -
         )
     logits = attention.log() - left.log() + log_normaliser[:, None]  # (n, p)
     return (width**0.5 * torch.linalg.pinv(queries) @ logits).mT
-
-
-def attainment_errors(
-    queries: Tensor,
-    keys: Tensor,
-    attention: Tensor,
-    causal: bool = False,
-    attend: AttendFunction = library_attend,
-) -> Tensor:
-    """Prescribe the attention on a prefix, build its keys, attend, and compare.
-
-    Parameters
-    ----------
-    queries, keys : Tensor, shape (n, d_k)
-        Of the content, queries linearly independent.
-    attention : Tensor, shape (n, p)
-        Wanted on the prefix, as for :func:`keys_that_take`.
-    causal : bool
-
-    Returns
-    -------
-    Tensor, shape (n,)
-        Largest error of the attention that each query pays to the prefix.
-    """
-    prefix_keys = keys_that_take(queries, log_normalisers(queries, keys, causal), attention)
-    _, received = attend(queries, keys, keys, prefix_keys, prefix_keys, causal=causal)
-    return (received[:, : attention.shape[-1]] - attention).abs().amax(-1)
-
-
-def unreachable_errors(case: AttentionCase, attend: AttendFunction = library_attend) -> Tensor:
-    r"""Part of :math:`\operatorname{logit}\alpha + \log Z` outside the queries' column space.
-
-    It must vanish for one prefix vector, whatever it is. With ``n <= d_k`` generic queries there is
-    no outside and the check says nothing, so the case must have more tokens than head width.
-
-    Returns
-    -------
-    Tensor, shape (H,)
-        Length of the outside part, relative to that of the whole.
-
-    Raises
-    ------
-    ValueError
-        If the case has several prefix vectors, or no more tokens than head width.
-    """
-    _, n_tokens, width = case.queries.shape
-    if case.prefix_length != 1 or n_tokens <= width:
-        raise ValueError(
-            f"needs one prefix vector and more tokens than head width; got {case.prefix_length} "
-            f"vectors, {n_tokens} tokens, width {width}"
-        )
-    content = case.queries, case.keys, case.values
-    _, attention = attend(*content, case.prefix_keys, case.prefix_values, causal=case.causal)
-    taken, _, to_content = split(attention, 1)
-    wanted = taken.log() - to_content.sum(-1).log()  # logit, with digits also close to one
-    wanted = wanted + log_normalisers(case.queries, case.keys, case.causal)
-    basis, _ = torch.linalg.qr(case.queries)  # (H, n, d_k)
-    outside = wanted - (basis @ (basis.mT @ wanted[..., None]))[..., 0]
-    return outside.norm(dim=-1) / wanted.norm(dim=-1)
 
 
 def normalise(vectors: Tensor) -> Tensor:

@@ -5,9 +5,10 @@ import math
 import pytest
 import torch
 
+from notebooks.prefix_tuning.one_virtual_token import theory
+from notebooks.prefix_tuning.one_virtual_token.texts import PRINTABLE, decode, encode
 from promptlib.prefix_tuning import unconditional_generator
 from promptlib.prefix_tuning.constructions import bounds
-from promptlib.prefix_tuning.constructions.symbols import PRINTABLE, decode, encode
 from tests.site.explorers import ASSETS, explorer_pages, opened
 from tests.site.visits import AUDIT, AXE
 
@@ -118,7 +119,7 @@ def test_what_the_page_shows_is_what_the_library_computes(page):
             )
             assert number(page, "leak-first") == pytest.approx(float(row[1, 1:].sum()), abs=1e-12)
             assert number(page, "critical") == pytest.approx(
-                bounds.critical_inverse_temperature(95, last), abs=1e-12
+                theory.critical_inverse_temperature(95, last), abs=1e-12
             )
             heights = [
                 float(bar.get_attribute("height"))
@@ -131,7 +132,7 @@ def test_what_the_page_shows_is_what_the_library_computes(page):
 def test_a_reader_can_break_it(page):
     page.fill("#e-text", "       ~")
     page.fill("#e-step", "8")
-    critical = bounds.critical_inverse_temperature(95, 8)
+    critical = theory.critical_inverse_temperature(95, 8)
     for beta, right in ((math.ceil(critical * 20) / 20, True), (critical // 0.05 / 20, False)):
         page.fill("#e-beta", f"{beta:.2f}")
         said = decode(inside("       ~", float(f"{beta:.2f}"))["said"])

@@ -1,7 +1,7 @@
 """What would refute that a prefix re-aims layers above it, and that weights learn more by it?
 
 THEORY
-    Judged each by its own measurement, of `measuring` and `promptlib.prefix_tuning.movement`.
+    Judged each by its own measurement, of `measuring` and `paths`.
 TRAINED
     Judged by the best trials of the deepest models.
 PATHS
@@ -10,7 +10,14 @@ PATHS
 
 from __future__ import annotations
 
-from notebooks.prefix_tuning.beyond_one_layer import counting, one_row, small_shares, swaps, switch
+from notebooks.prefix_tuning.beyond_one_layer import (
+    counting,
+    one_row,
+    paths,
+    small_shares,
+    swaps,
+    switch,
+)
 from notebooks.prefix_tuning.beyond_one_layer.plan import ELICITS, FINE_TUNING, LORA, PREFIX
 from notebooks.prefix_tuning.beyond_one_layer.results import NEW, deeper_movement
 from notebooks.prefix_tuning.beyond_one_layer.two_layers import (
@@ -162,7 +169,7 @@ THEORY = (
         "layer: whatever moves there comes from the layers below.",
         tolerance=TOLERANCE,
         source=HERE,
-        checks=movement.own_layer_errors,
+        checks=paths.own_layer_errors,
     ),
 )
 
@@ -245,7 +252,7 @@ PATHS = (
         above=5.0,
         unit="% of the prefix's movement",
         source=HERE,
-        checks=movement.from_whole,
+        checks=paths.from_whole,
         requires=("prefix-moves-deeper",),
     ),
 )

@@ -7,6 +7,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
+from notebooks.prefix_tuning.beyond_one_layer import paths
 from notebooks.prefix_tuning.beyond_one_layer.plan import METHODS
 from promptlib.prefix_tuning import movement
 from promptlib.prefix_tuning.adapting import load_model
@@ -77,8 +78,8 @@ def deeper_movement(trial: Trial) -> float:
 def path_shares(trial: Trial, get: Get, tokens: Tensor) -> dict[Effect, float]:
     """Deeper movement by the prefix, by its bias alone and by its fading alone, in percent."""
     model, prefix = prefixed(trial, get)
-    paths = movement.by_path(model, tokens, prefix)
-    return {effect: 100 * float(moved[1:].mean()) for effect, moved in paths.items()}
+    by_path = paths.by_path(model, tokens, prefix)
+    return {effect: 100 * float(moved[1:].mean()) for effect, moved in by_path.items()}
 
 
 def way_left(model: GPT, prefix: Prefix, tokens: Tensor) -> dict[Effect, float]:
@@ -87,7 +88,7 @@ def way_left(model: GPT, prefix: Prefix, tokens: Tensor) -> dict[Effect, float]:
     In percent of the whole movement: 0 has arrived, 100 is as far away as without a prefix.
     """
     whole = movement.movement(model, model, tokens, prefix)[1:].mean()
-    apart = movement.from_whole(model, tokens, prefix)
+    apart = paths.from_whole(model, tokens, prefix)
     return {effect: 100 * float(rest[1:].mean() / whole) for effect, rest in apart.items()}
 
 

@@ -8,13 +8,15 @@ from __future__ import annotations
 from notebooks.prefix_tuning.cannot_re_aim import (
     every_layer,
     kernels,
+    one_layer,
     placement,
     positions,
     re_aiming,
+    trained_layer,
 )
 from promptlib import claims
 from promptlib.claims import HERE
-from promptlib.prefix_tuning import identities, inside, reach
+from promptlib.prefix_tuning import inside, reach
 
 TOLERANCE = 1e-10
 """Largest error that counts as float64 rounding, for logits up to a few thousand."""
@@ -28,7 +30,7 @@ ROWS = (
         r"query, $A'_{ij} = (1-\alpha_i)A_{ij}$, so all ratios between content positions stay.",
         tolerance=TOLERANCE,
         source=PAPER,
-        checks=identities.ratio_errors,
+        checks=one_layer.ratio_errors,
     ),
     claims.Identity(
         "biased-output",
@@ -36,7 +38,7 @@ ROWS = (
         r"$t'_i = (1-\alpha_i)t_i + \sum_m A'_{im}\bar v_m$.",
         tolerance=TOLERANCE,
         source=PAPER,
-        checks=identities.output_errors,
+        checks=one_layer.output_errors,
     ),
     claims.Identity(
         "bias-in-hull",
@@ -44,7 +46,7 @@ ROWS = (
         r"$\bar v_1, \dots, \bar v_p$, shrunk by $\alpha_i$.",
         tolerance=TOLERANCE,
         source=PAPER,
-        checks=identities.hull_distances,
+        checks=one_layer.hull_distances,
     ),
     claims.Identity(
         "two-statistics",
@@ -52,7 +54,7 @@ ROWS = (
         "contents that agree in both give the same output.",
         tolerance=TOLERANCE,
         source=HERE,
-        checks=identities.statistics_errors,
+        checks=one_layer.statistics_errors,
     ),
     claims.Identity(
         "attainable-attention",
@@ -114,7 +116,7 @@ ROWS = (
         r"$(1-\alpha_i)t_i + \sum_m A'_{im}\bar v_m$.",
         tolerance=TOLERANCE,
         source=PAPER,
-        checks=inside.model_output_errors,
+        checks=trained_layer.model_output_errors,
     ),
     claims.Bound(
         "trained-layer-norm-limit",
@@ -135,7 +137,7 @@ ROWS = (
         above=10.0,
         unit="% of the attention, mean over rows",
         source=PAPER,
-        checks=inside.model_movement,
+        checks=trained_layer.model_movement,
         note="With a prefix it is 0 by the theorem; a tenth is more than any rounding.",
     ),
     claims.Identity(

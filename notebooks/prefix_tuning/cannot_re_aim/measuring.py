@@ -11,10 +11,16 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from notebooks.prefix_tuning.cannot_re_aim import kernels, placement, positions, re_aiming
+from notebooks.prefix_tuning.cannot_re_aim import (
+    kernels,
+    one_layer,
+    placement,
+    positions,
+    re_aiming,
+)
 from notebooks.prefix_tuning.cannot_re_aim.positions import RELATIVE, Scheme
 from promptlib.attention import attend as library_attend
-from promptlib.prefix_tuning import identities, inside, reach
+from promptlib.prefix_tuning import inside, reach
 from promptlib.prefix_tuning.cases import AttentionCase, random_case
 from promptlib.prefix_tuning.gpt import GPT
 from promptlib.prefix_tuning.identities import AttendFunction
@@ -26,14 +32,14 @@ def errors(
     cases: Iterable[AttentionCase],
     attend: AttendFunction = library_attend,
 ) -> Tensor:
-    """What an identity of `promptlib.prefix_tuning.identities` is off by, in all cases."""
+    """What an identity of `one_layer` is off by, in all cases."""
     return torch.cat([check(case, attend) for case in cases])
 
 
 def relative_attention(case: AttentionCase, attend: AttendFunction = library_attend) -> Tensor:
     """Errors of the rescaled rows and of the ratios within them."""
     return torch.cat(
-        (identities.rescaling_errors(case, attend), identities.ratio_errors(case, attend))
+        (one_layer.rescaling_errors(case, attend), one_layer.ratio_errors(case, attend))
     )
 
 
@@ -43,7 +49,7 @@ def statistics_errors(
     attend: AttendFunction = library_attend,
 ) -> Tensor:
     """Differences of outputs between contents that agree in what a head can learn of them."""
-    return torch.cat([identities.statistics_errors(case, generator, attend) for case in cases])
+    return torch.cat([one_layer.statistics_errors(case, generator, attend) for case in cases])
 
 
 def attainment_errors(
@@ -58,7 +64,7 @@ def attainment_errors(
         queries, keys = (_gaussian(generator, n_queries, width) for _ in range(2))
         wanted = (3 * _gaussian(generator, n_queries, length + 1)).softmax(-1)[:, :length]
         causal = instance % 2 == 1
-        found.append(reach.attainment_errors(queries, keys, wanted, causal, attend))
+        found.append(one_layer.attainment_errors(queries, keys, wanted, causal, attend))
         crowded = random_case(
             generator,
             n_head=2,
@@ -67,7 +73,7 @@ def attainment_errors(
             causal=causal,
             logit_scale=3.0,
         )
-        found.append(reach.unreachable_errors(crowded, attend))
+        found.append(one_layer.unreachable_errors(crowded, attend))
     return torch.cat(found)
 
 
@@ -163,7 +169,7 @@ def kernel_errors(
         functions = {
             name: kernels.normalised(kernel) for name, kernel in kernels.POSITIVE_KERNELS.items()
         }
-    checks = (relative_attention, identities.output_errors)
+    checks = (relative_attention, one_layer.output_errors)
     return torch.cat(
         [errors(check, cases, function) for function in functions.values() for check in checks]
     )

@@ -6,7 +6,7 @@ of wrong symbols.
 
 from __future__ import annotations
 
-from notebooks.prefix_tuning.one_virtual_token import measuring
+from notebooks.prefix_tuning.one_virtual_token import measuring, theory
 from promptlib import claims
 from promptlib.claims import HERE
 from promptlib.prefix_tuning.constructions import bounds, pieces, unpacking
@@ -98,7 +98,7 @@ ROWS = (
         "Measured on all sequences and maps of small sizes, on the hardest ones of larger sizes.",
         tolerance=1e-8,
         source=HERE,
-        checks=bounds.critical_inverse_temperature,
+        checks=theory.critical_inverse_temperature,
     ),
     claims.Identity(
         "one-token-two-positions",

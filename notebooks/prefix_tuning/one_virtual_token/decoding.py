@@ -13,11 +13,11 @@ from torch import Tensor
 
 from notebooks.prefix_tuning.one_virtual_token import measuring
 from notebooks.prefix_tuning.one_virtual_token.measuring import Found
+from notebooks.prefix_tuning.one_virtual_token.texts import PRINTABLE
 from promptlib.prefix_tuning.constructions.conditional import (
     ConditionalGenerator,
     conditional_generator,
 )
-from promptlib.prefix_tuning.constructions.symbols import PRINTABLE
 from promptlib.prefix_tuning.constructions.unconditional import (
     UnconditionalGenerator,
     unconditional_generator,

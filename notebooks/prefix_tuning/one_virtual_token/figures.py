@@ -14,14 +14,14 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from notebooks.prefix_tuning.one_virtual_token import measuring
+from notebooks.prefix_tuning.one_virtual_token import measuring, theory
+from notebooks.prefix_tuning.one_virtual_token.texts import decode, encode
 from promptlib import plotting
-from promptlib.prefix_tuning.constructions import bounds, unpacking
+from promptlib.prefix_tuning.constructions import bounds
 from promptlib.prefix_tuning.constructions.conditional import (
     ConditionalGenerator,
     conditional_generator,
 )
-from promptlib.prefix_tuning.constructions.symbols import decode, encode
 from promptlib.prefix_tuning.constructions.transformer import Layout, Stage
 from promptlib.prefix_tuning.constructions.unconditional import (
     UnconditionalGenerator,
@@ -175,7 +175,7 @@ def virtual_table(speaker: ConditionalGenerator, answers: Sequence[str], prompts
 
 def row_by_row(number: Tensor, base: int) -> Drawn:
     """How the digits of a packed number come out, one by one."""
-    found = unpacking.remainders(number, base)
+    found = theory.remainders(number, base)
     figure, axes = plt.subplots(figsize=(plotting.WIDTH, 4.2))
     places = range(1, base + 1)
     axes.hlines(range(base), 0.5, base + 0.5, color=plotting.GRID, linewidth=0.8)
@@ -301,9 +301,9 @@ def behaviours(length: int) -> Drawn:
     sizes = range(2, 101)
     curves = {
         "a symbol": ([math.log2(v) for v in sizes], "grey"),
-        f"{length} out": ([bounds.log2_behaviours(v, length) for v in sizes], "blue"),
-        "one in, one out": ([bounds.log2_behaviours(v, 1, 1) for v in sizes], "green"),
-        "two in, one out": ([bounds.log2_behaviours(v, 1, 2) for v in sizes], "vermilion"),
+        f"{length} out": ([theory.log2_behaviours(v, length) for v in sizes], "blue"),
+        "one in, one out": ([theory.log2_behaviours(v, 1, 1) for v in sizes], "green"),
+        "two in, one out": ([theory.log2_behaviours(v, 1, 2) for v in sizes], "vermilion"),
     }
     figure, axes = plt.subplots(figsize=(plotting.WIDTH, 4.4))
     for label, (bits, name) in curves.items():
@@ -319,7 +319,7 @@ def behaviours(length: int) -> Drawn:
         "$V$ float64 numbers", (sizes[-1], held[-1]), (5, 0), textcoords="offset points",
         va="center", annotation_clip=False,
     )  # fmt: skip
-    crossing = next(v for v in sizes if bounds.log2_behaviours(v, 1, 2) >= 64 * v)
+    crossing = next(v for v in sizes if theory.log2_behaviours(v, 1, 2) >= 64 * v)
     axes.plot(
         crossing, 64 * crossing, "o", color=plotting.PALETTE["vermilion"], markersize=8, zorder=3
     )

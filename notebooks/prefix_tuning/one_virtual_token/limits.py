@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Sequence
 import torch
 from torch import Tensor
 
-from notebooks.prefix_tuning.one_virtual_token import measuring, worst_case
+from notebooks.prefix_tuning.one_virtual_token import measuring, theory, worst_case
 from notebooks.prefix_tuning.one_virtual_token.decoding import Conditional, Unconditional
 from notebooks.prefix_tuning.one_virtual_token.measuring import Found
 from promptlib.attention import attend as library_attend
@@ -39,7 +39,7 @@ def leaks(
         query = torch.eye(width, dtype=torch.float64)[:1]
         _, attention = attend(query, keys, keys)
         values.append(attention[0, 1:].sum())
-        limits.append(torch.tensor(bounds.leak_bound(positions, float(beta))))
+        limits.append(torch.tensor(theory.leak_bound(positions, float(beta))))
     for vocab_size, length in ((2, 2), (95, 24), (1000, 7)):
         speaker = build(vocab_size, length)
         contents = torch.rand(length, length, generator=generator, dtype=torch.float64)
@@ -50,7 +50,7 @@ def leaks(
                 row = reading.attention[head, query_at].clone()
                 row[target[query_at]] = 0.0
                 values.append(row.sum())
-                bound = bounds.leak_bound(query_at + 1, speaker.inverse_temperature)
+                bound = theory.leak_bound(query_at + 1, speaker.inverse_temperature)
                 limits.append(torch.tensor(bound))
     return Found(
         torch.stack(values),
@@ -83,7 +83,7 @@ def lookups(
 def critical_temperatures(
     sizes: Sequence[tuple[int, int]],
     conditional_sizes: Sequence[tuple[int, int]],
-    formula: Callable[[int, int, bool], float] = bounds.critical_inverse_temperature,
+    formula: Callable[[int, int, bool], float] = theory.critical_inverse_temperature,
 ) -> list[float]:
     """Errors of the temperatures from which on everything is decoded, at sizes (V, N)."""
     errors = []
@@ -115,7 +115,7 @@ def unpacking_errors(
     sizes: Sequence[int],
     samples: int,
     generator: torch.Generator,
-    digits: Callable[[Tensor, int], Tensor] = unpacking.digits,
+    digits: Callable[[Tensor, int], Tensor] = theory.digits,
 ) -> Tensor:
     """Errors of digits read from packed numbers that are wrong by up to the margin."""
     errors = []

@@ -6,5 +6,5 @@
 ``unconditional``  one virtual token, any sequence;
 ``conditional``    virtual tokens, any map from prompts to answers;
 ``bounds``         how cold attention has to be, and how large a vocabulary may be;
-``symbols``        which texts and maps may be asked for.
+``symbols``        which symbols and maps may be asked for.
 """

@@ -12,10 +12,9 @@ all. A lookup has two heads, so the number that it finds is wrong by at most
         \frac{15}{32} V^{-V} & \text{when it packs } V \text{ digits.}
     \end{cases}
 
-:func:`critical_inverse_temperature` sharpens this to an *if and only if* where there is one, and
 :func:`least_in_float64` says what rounding adds: nothing for small sizes.
 
-Symbols: ``V`` symbols, ``n`` visible positions, ``N`` outputs, ``beta`` the inverse temperature.
+Symbols: ``V`` symbols, ``n`` visible positions, ``beta`` the inverse temperature.
 """
 
 from __future__ import annotations
@@ -31,12 +30,8 @@ __all__ = [
     "LARGEST_VOCABULARY",
     "RESERVE",
     "check_temperature",
-    "critical_inverse_temperature",
-    "largest_leak",
-    "leak_bound",
     "least_in_float64",
     "least_inverse_temperature",
-    "log2_behaviours",
     "margin",
 ]
 
@@ -48,16 +43,6 @@ UNIT = 2.0**-53
 
 LARGEST_VOCABULARY = {1: 2**24, 2: 13}
 """By number of prompt symbols, the largest ``V`` for which float64 is proved to suffice."""
-
-
-def leak_bound(n: int, inverse_temperature: float) -> float:
-    r"""The bound :math:`(n-1)e^{-\beta}` on the attention that misses its target."""
-    return (n - 1) * math.exp(-inverse_temperature)
-
-
-def largest_leak(n: int, inverse_temperature: float) -> float:
-    r"""The leak itself when all other logits are level, :math:`(n-1) / (e^\beta + n - 1)`."""
-    return (n - 1) / (math.exp(inverse_temperature) + n - 1)
 
 
 def margin(vocab_size: int, inputs: int = 1) -> float:
@@ -130,40 +115,6 @@ def least_in_float64(vocab_size: int, n: int, inputs: int = 1) -> float:
     if n == 1 or room <= 0:
         return least
     return max(least, math.log((n - 1) * (2 / room - 1)))
-
-
-def critical_inverse_temperature(
-    vocab_size: int, responses: int, conditional: bool = False
-) -> float:
-    r"""The exact inverse temperature above which everything is decoded, in real arithmetic.
-
-    .. math::
-
-        \beta_c = \begin{cases}
-            \log\bigl((N-1)(4V-3)\bigr) & \text{unconditional, } N \ge 2, \\
-            \log\bigl((4V-2)(2N-2) - (2N-1)\bigr) & \text{one in, } N \ge 2 \text{ out,} \\
-            -\infty & N = 1 .
-        \end{cases}
-
-    Parameters
-    ----------
-    vocab_size : int
-        ``V`` >= 2.
-    responses : int
-        ``N`` >= 1 symbols that are generated.
-    conditional : bool
-        After one symbol of a prompt, instead of from the virtual token alone.
-    """
-    if responses == 1:
-        return -math.inf
-    if conditional:
-        return math.log((4 * vocab_size - 2) * (2 * responses - 2) - (2 * responses - 1))
-    return math.log((responses - 1) * (4 * vocab_size - 3))
-
-
-def log2_behaviours(vocab_size: int, responses: int, inputs: int = 0) -> float:
-    """Bits that say which behaviour is wanted: ``log2`` of ``V ** (N * V ** inputs)``."""
-    return responses * vocab_size**inputs * math.log2(vocab_size)
 
 
 def as_count(name: str, value: Any, least: int) -> int:

@@ -1,4 +1,4 @@
-"""Which symbols, texts and maps may be asked for?
+"""Which symbols and maps may be asked for?
 
 Symbols are numbered from 0 to ``V - 1``. Whatever else is passed in is refused with a message that
 says which entry it was. Maps come as a tensor or nested lists, as a dictionary, or as a function.
@@ -16,51 +16,13 @@ from torch import Tensor
 
 from promptlib.checks import check_public
 
-__all__ = ["PRINTABLE", "as_symbols", "as_table", "decode", "encode"]
+__all__ = [
+    "as_symbols",
+    "as_table",
+]
 
-PRINTABLE = "".join(map(chr, range(32, 127)))
-"""The 95 printable characters of ASCII, space first."""
 
 SymbolMap = Tensor | Sequence[Any] | Mapping[Any, Any] | Callable[..., Any]
-
-
-def encode(text: str) -> Tensor:
-    """Printable ASCII as symbols 0..94.
-
-    Parameters
-    ----------
-    text : str
-        At least one character.
-
-    Returns
-    -------
-    Tensor of int64, shape (len(text),)
-
-    Raises
-    ------
-    ValueError
-        If the text is empty, or for the first character that is not printable ASCII.
-    """
-    if not text:
-        raise ValueError("the text is empty; give at least one character")
-    for place, character in enumerate(text, start=1):
-        if not " " <= character <= "~":
-            raise ValueError(
-                f"character {place} of the text, {character!r} (U+{ord(character):04X}), is not "
-                "printable ASCII; use the characters from space to ~"
-            )
-    return torch.tensor([ord(character) - 32 for character in text])
-
-
-def decode(symbols: Tensor | Sequence[Any]) -> str:
-    """Symbols 0..94 as printable ASCII; the inverse of :func:`encode`.
-
-    Raises
-    ------
-    ValueError
-        For a symbol outside 0..94.
-    """
-    return "".join(PRINTABLE[symbol] for symbol in as_symbols(symbols, 95, "text").tolist())
 
 
 def as_symbols(symbols: Tensor | Sequence[Any] | int, vocab_size: int, what: str) -> Tensor:

@@ -37,7 +37,7 @@ from torch import Tensor
 from promptlib.checks import check_public
 from promptlib.prefix_tuning.constructions.transformer import MLP, Layout
 
-__all__ = ["LARGEST_PACKED", "MARGIN", "digits", "pack", "unpack"]
+__all__ = ["LARGEST_PACKED", "MARGIN", "pack", "unpack"]
 
 SHIFT = 17 / 32
 STEEPNESS = 16.0
@@ -118,47 +118,6 @@ def unpack(name: str, layout: Layout, source: str, sink: str) -> MLP:
         weights.append(weight)
         biases.append(bias)
     return MLP(name, weights, biases)
-
-
-def digits(numbers: Tensor, base: int) -> Tensor:
-    """The digits that the network reads from packed numbers.
-
-    Parameters
-    ----------
-    numbers : Tensor of float64, shape (...)
-    base : int
-        ``V`` >= 2.
-
-    Returns
-    -------
-    Tensor of float64, shape (..., V)
-        ``V`` times what the network writes: whole numbers up to the rounding of a division.
-    """
-    layout = Layout(packed=1, row=base)
-    stream = numbers.new_zeros(*numbers.shape, layout.width)
-    stream[..., 0] = numbers
-    return base * unpack("unpack", layout, "packed", "row")(stream)[..., layout["row"]]
-
-
-def remainders(numbers: Tensor, base: int) -> Tensor:
-    r"""What is left of packed numbers before each digit, as the network computes it.
-
-    Returns
-    -------
-    Tensor of float64, shape (..., V, V + 1)
-        For each digit the number ``z`` in [0, V) whose whole part it is, then its ``V - 1`` ramps
-        ``q``, then the digit.
-    """
-    layout = Layout(packed=1, row=base)
-    stream = numbers.new_zeros(*numbers.shape, layout.width)
-    stream[..., 0] = numbers
-    hidden = unpack("unpack", layout, "packed", "row").hidden(stream)
-    found = []
-    for done in range(base):
-        ramps = hidden[2 * done + 1][..., done:]  # z and q
-        digit = base - 1 - ramps[..., 1:].sum(-1, keepdim=True)
-        found.append(torch.cat((ramps, digit), -1))
-    return torch.stack(found, -2)
 
 
 check_public(__name__)

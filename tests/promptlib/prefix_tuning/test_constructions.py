@@ -11,9 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from notebooks.prefix_tuning.one_virtual_token import measuring
+from notebooks.prefix_tuning.one_virtual_token.texts import encode
 from promptlib.prefix_tuning import conditional_generator, unconditional_generator
-from promptlib.prefix_tuning.constructions import bounds, unpacking
-from promptlib.prefix_tuning.constructions.symbols import PRINTABLE, decode, encode
+from promptlib.prefix_tuning.constructions import bounds
 from promptlib.prefix_tuning.constructions.transformer import (
     MLP,
     Attention,
@@ -33,13 +33,6 @@ def test_any_sequence(data):
     assert speaker.generate(speaker.virtual_token(symbols)).tolist() == symbols
 
 
-@settings(max_examples=40, deadline=None)
-@given(st.text(alphabet=PRINTABLE, min_size=1, max_size=29))
-def test_any_text(text):
-    speaker = unconditional_generator(len(PRINTABLE), len(text))
-    assert decode(speaker.generate(speaker.virtual_token(encode(text)))) == text
-
-
 @settings(max_examples=60, deadline=None)
 @given(st.data(), st.sampled_from([(1, 1), (1, 3), (2, 1), (2, 2)]))
 def test_any_map(data, shape):
@@ -52,11 +45,6 @@ def test_any_map(data, shape):
     )
     speaker = conditional_generator(vocab_size, responses, inputs)
     assert torch.equal(measuring.answers(speaker, table[None])[0], table)
-
-
-def test_every_printable_character_at_once():
-    speaker = unconditional_generator(95, 95)
-    assert decode(speaker.generate(speaker.virtual_token(encode(PRINTABLE)))) == PRINTABLE
 
 
 def test_maps_as_tensor_dictionary_and_function_are_one():
@@ -183,60 +171,14 @@ def test_stages_follow_the_blocks():
     assert float(stages[5].stream[-1, -1]) == pytest.approx(1 / 3, abs=1e-2)
 
 
-# Unpacking.
-
-
-@settings(max_examples=80, deadline=None)
-@given(st.data())
-def test_unpacking_reads_the_digits(data):
-    base = data.draw(st.integers(2, 13))
-    row = data.draw(st.lists(st.integers(0, base - 1), min_size=base, max_size=base))
-    push = data.draw(st.floats(-1, 1)) * max(unpacking.MARGIN * base**-base - 4e-16, 0)
-    found = unpacking.digits(unpacking.pack(torch.tensor(row)) + push, base)
-    torch.testing.assert_close(found, torch.tensor(row).double(), rtol=0, atol=1e-12)
-
-
-def test_just_outside_the_margin_a_digit_is_lost():
-    rows = measuring.all_sequences(4, 4)
-    for push, sides in ((1.07, (1.0, -1.0)), (0.99, ())):
-        for side in (1.0, -1.0):
-            numbers = unpacking.pack(rows) + side * push * unpacking.MARGIN * 4.0**-4
-            wrong = (unpacking.digits(numbers, 4) - rows).abs().max() > 1e-6
-            assert bool(wrong) == (side in sides)
-
-
-def test_remainders_and_ramps():
-    found = unpacking.remainders(unpacking.pack(torch.tensor([2, 0, 1])), 3)
-    assert found[:, -1].tolist() == [2.0, 0.0, 1.0]
-    assert found[:, 1:3].tolist() == [[0.0, 0.0], [1.0, 1.0], [0.0, 1.0]]
-    torch.testing.assert_close(found[:, 0].floor(), found[:, -1])
-
-
 # Bounds.
 
 
 def test_bounds_by_hand():
-    assert bounds.leak_bound(3, math.log(100)) == pytest.approx(0.02)
-    assert bounds.largest_leak(3, math.log(98)) == pytest.approx(0.02)
     assert bounds.least_inverse_temperature(95, 24) == pytest.approx(math.log(4 * 95 * 23))
     assert bounds.least_inverse_temperature(95, 1) == 0.0
     packed = bounds.least_inverse_temperature(3, 3, inputs=2)
     assert packed == pytest.approx(math.log(4 * 27 * 32 / 15))
-    assert bounds.critical_inverse_temperature(2, 2) == pytest.approx(math.log(5))
-    assert bounds.critical_inverse_temperature(2, 2, True) == pytest.approx(math.log(9))
-    assert bounds.critical_inverse_temperature(5, 1) == -math.inf
-    assert bounds.log2_behaviours(2, 3) == 3
-    assert bounds.log2_behaviours(4, 3, inputs=2) == 96
-
-
-@settings(max_examples=60, deadline=None)
-@given(st.integers(2, 10**6), st.integers(2, 10**4))
-def test_the_proved_bound_is_above_the_critical_value_and_close(vocab_size, length):
-    proved = bounds.least_inverse_temperature(vocab_size, length)
-    critical = bounds.critical_inverse_temperature(vocab_size, length)
-    assert critical < proved < critical + math.log(8 / 5) + 1e-12
-    both = bounds.least_inverse_temperature(vocab_size, 2 * length)
-    assert bounds.critical_inverse_temperature(vocab_size, length, True) < both
 
 
 def test_what_rounding_adds_to_the_bound():
@@ -318,25 +260,6 @@ def test_a_colder_temperature_than_needed_changes_nothing():
 def test_sequences_that_are_refused(symbols, named):
     with pytest.raises(ValueError, match=named):
         unconditional_generator(7, 5).virtual_token(symbols)
-
-
-@pytest.mark.parametrize(
-    ("text", "named"),
-    [
-        ("", "the text is empty"),
-        ("caf\u00e9", r"character 4 of the text, 'é' \(U\+00E9\), is not printable ASCII"),
-        ("a\nb", r"character 2 of the text, '\\n' \(U\+000A\)"),
-        ("\U0001f600", r"character 1"),
-    ],
-)
-def test_texts_that_are_refused(text, named):
-    with pytest.raises(ValueError, match=named):
-        encode(text)
-
-
-def test_symbols_that_are_no_characters_are_refused():
-    with pytest.raises(ValueError, match=r"symbol 95 at index 1"):
-        decode([3, 95])
 
 
 @pytest.mark.parametrize(

@@ -1,49 +1,14 @@
-"""The identities of one attention layer, for any layer that hypothesis can think of."""
+"""Attention with a prefix, taken apart, and the random layers it is checked on."""
 
 from __future__ import annotations
 
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from promptlib.attention import attend
-from promptlib.prefix_tuning.cases import LOGIT_SCALES, PREFIX_KINDS, random_case, random_cases
-from promptlib.prefix_tuning.identities import (
-    hull_distances,
-    output_errors,
-    ratio_errors,
-    relative_attention,
-    rescaling_errors,
-    split,
-    statistics_errors,
-    total_variation,
-)
-
-layers = st.fixed_dictionaries(
-    {
-        "n_head": st.integers(1, 4),
-        "n_tokens": st.integers(1, 19),
-        "head_width": st.integers(1, 13),
-        "prefix_length": st.integers(1, 11),
-        "causal": st.booleans(),
-        "prefix_kind": st.sampled_from(PREFIX_KINDS),
-        "logit_scale": st.floats(1e-3, 1e3),
-    }
-)
-
-
-@settings(max_examples=150, deadline=None)
-@given(layers, st.integers(0, 2**31))
-def test_identities_hold_for_any_layer(arguments, seed):
-    generator = torch.Generator().manual_seed(seed)
-    case = random_case(generator, **arguments)
-    for check in (rescaling_errors, ratio_errors, output_errors, hull_distances):
-        errors = check(case)
-        assert torch.isfinite(errors).all()
-        assert (errors < 1e-10).all(), check.__name__
-    assert (statistics_errors(case, generator) < 1e-8).all()
+from promptlib.prefix_tuning.cases import random_case
+from promptlib.prefix_tuning.identities import relative_attention, split, total_variation
 
 
 def test_the_share_and_the_rescaled_row_by_hand():
@@ -63,34 +28,6 @@ def test_the_share_and_the_rescaled_row_by_hand():
     torch.testing.assert_close(relative_attention(to_content), plain)
     assert outputs.item() == pytest.approx(14.0)
     assert prefixed_outputs.item() == pytest.approx(0.5 * 14.0 + 0.5 * 100.0)
-
-
-def test_cases_cover_every_variant_and_repeat_with_the_generator():
-    def draw():
-        return list(random_cases(torch.Generator().manual_seed(3), 1))
-
-    cases, again = draw(), draw()
-    assert len(cases) == 144
-    assert {case.prefix_kind for case in cases} == set(PREFIX_KINDS)
-    assert {case.logit_scale for case in cases} == set(LOGIT_SCALES)
-    assert {(case.causal, len(case.queries), case.prefix_length) for case in cases} == {
-        (causal, heads, length)
-        for causal in (False, True)
-        for heads in (1, 3)
-        for length in (1, 2, 7)
-    }
-    assert all(
-        torch.equal(one.prefix_keys, other.prefix_keys)
-        for one, other in zip(cases, again, strict=True)
-    )
-
-
-def test_logits_have_the_scale_asked_for():
-    generator = torch.Generator().manual_seed(0)
-    for scale in LOGIT_SCALES:
-        case = random_case(generator, n_tokens=200, head_width=64, logit_scale=scale)
-        logits = case.queries @ case.keys.mT / 8
-        assert float(logits.std()) == pytest.approx(scale, rel=0.2)
 
 
 def test_one_vector_gives_dependent_keys_and_values_and_two_do_not():
@@ -137,8 +74,3 @@ def test_split_refuses_a_prefix_that_leaves_no_content(length):
 def test_random_case_names_what_it_refuses(change, named):
     with pytest.raises(ValueError, match=named):
         random_case(torch.Generator(), **change)
-
-
-def test_random_cases_needs_a_case():
-    with pytest.raises(ValueError, match="n_each must be at least 1, got 0"):
-        next(random_cases(torch.Generator(), 0))

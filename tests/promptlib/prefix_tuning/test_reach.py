@@ -19,9 +19,7 @@ from promptlib.prefix_tuning.reach import (
     keys_that_take,
     largest_share,
     log_normalisers,
-    logit,
     normalise,
-    unreachable_errors,
 )
 
 
@@ -48,14 +46,6 @@ def test_the_share_is_the_logistic_function_of_the_log_normalisers(causal):
     )
 
 
-def test_logit_inverts_the_logistic_function_and_refuses_the_ends():
-    shares = torch.tensor([1e-12, 0.25, 0.5, 1 - 1e-9], dtype=torch.float64)
-    torch.testing.assert_close(torch.sigmoid(logit(shares)), shares)
-    for end in (0.0, 1.0):
-        with pytest.raises(ValueError, match="strictly between 0 and 1"):
-            logit(torch.tensor([0.5, end]))
-
-
 @settings(max_examples=60, deadline=None)
 @given(st.integers(1, 7), st.integers(0, 6), st.integers(1, 5), st.integers(0, 2**31))
 def test_any_attention_can_be_had_from_independent_queries(n_queries, spare, length, seed):
@@ -74,15 +64,6 @@ def test_keys_that_take_refuses_what_cannot_be():
     for wanted in (0.0, 1.0):
         with pytest.raises(ValueError, match="less than one"):
             keys_that_take(draw(3, 5), draw(3), torch.full((3, 1), wanted, dtype=torch.float64))
-
-
-def test_unreachable_errors_needs_a_case_that_says_something():
-    generator = torch.Generator().manual_seed(0)
-    assert (unreachable_errors(random_case(generator, n_tokens=11, head_width=5)) < 1e-12).all()
-    for change in ({"prefix_length": 2}, {"n_tokens": 5}):
-        sizes = {"n_tokens": 11, "head_width": 5, **change}
-        with pytest.raises(ValueError, match="more tokens than head width"):
-            unreachable_errors(random_case(generator, **sizes))
 
 
 def test_normalise_is_the_limit_of_layer_norm():

@@ -13,7 +13,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from notebooks.prefix_tuning.beyond_one_layer import figures, plan, results
+from notebooks.prefix_tuning.beyond_one_layer import figures, paths, plan, results
 from notebooks.prefix_tuning.beyond_one_layer.claims import CHAPTER, PATHS, THEORY, TRAINED
 from promptlib import claims
 from promptlib.attention import attend
@@ -185,9 +185,9 @@ def theory(name: str, errors: Tensor) -> str:
 @pytest.mark.claim("prefix-tuning/depth-own-layer")
 def test_the_own_prefix_moves_nothing(pair: tuple[GPT, Prefix], tokens: Tensor) -> None:
     model, prefix = pair
-    good = movement.own_layer_errors(model, tokens, prefix)
+    good = paths.own_layer_errors(model, tokens, prefix)
     assert theory("own-layer", good) == "holds"
-    bad = movement.own_layer_errors(model, tokens, prefix, leaking)
+    bad = paths.own_layer_errors(model, tokens, prefix, leaking)
     assert theory("own-layer", bad) == "fails"
 
 

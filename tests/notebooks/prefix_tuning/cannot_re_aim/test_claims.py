@@ -5,12 +5,18 @@ from __future__ import annotations
 import pytest
 import torch
 
-from notebooks.prefix_tuning.cannot_re_aim import kernels, measuring, re_aiming
+from notebooks.prefix_tuning.cannot_re_aim import (
+    kernels,
+    measuring,
+    one_layer,
+    re_aiming,
+    trained_layer,
+)
 from notebooks.prefix_tuning.cannot_re_aim.claims import ROWS
+from notebooks.prefix_tuning.cannot_re_aim.one_layer import random_cases
 from promptlib import claims
 from promptlib.attention import attend
-from promptlib.prefix_tuning import gpt, identities, inside, reach
-from promptlib.prefix_tuning.cases import random_cases
+from promptlib.prefix_tuning import gpt, inside, reach
 from promptlib.prefix_tuning.gpt import GPT, GPTConfig
 from promptlib.prefix_tuning.prefix import Prefix
 
@@ -102,8 +108,8 @@ RE_AIMERS = [prefix_in_the_logits, mask_counts_the_prefix, positions_shift]
 def test_claims_hold(cases):
     found = [
         judge("relative-attention", measuring.errors(measuring.relative_attention, cases)),
-        judge("biased-output", measuring.errors(identities.output_errors, cases)),
-        judge("bias-in-hull", measuring.errors(identities.hull_distances, cases)),
+        judge("biased-output", measuring.errors(one_layer.output_errors, cases)),
+        judge("bias-in-hull", measuring.errors(one_layer.hull_distances, cases)),
         judge("two-statistics", measuring.statistics_errors(cases, seeded())),
         judge("attainable-attention", measuring.attainment_errors(30, seeded())),
         judge("layer-norm-limit", measuring.normalised_shares(5, seeded())),
@@ -131,7 +137,7 @@ def test_relative_attention_fails(cases, wrong):
 )
 def test_biased_output_fails(cases, wrong):
     assert (
-        judge("biased-output", measuring.errors(identities.output_errors, cases, wrong)).verdict
+        judge("biased-output", measuring.errors(one_layer.output_errors, cases, wrong)).verdict
         == "fails"
     )
 
@@ -140,7 +146,7 @@ def test_biased_output_fails(cases, wrong):
 @pytest.mark.parametrize("wrong", [*RE_AIMERS, bias_too_long, prefix_reads_the_content])
 def test_bias_in_hull_fails(cases, wrong):
     assert (
-        judge("bias-in-hull", measuring.errors(identities.hull_distances, cases, wrong)).verdict
+        judge("bias-in-hull", measuring.errors(one_layer.hull_distances, cases, wrong)).verdict
         == "fails"
     )
 
@@ -273,11 +279,11 @@ def trained_relative_attention(pairs, tokens):
 
 
 def trained_biased_output(pairs, tokens):
-    errors = [inside.model_output_errors(model, prefix, tokens) for model, prefix in pairs]
+    errors = [trained_layer.model_output_errors(model, prefix, tokens) for model, prefix in pairs]
     return judge("trained-biased-output", torch.cat(errors))
 
 
-def fine_tuning_re_aims(models, tokens, movement=inside.model_movement):
+def fine_tuning_re_aims(models, tokens, movement=trained_layer.model_movement):
     moved = [movement(before, after, tokens) for before, after in models]
     return judge("fine-tuning-re-aims", moved)
 
@@ -359,7 +365,7 @@ def test_a_prefix_in_the_place_of_fine_tuning_moves_nothing(pairs, tokens):
     (model, prefix), _ = pairs
 
     def by_prefix(before, after, tokens):
-        return inside.model_movement(before, after, tokens, prefix)
+        return trained_layer.model_movement(before, after, tokens, prefix)
 
     claim = fine_tuning_re_aims([(model, model)] * 2, tokens, by_prefix)
     assert claim.verdict == "contradicted"

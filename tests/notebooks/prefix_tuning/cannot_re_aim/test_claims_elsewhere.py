@@ -16,10 +16,11 @@ from notebooks.prefix_tuning.cannot_re_aim import (
     positions,
 )
 from notebooks.prefix_tuning.cannot_re_aim.claims import ROWS
+from notebooks.prefix_tuning.cannot_re_aim.one_layer import random_cases
 from promptlib import claims
 from promptlib.attention import attend
 from promptlib.prefix_tuning import gpt
-from promptlib.prefix_tuning.cases import random_case, random_cases
+from promptlib.prefix_tuning.cases import random_case
 from promptlib.prefix_tuning.gpt import GPT, GPTConfig
 from promptlib.prefix_tuning.inside import in_float64
 from promptlib.prefix_tuning.prefix import Prefix

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from notebooks.prefix_tuning.cannot_re_aim import measuring, plan
+from notebooks.prefix_tuning.cannot_re_aim import measuring, plan, trained_layer
 from notebooks.prefix_tuning.cannot_re_aim.claims import ROWS
 from notebooks.prefix_tuning.cannot_re_aim.results import trained_sorters, with_prefix
 from promptlib import claims
@@ -54,7 +54,7 @@ def test_the_sorters_of_a_tiny_plan_satisfy_the_claims():
                 [inside.model_ratio_errors(*pair, tokens) for pair in pairs]
             ),
             "trained-biased-output": torch.cat(
-                [inside.model_output_errors(*pair, tokens) for pair in pairs]
+                [trained_layer.model_output_errors(*pair, tokens) for pair in pairs]
             ),
             "trained-layer-norm-limit": measuring.trained_shares(pairs[:2], tokens),
         }

@@ -7,7 +7,13 @@ import math
 import pytest
 import torch
 
-from notebooks.prefix_tuning.one_virtual_token import decoding, limits, measuring, worst_case
+from notebooks.prefix_tuning.one_virtual_token import (
+    decoding,
+    limits,
+    measuring,
+    theory,
+    worst_case,
+)
 from notebooks.prefix_tuning.one_virtual_token.claims import ROWS
 from promptlib import claims
 from promptlib.attention import attend
@@ -206,7 +212,7 @@ def test_total_error_fails_without_the_search_space_of_the_proof():
     "formula",
     [
         lambda v, n, conditional: bounds.least_inverse_temperature(v, (1 + conditional) * n),
-        lambda v, n, conditional: bounds.critical_inverse_temperature(v, n, not conditional),
+        lambda v, n, conditional: theory.critical_inverse_temperature(v, n, not conditional),
         lambda v, n, conditional: math.log((n - 1) * (4 * v - 2)),
     ],
 )
@@ -335,7 +341,7 @@ def test_the_search_finds_what_the_proof_names_as_worst():
     least = bounds.least_inverse_temperature(5, 3)
     speaker = unconditional_generator(5, 3, inverse_temperature=least)
     found = worst_case.worst_lookup_errors(speaker, 7, 40, seeded()).max()
-    leak = bounds.largest_leak(3, least)
+    leak = theory.largest_leak(3, least)
     assert float(found) == pytest.approx(leak * (2 - 1 / 5), rel=1e-6)
 
 

@@ -8,10 +8,10 @@ import pytest
 import torch
 
 from notebooks.prefix_tuning.one_virtual_token import figures
+from notebooks.prefix_tuning.one_virtual_token.texts import encode
 from promptlib import plotting
 from promptlib.prefix_tuning import conditional_generator, unconditional_generator
 from promptlib.prefix_tuning.constructions import unpacking
-from promptlib.prefix_tuning.constructions.symbols import encode
 
 
 @pytest.fixture(autouse=True)
