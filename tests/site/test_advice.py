@@ -120,6 +120,7 @@ def test_the_options_and_defaults_are_those_of_peft():
         for option, default in options:
             assert getattr(made, option) == ast.literal_eval(default), option
     known = set(dir(peft.LoraModel)) | {"peft", "adapter_names"}  # the last has a test below
+    known |= {"diagnose", "transformers"}
     for config in set(re.findall(r"`(\w+Config)`", PAGE)):
         known |= set(vars(getattr(peft, config)()))
     assert set(re.findall(r"(?<!\})`([a-z_]+)(?:=[^`]*)?`", PAGE)) - known == set()

@@ -134,7 +134,7 @@ class Diagnosis:
             f"most {self.vectors_used.max():.1f} ({_place(self.vectors_used)})."
         )
         if self.vectors_used.max() < self.length / 2:
-            return f"{said} More length is not what is missing."
+            return f"{said} Fewer than half are: length is hardly what is missing."
         return said
 
     def _on_bias(self) -> str:
