@@ -9,6 +9,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+import matplotlib.pyplot as plt
 import pytest
 import torch
 import yaml
@@ -182,3 +183,22 @@ def test_lora_takes_an_adapter_for_each_sequence_and_a_prefix_does_not():
         named = prefix(tokens, adapter_names=["default", "__base__"]).logits
         torch.testing.assert_close(named, prefix(tokens).logits)  # the names are not heard
         assert ((named - plain).abs().amax(dim=(1, 2)) > 1e-3).all()
+
+
+@needs_peft
+def test_the_diagnosis_of_the_page_runs():
+    from notebooks.prefix_tuning.real_architectures.architectures import random_llama
+
+    first, second = re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)
+    names = {
+        "torch": torch,
+        "model": random_llama(torch.Generator().manual_seed(0), "sdpa"),
+        "tokens": torch.arange(8)[None],
+    }
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # peft reads deprecated attributes of transformers
+        exec(first, names)
+    exec(second, names)
+    assert names["diagnosis"].kind == "free prefix"
+    assert "share taken" in names["description"]
+    plt.close(names["figure"])
