@@ -16,8 +16,6 @@ if TYPE_CHECKING:
     from promptlib.attention import attend
     from promptlib.prefix_tuning.constructions.conditional import conditional_generator
     from promptlib.prefix_tuning.constructions.unconditional import unconditional_generator
-    from promptlib.prefix_tuning.diagnosis.measuring import diagnose
-    from promptlib.prefix_tuning.diagnosis.report import Diagnosis
     from promptlib.prefix_tuning.evaluation import greedy_decode, sequence_accuracy, sequence_loss
     from promptlib.prefix_tuning.gpt import GPT, GPTConfig
     from promptlib.prefix_tuning.lora import add_lora, remove_lora
@@ -38,8 +36,6 @@ __all__, __getattr__, __dir__ = public_names(
         "promptlib.attention": ["attend"],
         ".constructions.conditional": ["conditional_generator"],
         ".constructions.unconditional": ["unconditional_generator"],
-        ".diagnosis.measuring": ["diagnose"],
-        ".diagnosis.report": ["Diagnosis"],
         ".evaluation": ["greedy_decode", "sequence_accuracy", "sequence_loss"],
         ".gpt": ["GPT", "GPTConfig"],
         ".lora": ["add_lora", "remove_lora"],

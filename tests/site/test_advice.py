@@ -9,6 +9,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+import matplotlib.pyplot as plt
 import pytest
 import torch
 import yaml
@@ -120,6 +121,7 @@ def test_the_options_and_defaults_are_those_of_peft():
         for option, default in options:
             assert getattr(made, option) == ast.literal_eval(default), option
     known = set(dir(peft.LoraModel)) | {"peft", "adapter_names"}  # the last has a test below
+    known |= {"diagnose", "transformers"}
     for config in set(re.findall(r"`(\w+Config)`", PAGE)):
         known |= set(vars(getattr(peft, config)()))
     assert set(re.findall(r"(?<!\})`([a-z_]+)(?:=[^`]*)?`", PAGE)) - known == set()
@@ -181,3 +183,22 @@ def test_lora_takes_an_adapter_for_each_sequence_and_a_prefix_does_not():
         named = prefix(tokens, adapter_names=["default", "__base__"]).logits
         torch.testing.assert_close(named, prefix(tokens).logits)  # the names are not heard
         assert ((named - plain).abs().amax(dim=(1, 2)) > 1e-3).all()
+
+
+@needs_peft
+def test_the_diagnosis_of_the_page_runs():
+    from notebooks.prefix_tuning.real_architectures.architectures import random_llama
+
+    first, second = re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)
+    names = {
+        "torch": torch,
+        "model": random_llama(torch.Generator().manual_seed(0), "sdpa"),
+        "tokens": torch.arange(8)[None],
+    }
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # peft reads deprecated attributes of transformers
+        exec(first, names)
+    exec(second, names)
+    assert names["diagnosis"].kind == "free prefix"
+    assert "share taken" in names["description"]
+    plt.close(names["figure"])

@@ -10,11 +10,15 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from notebooks.prefix_tuning.expressivity_or_optimisation import travel
 from notebooks.prefix_tuning.expressivity_or_optimisation.plan import DRAWN, METHODS, Question
-from promptlib.prefix_tuning.trials import Get, Plan, Trial, Trials, read
+from promptlib.prefix_tuning.gpt import GPT
+from promptlib.prefix_tuning.prefix import Prefix
+from promptlib.prefix_tuning.tasks import read_and_answer, task_named
+from promptlib.prefix_tuning.trials import Get, Plan, Trial, Trials, read, rebuild
 
 DOES = 90.0
 """Percent of sequences from which on a task counts as done."""
@@ -94,6 +98,28 @@ def lost_by_tuning(trials: Trials) -> dict[int, float]:
 def moving(trials: Trials, method: str) -> Trials:
     """Return the trials of a method on the tasks that move digits."""
     return trials.where(method=method, question=lambda asked: asked.task in MOVES)
+
+
+def failing(trials: Trials, get: Get, sequences: int = 50) -> tuple[GPT, Prefix, Tensor]:
+    """Return the best prefix for the first task that moves digits, of the first seed.
+
+    Returns
+    -------
+    model : GPT
+    prefix : Prefix
+    tokens : Tensor, shape (sequences, 19)
+        Test inputs and right answers of the task.
+    """
+    asked = questions(moving(trials, "prefix"))[0]
+    best = moving(trials, "prefix").where(question=asked).best()[0]
+    model, prefix = rebuild(best, get)
+    assert prefix is not None
+    generator = torch.Generator().manual_seed(0)
+    return (
+        model,
+        prefix,
+        read_and_answer(*task_named(best.task).sample(sequences, "test", generator)),
+    )
 
 
 def trained_teachers(trials: Trials) -> list[str]:

@@ -6,6 +6,7 @@ Shapes: ``L`` layers, ``H`` heads, ``p`` vectors in each layer.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from textwrap import fill
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
@@ -63,7 +64,7 @@ class Diagnosis:
     reach: np.ndarray | None = None
 
     def __str__(self) -> str:
-        return "\n".join(self.sentences())
+        return "\n".join(fill(said, 96, subsequent_indent="  ") for said in self.sentences())
 
     def sentences(self) -> list[str]:
         """Say each of the five numbers, and what it means; also why there is none."""
@@ -134,7 +135,7 @@ class Diagnosis:
             f"most {self.vectors_used.max():.1f} ({_place(self.vectors_used)})."
         )
         if self.vectors_used.max() < self.length / 2:
-            return f"{said} More length is not what is missing."
+            return f"{said} Fewer than half are: length is hardly what is missing."
         return said
 
     def _on_bias(self) -> str:
