@@ -8,7 +8,7 @@ After Oymak et al. 2023, with the notation of the book:
 - `descent`, `sampled_descent` and `mass`: the first steps of gradient descent, in the mean and on
   samples, and where their attention goes;
 - `head_price`: the exact error of a learned head, from the law of its features (`feature_law`), for
-  averaging and ridge heads (`averaging_head`, `ridge_head`).
+  averaging and ridge heads (`ridge_head`).
 
 The names below are the public ones.
 """

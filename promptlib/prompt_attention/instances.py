@@ -10,7 +10,6 @@ from torch import Tensor
 from promptlib.checks import check_public
 from promptlib.prompt_attention.mixture import Bags, ContextualMixture
 
-PAPER = "after Oymak et al. 2023, contribution (1)"
 TOLERANCE = 1e-10
 """What float64 rounding may amount to in an identity."""
 SPARSITIES = (0.05, 0.1, 0.2, 0.3, 0.45, 0.5, 0.6, 0.7, 0.9)

@@ -23,8 +23,14 @@ not: :math:`\theta = 0` is least squares with more dimensions than samples.
 Solving. :math:`G(\theta) = \theta\gamma - E[\theta\tau^2/(\theta+\tau^2)] - \lambda` is convex and
 :math:`G(0) \le 0`, so there is one largest root and Newton's method from any point above falls to
 it monotonically. A point above is the root for the constant noise :math:`\sqrt{E\tau^2}`, in closed
-form: by Jensen's inequality its ``G`` is the smaller one. After Oymak et al. 2023, contribution
-(3); proved for λ > 0 in the chapter "The exact price of learning the head".
+form: by Jensen's inequality its ``G`` is the smaller one.
+
+An endless ridge leaves the plain average, :math:`\hat w = \frac1n \sum_i y_i v_i` up to a factor,
+as one gradient step from zero does; its cosine with :math:`w_\star` is
+:math:`\bar x / \sqrt{\bar x^2 + E[\tau^2]/\alpha}` with :math:`\bar x = E[x]`.
+
+After Oymak et al. 2023, contribution (3); proved for λ > 0 in the chapter "The exact price of
+learning the head".
 """
 
 from __future__ import annotations
@@ -36,13 +42,14 @@ import torch
 from torch import Tensor
 
 from promptlib.checks import check_public
-from promptlib.prompt_attention.averaging_head import aligned_error, averaging_cosine
 from promptlib.prompt_attention.core_model import as_parameters
 from promptlib.prompt_attention.feature_law import FeatureLaw
 
 __all__ = [
     "FixedPointError",
     "RidgeHead",
+    "aligned_error",
+    "averaging_cosine",
     "constant_noise_ridge",
     "effective_ridge",
     "ridge_cosine",
@@ -228,6 +235,42 @@ def ridge_cosine(law: FeatureLaw, samples_per_dim: float | Tensor, ridge: float 
 def ridge_error(law: FeatureLaw, samples_per_dim: float | Tensor, ridge: float | Tensor) -> Tensor:
     """Test error of the ridge head; parameters, result and errors as for :func:`ridge_cosine`."""
     return aligned_error(law, ridge_cosine(law, samples_per_dim, ridge))
+
+
+def aligned_error(law: FeatureLaw, cosine: Tensor) -> Tensor:
+    r"""Error of any head whose cosine with :math:`w_\star` is given: :math:`E\,\Phi(-x c/\tau)`.
+
+    Parameters
+    ----------
+    law : FeatureLaw
+        Tensors of shape (..., M).
+    cosine : Tensor, shape (...)
+        In [-1, 1].
+
+    Returns
+    -------
+    Tensor, shape (...)
+    """
+    return torch.special.ndtr(-law.signal / law.noise * cosine[..., None]).mean(-1)
+
+
+def averaging_cosine(law: FeatureLaw, samples_per_dim: float | Tensor) -> Tensor:
+    r"""Cosine between the averaging head and :math:`w_\star`.
+
+    Parameters
+    ----------
+    law : FeatureLaw
+        Tensors of shape (..., M).
+    samples_per_dim : float or Tensor
+        :math:`\alpha`, positive, inf allowed; broadcasts with ``...``.
+
+    Returns
+    -------
+    Tensor, shape (...)
+    """
+    (alpha,) = as_parameters(samples_per_dim=samples_per_dim)
+    mean = law.signal.mean(-1)
+    return mean / (mean.square() + law.noise.square().mean(-1) / alpha).sqrt()
 
 
 check_public(__name__)

@@ -8,6 +8,7 @@ from typing import Any
 
 import matplotlib.pyplot as plt
 import numpy as np
+import torch
 from matplotlib.axes import Axes
 from torch import Tensor
 
@@ -15,7 +16,7 @@ from notebooks.prefix_tuning.new_task.plan import ASCENDING, DESCENDING
 from promptlib import plotting
 from promptlib.plotting import INK, MUTED, PALETTE, PAPER
 from promptlib.prefix_tuning import drawing, published
-from promptlib.prefix_tuning.drawing import Drawn, inputs_by_size, output_attention, peak_rank
+from promptlib.prefix_tuning.drawing import Drawn, inputs_by_size
 from promptlib.prefix_tuning.gpt import GPT
 from promptlib.prefix_tuning.prefix import Prefix
 from promptlib.prefix_tuning.tasks import SEQUENCE_LENGTH, SORT_DESCENDING, read_and_answer
@@ -35,7 +36,7 @@ def attention_maps(
     )
     seen = []
     for column, (title, (model, prefix)) in enumerate(models.items()):
-        attention = inputs_by_size(output_attention(model, tokens, prefix), inputs)
+        attention = inputs_by_size(_output_attention(model, tokens, prefix), inputs)
         mean = attention.mean(dim=0)
         order = inputs[example].argsort(stable=True)
         digits = [str(int(digit)) for digit in inputs[example][order]]
@@ -44,7 +45,7 @@ def attention_maps(
         axes[0, column].set_title(title, pad=14)  # above the name of the prefix column
         axes[0, column].set_xticks(np.arange(10) + 0.5, digits, fontsize=8)
         axes[1, column].set_xticks([5, 14.5], ["inputs\nby size", "outputs\nread"], fontsize=9)
-        where = f"first output looks most at input {peak_rank(mean)} of 10 by size"
+        where = f"first output looks most at input {_peak_rank(mean)} of 10 by size"
         if prefix is not None:
             taken = float(mean[:, : prefix.length].sum(dim=-1).mean())
             where += f", and the prefix takes {100 * taken:.0f} % of the attention on average"
@@ -236,3 +237,19 @@ def outputs_right(curves: Mapping[str, Sequence[Tensor]]) -> Drawn:
         f"span the seeds. {'; '.join(seen)}."
     )
     return figure, alt
+
+
+@torch.no_grad()
+def _output_attention(model: GPT, tokens: Tensor, prefix: Prefix | None = None) -> Tensor:
+    """Where the ten output positions look in the first layer, averaged over heads.
+
+    Shape (B, 10, p + 19): prefix first, then the ten inputs, then the nine outputs read back.
+    """
+    _, attention = model(tokens, prefix, return_attention=True)
+    return attention[0].mean(dim=1)[:, -SEQUENCE_LENGTH:]
+
+
+def _peak_rank(attention: Tensor) -> int:
+    """Which input by size, 1 to 10, the first output looks at most, given mean rows."""
+    p = attention.shape[-1] - 2 * SEQUENCE_LENGTH + 1
+    return int(attention[0, p : p + SEQUENCE_LENGTH].argmax()) + 1

@@ -154,20 +154,6 @@ MOVED = (
         source=HERE,
         checks=movement.movement,
     ),
-    Outcome(
-        "prefix-moves-more",
-        "Above the first layer the best shared prefix of the published budget moves more relative "
-        "attention than LoRA of rank 1 on MLPs and output projections does; the difference is "
-        "above zero.",
-        values=lambda seen: [
-            above_first(prefix) - above_first(lora)
-            for prefix, lora in zip(shared_prefix(seen), published_lora(seen), strict=True)
-        ],
-        above=0.0,
-        unit="% of attention",
-        source=HERE,
-        checks=movement.movement,
-    ),
 )
 
 EXACT = (

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from notebooks.prompt_attention.price_of_the_head.concentrated_head import signal_to_noise
 from notebooks.prompt_attention.price_of_the_head.head_limits import (
+    averaging_error,
     hard_attention_error,
     informed_error,
 )
@@ -19,7 +20,6 @@ from notebooks.prompt_attention.price_of_the_head.head_simulation import learned
 from notebooks.prompt_attention.price_of_the_head.results import Priced
 from promptlib import claims
 from promptlib.claims import HERE
-from promptlib.prompt_attention.averaging_head import averaging_error
 from promptlib.prompt_attention.feature_law import feature_laws
 from promptlib.prompt_attention.head_price import head_error
 from promptlib.prompt_attention.ridge_head import ridge_error

@@ -1,4 +1,4 @@
-r"""How good can it get, and how bad? What bounds the price of the head from both sides.
+r"""How good can it get, and how bad? What bounds the price of the head, and its simplest head.
 
 ``informed_error``
     Bayes: the best that can be learned from the features, even by somebody who is told signal
@@ -24,11 +24,11 @@ import torch
 from torch import Tensor
 
 from promptlib.checks import check_public
-from promptlib.prompt_attention.averaging_head import aligned_error
 from promptlib.prompt_attention.core_model import as_parameters, relevant_counts
 from promptlib.prompt_attention.feature_law import FeatureLaw
+from promptlib.prompt_attention.ridge_head import aligned_error, averaging_cosine
 
-__all__ = ["hard_attention_error", "informed_error"]
+__all__ = ["averaging_error", "hard_attention_error", "informed_error", "known_head_error"]
 
 
 def informed_error(law: FeatureLaw, samples_per_dim: float | Tensor) -> Tensor:
@@ -55,6 +55,21 @@ def hard_attention_error(
     irrelevant = tokens - relevant_counts(share, tokens)
     all_below = torch.special.log_ndtr(context / sigma) * irrelevant
     return -0.5 * torch.special.expm1(all_below)
+
+
+def averaging_error(law: FeatureLaw, samples_per_dim: float | Tensor) -> Tensor:
+    """Test error of the plain average of the labelled features, an endless ridge; (...)."""
+    return aligned_error(law, averaging_cosine(law, samples_per_dim))
+
+
+def known_head_error(law: FeatureLaw) -> Tensor:
+    r"""Test error of the head :math:`w_\star` itself, :math:`E\,\Phi(-x/\tau)`, shape (...).
+
+    No function of the projected feature does better: its two class densities differ by the factor
+    :math:`e^{2x\langle v, w_\star\rangle/(W\tau^2)}` for every :math:`(x, \tau)`, so the likelier
+    class is the sign of :math:`\langle v, w_\star\rangle`.
+    """
+    return torch.special.ndtr(-law.signal / law.noise).mean(-1)
 
 
 check_public(__name__)

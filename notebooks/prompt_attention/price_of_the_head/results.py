@@ -23,8 +23,10 @@ from notebooks.prompt_attention.price_of_the_head.concentrated_head import (
     signal_to_noise,
 )
 from notebooks.prompt_attention.price_of_the_head.head_limits import (
+    averaging_error,
     hard_attention_error,
     informed_error,
+    known_head_error,
 )
 from notebooks.prompt_attention.price_of_the_head.head_simulation import (
     SimulatedErrors,
@@ -34,7 +36,6 @@ from notebooks.prompt_attention.price_of_the_head.head_simulation import (
 from promptlib.attention import attend
 from promptlib.checks import check_public
 from promptlib.progress import progress_bar
-from promptlib.prompt_attention.averaging_head import averaging_error, known_head_error
 from promptlib.prompt_attention.deviations import Comparison, largest_deviation
 from promptlib.prompt_attention.feature_law import FeatureLaw, feature_law, feature_laws
 from promptlib.prompt_attention.head_price import head_error

@@ -16,8 +16,10 @@ from notebooks.prompt_attention.softmax_separates import (
 from promptlib import claims
 from promptlib.claims import HERE
 from promptlib.prompt_attention import expressivity, models
-from promptlib.prompt_attention.instances import PAPER, SPARSITIES, TOLERANCE
+from promptlib.prompt_attention.instances import SPARSITIES, TOLERANCE
 from promptlib.prompt_attention.mixture import ContextualMixture
+
+PAPER = "after Oymak et al. 2023, contribution (1)"
 
 
 def attempts(found: search.SearchResult) -> str:

@@ -15,11 +15,12 @@ from notebooks.prompt_attention.price_of_the_head.concentrated_head import (
     signal_to_noise,
 )
 from notebooks.prompt_attention.price_of_the_head.head_limits import (
+    averaging_error,
     hard_attention_error,
     informed_error,
+    known_head_error,
 )
 from notebooks.prompt_attention.price_of_the_head.results import random_laws
-from promptlib.prompt_attention.averaging_head import averaging_error, known_head_error
 from promptlib.prompt_attention.core_model import as_parameters
 from promptlib.prompt_attention.feature_law import (
     FeatureLaw,

@@ -14,7 +14,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from notebooks.prefix_tuning.new_task import figures, results
+from notebooks.prefix_tuning.new_task import figures, figures_sweep, results
 from notebooks.prefix_tuning.new_task import plan as new_task
 from notebooks.prefix_tuning.new_task.claims import CHAPTER, GRADIENT, ROWS
 from promptlib import claims
@@ -393,7 +393,7 @@ def test_the_figures_say_what_they_show(learned: Learned) -> None:
             {"pretrained": (model, None), "prefixed": (model, prefix)}, inputs
         ),
         "100 steps": figures.learning_curves(trials, 100, 0.9),
-        "highest accuracy": drawing.sweep_maps(
+        "highest accuracy": figures_sweep.sweep_maps(
             {"free": [[cell.metrics] for cell in trials.where(way="free")]}, "sort_descending"
         ),
         "91.41 % published": figures.beside_published(trials),
@@ -423,7 +423,7 @@ def test_the_numbers_of_a_sweep_stay_inside_their_cells(
     ]
     plotting.use_theme()
     sweeps = {name: [cells] * seeds for name in ("shared", "free")}
-    figure, _ = drawing.sweep_maps(sweeps, "sort_descending")
+    figure, _ = figures_sweep.sweep_maps(sweeps, "sort_descending")
     figure.canvas.draw()
     texts = [(axes, text) for axes in figure.axes for text in axes.texts]
     assert len(texts) == 2 * n_rates * n_stds
@@ -443,7 +443,7 @@ def test_columns_are_put_in_order_of_size() -> None:
     attention[0, :, 1 + 4] = 0.5  # the digit 7, the largest
     ordered = drawing.inputs_by_size(attention, inputs)
     assert ordered[0, 0].nonzero().flatten().tolist() == [0, 1 + 9]
-    assert drawing.peak_rank(ordered[0]) == 10
+    assert figures._peak_rank(ordered[0]) == 10
 
 
 def test_the_published_figures_are_those_of_the_paper() -> None:

@@ -16,11 +16,10 @@ from notebooks.prompt_attention.price_of_the_head.head_simulation import (
 from notebooks.prompt_attention.price_of_the_head.results import Setting
 from promptlib import claims
 from promptlib.prompt_attention import ridge_head
-from promptlib.prompt_attention.averaging_head import aligned_error
 from promptlib.prompt_attention.feature_law import FeatureLaw, feature_law, feature_laws
 from promptlib.prompt_attention.head_price import head_error
 from promptlib.prompt_attention.mixture import ContextualMixture
-from promptlib.prompt_attention.ridge_head import ridge_error
+from promptlib.prompt_attention.ridge_head import aligned_error, ridge_error
 
 
 def generator(seed=0):
