@@ -101,19 +101,6 @@ def head_maps(diagnosis: Diagnosis) -> Drawn:
     return figure, alt
 
 
-@torch.no_grad()
-def output_attention(model: GPT, tokens: Tensor, prefix: Prefix | None = None) -> Tensor:
-    """Return where the ten output positions look in the first layer, averaged over heads.
-
-    Returns
-    -------
-    Tensor, ``(B, 10, p + 19)``
-        Prefix first, then the ten inputs, then the nine outputs read back.
-    """
-    _, attention = model(tokens, prefix, return_attention=True)
-    return attention[0].mean(dim=1)[:, -SEQUENCE_LENGTH:]
-
-
 def inputs_by_size(attention: Tensor, inputs: Tensor) -> Tensor:
     """Reorder the columns of the ten inputs from the smallest digit to the largest.
 
