@@ -63,16 +63,19 @@ def head_maps(diagnosis: Diagnosis) -> Drawn:
 
     Numbers are written into the cells while there is room; NaN is drawn as 0.
     """
-    per_cent, count = (100.0, "{:.0f}"), (1.0, "{:.1f}")
-    length = max(diagnosis.length, 1)
-    found = [
-        ("share taken (%)", diagnosis.shares, *per_cent, 100.0),
-        ("relative attention moved (%)", diagnosis.moved, *per_cent, 100.0),
-        ("vectors in use", diagnosis.vectors_used, *count, float(length)),
-        ("directions of the bias", diagnosis.bias_rank, *count, float(length)),
-        ("share taken of that allowed (%)", diagnosis.reach, *per_cent, 100.0),
+    length = float(max(diagnosis.length, 1))
+    found: list[tuple[str, np.ndarray | None, float, str, float]] = [
+        ("share taken (%)", diagnosis.shares, 100.0, "{:.0f}", 100.0),
+        ("relative attention moved (%)", diagnosis.moved, 100.0, "{:.0f}", 100.0),
+        ("vectors in use", diagnosis.vectors_used, 1.0, "{:.1f}", length),
+        ("directions of the bias", diagnosis.bias_rank, 1.0, "{:.1f}", length),
+        ("share taken of that allowed (%)", diagnosis.reach, 100.0, "{:.0f}", 100.0),
     ]
-    there = [(title, values, *rest) for title, values, *rest in found if values is not None]
+    there = [
+        (title, factor * np.nan_to_num(values), form, highest)
+        for title, values, factor, form, highest in found
+        if values is not None
+    ]
     layers, heads = diagnosis.moved.shape
     rows = -(-len(there) // 2)
     height = rows * (1.1 + min(0.4 * layers, 5.0))
@@ -80,8 +83,7 @@ def head_maps(diagnosis: Diagnosis) -> Drawn:
         rows, min(len(there), 2), figsize=(plotting.WIDTH, height), squeeze=False
     )
     told = []
-    for axes, (title, values, factor, form, highest) in zip(panels.flat, there, strict=False):
-        scaled = factor * np.nan_to_num(values)
+    for axes, (title, scaled, form, highest) in zip(panels.flat, there, strict=False):
         written = heads <= MOST_WRITTEN
         mesh = plotting.labelled_cells(
             axes,
