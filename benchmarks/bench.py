@@ -271,14 +271,14 @@ def cold_build() -> Iterator[str]:
     for plan in profile.notebooks:
         for run in plan.runs:
             wanted.setdefault(run.name, (plan.source.name, run.train.partition(":")[2]))
-    runs, notebooks = expected_seconds(wanted, [plan.source.name for plan in profile.notebooks])
+    runs, executing = expected_seconds(wanted, [plan.source.name for plan in profile.notebooks])
     training: Counter[str] = Counter()
     for name, seconds in runs.items():
         training[wanted[name][0]] += seconds  # type: ignore[assignment]  # seconds, not a count
     yield f"{'a cold build, s, as recorded':42} {'training':>9} {'notebook':>9}"
-    for name in sorted(notebooks, key=lambda name: -training[name] - notebooks[name]):
-        yield f"{name:42} {training[name]:9.0f} {notebooks[name]:9.0f}"
-    yield f"{'all':42} {sum(training.values()):9.0f} {sum(notebooks.values()):9.0f}"
+    for name in sorted(executing, key=lambda name: -training[name] - executing[name]):
+        yield f"{name:42} {training[name]:9.0f} {executing[name]:9.0f}"
+    yield f"{'all':42} {sum(training.values()):9.0f} {sum(executing.values()):9.0f}"
 
 
 def phase_diagram_seconds(turns: int) -> float:
