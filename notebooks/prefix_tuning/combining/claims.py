@@ -217,8 +217,8 @@ INSIDE = (
     Outcome(
         "probe-predicts",
         "How much of a new task's answer a linear probe reads in the pretrained model, without a "
-        "prefix, goes together with the prefixes' own gains: over the new tasks the rank correlation "
-        "of the two is above 0.",
+        "prefix, goes together with the prefixes' own gains: over the new tasks the rank "
+        "correlation of the two is above 0.",
         values=correlations,
         above=0.0,
         unit="dimensionless",
