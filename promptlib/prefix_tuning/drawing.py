@@ -154,16 +154,14 @@ def head_maps(diagnosis: Diagnosis) -> Drawn:
 
     Numbers are written into the cells while there is room; NaN is drawn as 0.
     """
-    per_cent, count = (100.0, "{:.0f}"), (1.0, "{:.1f}")
-    length = max(diagnosis.length, 1)
-    found = [
-        ("share taken (%)", diagnosis.shares, *per_cent, 100.0),
-        ("relative attention moved (%)", diagnosis.moved, *per_cent, 100.0),
-        ("vectors in use", diagnosis.vectors_used, *count, float(length)),
-        ("directions of the bias", diagnosis.bias_rank, *count, float(length)),
-        ("share taken of that allowed (%)", diagnosis.reach, *per_cent, 100.0),
-    ]
-    there = [(title, values, *rest) for title, values, *rest in found if values is not None]
+    arrays = {
+        "share taken (%)": diagnosis.shares,
+        "relative attention moved (%)": diagnosis.moved,
+        "vectors in use": diagnosis.vectors_used,
+        "directions of the bias": diagnosis.bias_rank,
+        "share taken of that allowed (%)": diagnosis.reach,
+    }
+    there = {title: values for title, values in arrays.items() if values is not None}
     layers, heads = diagnosis.moved.shape
     rows = -(-len(there) // 2)
     height = rows * (1.1 + min(0.4 * layers, 5.0))
@@ -171,8 +169,10 @@ def head_maps(diagnosis: Diagnosis) -> Drawn:
         rows, min(len(there), 2), figsize=(plotting.WIDTH, height), squeeze=False
     )
     told = []
-    for axes, (title, values, factor, form, highest) in zip(panels.flat, there, strict=False):
-        scaled = factor * np.nan_to_num(values)
+    for axes, (title, values) in zip(panels.flat, there.items(), strict=False):
+        is_share = title.endswith("(%)")
+        scaled = np.nan_to_num(values) * (100 if is_share else 1)
+        form = "{:.0f}" if is_share else "{:.1f}"
         written = heads <= MOST_WRITTEN
         mesh = plotting.labelled_cells(
             axes,
@@ -180,7 +180,7 @@ def head_maps(diagnosis: Diagnosis) -> Drawn:
             [[form.format(value) if written else "" for value in row] for row in scaled],
             [f"layer {layer + 1}" for layer in range(layers)],
             [str(head + 1) if written else "" for head in range(heads)],
-            (0.0, highest),
+            (0.0, 100.0 if is_share else float(max(diagnosis.length, 1))),
         )
         axes.set(title=title, xlabel="head")
         if not written:
