@@ -63,7 +63,6 @@ def head_maps(diagnosis: Diagnosis) -> Drawn:
 
     Numbers are written into the cells while there is room; NaN is drawn as 0.
     """
-<<<<<<< HEAD
     length = float(max(diagnosis.length, 1))
     found: list[tuple[str, np.ndarray | None, float, str, float]] = [
         ("share taken (%)", diagnosis.shares, 100.0, "{:.0f}", 100.0),
@@ -77,16 +76,6 @@ def head_maps(diagnosis: Diagnosis) -> Drawn:
         for title, values, factor, form, highest in found
         if values is not None
     ]
-=======
-    arrays = {
-        "share taken (%)": diagnosis.shares,
-        "relative attention moved (%)": diagnosis.moved,
-        "vectors in use": diagnosis.vectors_used,
-        "directions of the bias": diagnosis.bias_rank,
-        "share taken of that allowed (%)": diagnosis.reach,
-    }
-    there = {title: values for title, values in arrays.items() if values is not None}
->>>>>>> f15-H1
     layers, heads = diagnosis.moved.shape
     rows = -(-len(there) // 2)
     height = rows * (1.1 + min(0.4 * layers, 5.0))
@@ -94,14 +83,7 @@ def head_maps(diagnosis: Diagnosis) -> Drawn:
         rows, min(len(there), 2), figsize=(plotting.WIDTH, height), squeeze=False
     )
     told = []
-<<<<<<< HEAD
     for axes, (title, scaled, form, highest) in zip(panels.flat, there, strict=False):
-=======
-    for axes, (title, values) in zip(panels.flat, there.items(), strict=False):
-        is_share = title.endswith("(%)")
-        scaled = np.nan_to_num(values) * (100 if is_share else 1)
-        form = "{:.0f}" if is_share else "{:.1f}"
->>>>>>> f15-H1
         written = heads <= MOST_WRITTEN
         mesh = plotting.labelled_cells(
             axes,
@@ -109,7 +91,7 @@ def head_maps(diagnosis: Diagnosis) -> Drawn:
             [[form.format(value) if written else "" for value in row] for row in scaled],
             [f"layer {layer + 1}" for layer in range(layers)],
             [str(head + 1) if written else "" for head in range(heads)],
-            (0.0, 100.0 if is_share else float(max(diagnosis.length, 1))),
+            (0.0, highest),
         )
         axes.set(title=title, xlabel="head")
         if not written:
