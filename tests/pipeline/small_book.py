@@ -120,20 +120,27 @@ show(figure, "A line that rises from 0 at the left to 1 at the right.")
 """
 
 SKETCH = '''
-"""In place of jupyter-book, in no time: pages that hold what was staged for them, as it is."""
+"""In place of workflow.render, in no time: pages that hold what was staged for them, as it is."""
 import html
 import json
 import sys
 from pathlib import Path
 
-staged, out = Path(sys.argv[2]), Path(sys.argv[4]) / "_build" / "html"
+if "--only" in sys.argv:
+    sys.exit("a sketch is drawn whole")
+staged, out, trees = map(Path, sys.argv[1:4])
 (out / "_static").mkdir(parents=True)
+trees.mkdir()
+(trees / "environment.pickle").touch()
 (out / "_static" / "plain.css").write_text("body { margin: 0 }")
 gate = staged / "_data" / "gate.json"
 banner = " ".join(json.loads(gate.read_text())["problems"]) if gate.is_file() else ""
 for path in [staged / "index.md", staged / "ledger.md", *sorted(staged.glob("*/*.ipynb"))]:
     page = out / path.relative_to(staged).with_suffix(".html")
-    page.parent.mkdir(exist_ok=True)
+    tree = trees / path.relative_to(staged).with_suffix(".doctree")
+    for made in (page, tree):
+        made.parent.mkdir(exist_ok=True)
+    tree.touch()
     up = "" if page.parent == out else "../"
     page.write_text(
         f\'<html lang="en"><meta charset="utf-8" /><link rel="stylesheet"\'
@@ -294,10 +301,8 @@ def make(root: Path, names: Sequence[str] = ("first", "second"), sketch: bool = 
     book = Book(root)
     if sketch:
         (root / "sketch.py").write_text(SKETCH)
-        renderer = '(sys.executable, "-c", f"{_START}; main()", "build")'
-        book.edit(
-            "workflow/site.py", renderer, '(sys.executable, str(ROOT / "sketch.py"), "build")'
-        )
+        renderer = '[sys.executable, "-m", "workflow.render", '
+        book.edit("workflow/site.py", renderer, '[sys.executable, str(ROOT / "sketch.py"), ')
     return book
 
 
