@@ -78,6 +78,8 @@ def main(folder: str, profile_name: str) -> NoReturn:
         return source_states() == states
 
     os.chdir(ROOT)  # the sockets' paths are short
+    # What torch imports makes this folder, else one among the temporary files that nobody removes.
+    os.environ["TORCHINDUCTOR_CACHE_DIR"] = str(ROOT / folder / "inductor")
     jobs, kernels = (listening(f"{folder}/{name}") for name in ("jobs", "kernels"))
     with contextlib.suppress(ImportError):
         load_torch()
