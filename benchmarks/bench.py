@@ -267,10 +267,7 @@ def table(
 def cold_build() -> Iterator[str]:
     """Yield what the parts of a cold build took when the verdicts were last recorded."""
     profile = load_profile("quick")
-    wanted: dict[str, tuple[str, str]] = {}
-    for plan in profile.notebooks:
-        for run in plan.runs:
-            wanted.setdefault(run.name, (plan.source.name, run.train.partition(":")[2]))
+    wanted = profile.first_wanted
     runs, executing = expected_seconds(wanted, [plan.source.name for plan in profile.notebooks])
     training: Counter[str] = Counter()
     for name, seconds in runs.items():

@@ -219,14 +219,11 @@ def measured_effort(profile: Profile) -> dict[str, Any]:
     """
     store = RunStore.default()
     seconds: dict[str, dict[str, list[float]]] = {}
-    seen: set[str] = set()
-    for plan in profile.notebooks:
-        for run in plan.runs:
-            if run.name not in seen and store.checksum(run) is not None:
-                seen.add(run.name)
-                function = run.train.partition(":")[2]
-                took = store.provenance(run)["processor_seconds"]
-                seconds.setdefault(plan.source.name, {}).setdefault(function, []).append(took)
+    for name, (notebook, function) in profile.first_wanted.items():
+        run = profile.runs[name]
+        if store.checksum(run) is not None:
+            took = store.provenance(run)["processor_seconds"]
+            seconds.setdefault(notebook, {}).setdefault(function, []).append(took)
     executed = ROOT / "_build" / profile.name / "executed"
     return {
         "runs": {

@@ -122,13 +122,10 @@ def prepare(profile: Profile, cores: int) -> Progress:
             missing.add(run.name)
         else:
             write_receipt(receipt, checksum)
-    wanted: dict[str, tuple[str, str]] = {}
+    wanted = {name: by for name, by in profile.first_wanted.items() if name in missing}
     for plan in profile.notebooks:
-        for run in plan.runs:
-            if run.name in missing:
-                wanted.setdefault(run.name, (plan.source.name, run.train.partition(":")[2]))
-                if plan.source.name not in stale:
-                    stale.append(plan.source.name)
+        if plan.source.name not in stale and any(run.name in missing for run in plan.runs):
+            stale.append(plan.source.name)
     by_run, by_notebook = expected_seconds(wanted, stale)
     plans = [plan.runs for plan in profile.notebooks]
     divided = batches(plans, missing, profile.runs_per_process, cores, by_run)

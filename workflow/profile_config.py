@@ -93,6 +93,15 @@ class Profile:
         """All runs by name, each after the runs it needs."""
         return {run.name: run for plan in self.notebooks for run in plan.runs}
 
+    @cached_property
+    def first_wanted(self) -> dict[str, tuple[str, str]]:
+        """By the name of a run the first notebook that wants it, and its training function."""
+        found: dict[str, tuple[str, str]] = {}
+        for plan in self.notebooks:
+            for run in plan.runs:
+                found.setdefault(run.name, (plan.source.name, run.train.partition(":")[2]))
+        return found
+
     @property
     def base(self) -> str:
         """Name of the profile that this is a variant of; its own if it is none."""
