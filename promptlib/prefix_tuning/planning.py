@@ -204,8 +204,8 @@ def check_precision(precision: str) -> None:
         raise ValueError(f"precision must be 'float32' or 'bfloat16', got {precision!r}")
 
 
-def check_pretraining(optimiser: str, gelu: str) -> None:
-    """Raise a ValueError unless there is such an optimiser of models, and such a GELU in them."""
+def check_pretraining(gelu: str, optimiser: str = "adamw") -> None:
+    """Raise a ValueError unless models can have this GELU, and be pretrained by this optimiser."""
     if gelu not in ("tanh", "erf"):
         raise ValueError(f"gelu must be 'tanh' or 'erf', got {gelu!r}")
     if optimiser not in ("adamw", "muon"):

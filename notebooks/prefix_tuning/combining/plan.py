@@ -114,7 +114,7 @@ def plan(
     )
     planning.check_positive(learning_rates=learning_rates, weight_rates=weight_rates)
     planning.check_precision(precision)
-    planning.check_pretraining("adamw", gelu)
+    planning.check_pretraining(gelu)
     planning.check_model(n_layer, width, N_HEAD)
 
     bases = [

@@ -89,7 +89,7 @@ def plan(
     )
     planning.check_positive(learning_rates=learning_rates, init_stds=init_stds)
     planning.check_precision(precision)
-    planning.check_pretraining(optimiser, gelu)
+    planning.check_pretraining(gelu, optimiser)
     planning.check_model(1, width, N_HEAD)
 
     def pretrain(seed: int, first_layer_norm: bool) -> Run:

@@ -100,7 +100,7 @@ def plan(
             "would prove nothing"
         )
     planning.check_precision(precision)
-    planning.check_pretraining("adamw", gelu)
+    planning.check_pretraining(gelu)
     planning.check_model(n_layer, width, N_HEAD)
     for what, given, known in (
         ("lengths", lengths, PARAMETRISATIONS),
