@@ -26,6 +26,8 @@ HARDLY_ANY = 0.05
 AT_THE_LIMIT = 0.9
 """Part of the largest share from which on the LayerNorm is called the limit."""
 ONE_DIRECTION = 1.5
+PAGE = 76
+"""Letters of a line that a page of the book shows without scrolling."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -64,7 +66,7 @@ class Diagnosis:
     reach: np.ndarray | None = None
 
     def __str__(self) -> str:
-        return "\n".join(fill(said, 96, subsequent_indent="  ") for said in self.sentences())
+        return "\n".join(fill(said, PAGE, subsequent_indent="  ") for said in self.sentences())
 
     def sentences(self) -> list[str]:
         """Say each of the five numbers, and what it means; also why there is none."""

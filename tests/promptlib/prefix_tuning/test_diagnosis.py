@@ -60,7 +60,7 @@ def test_even_attention_gives_a_prefix_its_part_of_all_positions(tokens):
     assert "along one line" in said[3]
     assert "There it is the limit" in said[4]
     assert str(found).split() == " ".join(said).split()
-    assert max(map(len, str(found).splitlines())) <= 96
+    assert max(map(len, str(found).splitlines())) <= 76
 
 
 def test_vectors_for_different_symbols_give_as_many_directions():
