@@ -20,6 +20,9 @@ from notebooks.bridge.before_and_after import (
 from promptlib import claims
 from promptlib.prompt_attention.instances import TOLERANCE
 
+COMPARED: dict[str, Any] = {"values": attrgetter("values"), "limits": attrgetter("limits")}
+"""Of a row that judges a `measured.Compared`."""
+
 
 def after(work: str) -> str:
     """Source of a statement that is this book's, for a question that is another work's."""
@@ -33,8 +36,7 @@ ROWS = (
         "circle returns, on queries there and behind any content, a function $f$ of slope $L$ up "
         "to $L\\frac{\\pi}{p}\\sqrt{\\frac{\\pi^2}{4} + \\frac{\\log p}{2}}$ and what it leaves to "
         "content.",
-        values=attrgetter("values"),
-        limits=attrgetter("limits"),
+        **COMPARED,
         source=after("Petrov, Torr and Bibi 2024"),
         checks=functions_of_the_query.interpolating_prefix,
         search=lambda met: (
@@ -47,8 +49,7 @@ ROWS = (
         "No prefix in front of two contents that ask the same query swaps their outputs: the worse "
         "of the two errors is at least $1 - \\alpha_1\\alpha_2/(\\alpha_1+\\alpha_2)$ times "
         "$\\lVert t_1 - t_2\\rVert$, more than half.",
-        values=attrgetter("values"),
-        limits=attrgetter("limits"),
+        **COMPARED,
         tolerance=1e-9,
         source=after("Wang et al. 2023"),
         checks=two_contents.swap_limit,
@@ -69,8 +70,7 @@ ROWS = (
         "prefix-remembers-a-bit-a-vector",
         "With queries on a line a prefix of $p$ vectors reaches all $2^p$ sign patterns at $p$ "
         "places.",
-        values=attrgetter("values"),
-        limits=attrgetter("limits"),
+        **COMPARED,
         source=after("Meyer et al. 2025"),
         checks=memory.remembering_weights,
         search=lambda met: f"all {met.instances} patterns, p from 1 to {measured.REMEMBERED[-1]}",
@@ -80,8 +80,7 @@ ROWS = (
         "Along a line of queries what a head reads from $p$ prefix vectors changes its sign at "
         "most $p - 1$ times, so that $p + 1$ alternating places are out of reach; $p - 1$ changes "
         "are reached.",
-        values=attrgetter("values"),
-        limits=attrgetter("limits"),
+        **COMPARED,
         source=after("Meyer et al. 2025"),
         checks=memory.weights_with_zeros,
         search=lambda met: (
@@ -122,8 +121,7 @@ ROWS = (
         "query and partition function: one is off by at least "
         "$\\lVert b\\rVert r/\\sqrt{R^2 + r^2}$ with "
         "$r = \\frac12\\lVert t_1 - t_2\\rVert$, $R = K + \\frac12\\lVert t_1 + t_2\\rVert$.",
-        values=attrgetter("values"),
-        limits=attrgetter("limits"),
+        **COMPARED,
         tolerance=1e-9,
         source=after("Wang et al. 2025"),
         checks=two_contents.fading_limit,
@@ -137,8 +135,7 @@ ROWS = (
         "A Bayesian predictor of coins, uniform before the prompt, comes after no prompt of tosses "
         "nearer to a mixture of two coins than a law with one mode can; to a single coin it comes "
         "within $N/n$ nats over $N$ tosses after $n$ in its proportion.",
-        values=attrgetter("values"),
-        limits=attrgetter("limits"),
+        **COMPARED,
         source=after("Genewein et al. 2025"),
         checks=coins.heads_after,
         search=lambda met: f"all {met.instances} prompts of up to 150 heads and 150 tails",
@@ -147,8 +144,7 @@ ROWS = (
         "untrained-layer-answers-any-map",
         "In a random layer that was never trained one soft vector for each symbol makes the last "
         "symbol answer by any map, after every content; no prompt of one or two symbols does.",
-        values=attrgetter("values"),
-        limits=attrgetter("limits"),
+        **COMPARED,
         source=after("Genewein et al. 2025"),
         checks=untrained.answering_prefix,
         search=lambda met: (

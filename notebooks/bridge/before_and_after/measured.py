@@ -43,8 +43,7 @@ def curve_errors(
 ) -> tuple[Tensor, Tensor]:
     """Largest and mean error of one head behind an interpolating prefix, with random content."""
     angles = 2 * math.pi * torch.rand(500, generator=generator, dtype=torch.float64)
-    keys, values = normal(generator, tokens, 2), normal(generator, tokens, 2)
-    keys, values = (rows / rows.norm(dim=1, keepdim=True) for rows in (keys, values))
+    keys, values = unit(normal(generator, tokens, 2)), unit(normal(generator, tokens, 2))
     prefix = build(curve, length)
     read, _ = attend(functions_of_the_query.circle(angles), keys, values, *prefix, scale=1.0)
     errors = (read - curve(angles)).norm(dim=1)
@@ -259,8 +258,7 @@ def infinite_prefix(
 ) -> Sums:
     """The three sums of a very long prefix with Gaussian keys, at eight queries."""
     generator = torch.Generator().manual_seed(seed)
-    spread, queries = 0.7, normal(generator, 8, 3)
-    queries = queries / queries.norm(dim=1, keepdim=True)
+    spread, queries = 0.7, unit(normal(generator, 8, 3))
     matrix, frequency = normal(generator, 2, 3), normal(generator, 3)
     keys = spread * normal(generator, draws, 3)
     kernel = torch.exp(queries @ keys.mT)  # (8, draws)
