@@ -5,7 +5,6 @@ from __future__ import annotations
 import pytest
 import torch
 
-from promptlib.prefix_tuning.gpt import GPT, GPTConfig
 from promptlib.prefix_tuning.inside import (
     first_layer,
     in_float64,
@@ -15,28 +14,12 @@ from promptlib.prefix_tuning.inside import (
     shares_taken,
 )
 from promptlib.prefix_tuning.prefix import Prefix
-
-BATCH, TOKENS, HEADS, WIDTH, LENGTH, LAYERS = 5, 17, 3, 33, 2, 2
-
-
-def a_model(first_layer_norm: bool = True) -> GPT:
-    generator = torch.Generator().manual_seed(0)
-    config = GPTConfig(LAYERS, HEADS, WIDTH, 11, 19, first_layer_norm)
-    model = GPT(config, generator)
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.add_(0.3 * torch.randn(parameter.shape, generator=generator))
-    return in_float64(model)
-
-
-def a_prefix(**options) -> Prefix:
-    generator = torch.Generator().manual_seed(1)
-    return in_float64(Prefix(LAYERS, LENGTH, WIDTH, 1.0, generator, **options))
+from tests.small_gpt import BATCH, HEADS, LENGTH, TOKENS, WIDTH, a_model, a_prefix, some_tokens
 
 
 @pytest.fixture(scope="module")
 def tokens():
-    return torch.randint(0, 8, (BATCH, TOKENS), generator=torch.Generator().manual_seed(2))
+    return some_tokens()
 
 
 def test_head_outputs_are_attention_times_values(tokens):

@@ -1,5 +1,7 @@
 """Every claim of the chapter holds, and fails when the implementation behind it is wrong."""
 
+from functools import partial
+
 import pytest
 import torch
 
@@ -14,19 +16,15 @@ from notebooks.bridge.before_and_after import (
     untrained,
 )
 from notebooks.bridge.before_and_after.claims import ROWS, measure
-from promptlib import claims
+from tests import rows_of_claims
 
 
 def test_every_claim_holds():
     everything = measure(1, instances=16, draws=10_000, repetitions=200)
-    assert set(everything) == {row.name for row in ROWS}
-    for claim in claims.check_each("bridge/", ROWS, everything).values():
-        assert claim.verdict == "holds", f"{claim.id}: {claim.summary()}"
+    rows_of_claims.hold("bridge/", ROWS, everything)
 
 
-def refuted(name, found):
-    claim = claims.check_each("bridge/", ROWS, {name: found})[name]
-    assert claim.verdict == "fails", claim.summary()
+refuted = partial(rows_of_claims.refuted, "bridge/", ROWS)
 
 
 @pytest.mark.claim("bridge/prefix-fits-any-function")

@@ -1,24 +1,22 @@
 """Every claim of the chapter holds, and fails when the implementation behind it is wrong."""
 
+from functools import partial
+
 import pytest
 import torch
 
 from notebooks.bridge.two_theories_one_layer import heads, measured, readings, streams
 from notebooks.bridge.two_theories_one_layer.claims import ROWS, measure
-from promptlib import claims
 from promptlib.attention import attend
+from tests import rows_of_claims
 
 
 def test_every_claim_holds():
     everything = measure(0, restarts=24, steps=200, instances=18)
-    assert set(everything) == {row.name for row in ROWS}
-    for claim in claims.check_each("bridge/", ROWS, everything).values():
-        assert claim.verdict == "holds", f"{claim.id}: {claim.summary()}"
+    rows_of_claims.hold("bridge/", ROWS, everything)
 
 
-def refuted(name, found):
-    claim = claims.check_each("bridge/", ROWS, {name: found})[name]
-    assert claim.verdict == "fails", claim.summary()
+refuted = partial(rows_of_claims.refuted, "bridge/", ROWS)
 
 
 @pytest.mark.claim("bridge/vector-in-front-shifts")

@@ -35,6 +35,7 @@ from promptlib.prompt_attention import (
     sign_function,
 )
 from promptlib.prompt_attention.expressivity import aligned_gain, aligned_reading
+from tests import rows_of_claims
 
 SEARCH = {"seed": 0, "restarts": 64, "steps": 25}
 
@@ -55,9 +56,7 @@ def test_every_claim_holds():
     measured = measure(**SEARCH)
     measured["search-meets-theory"] = map_sides(small_maps())
     measured["prompt-attention-on-the-map"] = constructed_accuracy(3, n=8, seed=0)
-    assert set(measured) == {row.name for row in ROWS}
-    for claim in claims.check_each("prompt-attention/", ROWS, measured).values():
-        assert claim.verdict == "holds", f"{claim.id}: {claim.summary()}"
+    rows_of_claims.hold("prompt-attention/", ROWS, measured)
 
 
 def refuted(name, measured):
